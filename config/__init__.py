@@ -1,0 +1,1 @@
+"""Muster's Django project: settings, Celery app, URLs."""

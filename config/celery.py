@@ -1,0 +1,58 @@
+"""Celery: the app, its queues and settings, and the tick. Here and nowhere else."""
+
+import os
+
+from celery import Celery
+from django.conf import settings
+from kombu import Queue
+
+from config.settings import is_redis
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+CONTROL_QUEUE = "control"
+
+app = Celery("muster")
+env = settings.ENV
+
+app.conf.update(
+    broker_url=env.BROKER_URL,
+    # Work is never in a message: messages are acknowledged early, never retried, and have no result.
+    task_acks_late=False,
+    task_ignore_result=True,
+    result_backend=None,
+    task_serializer="json",
+    accept_content=["json"],
+    # A worker takes a message only when it has a free slot, so no bell lies behind a long job.
+    worker_prefetch_multiplier=1,
+    worker_disable_prefetch=is_redis(env.BROKER_URL),
+    # Only the bell thread publishes. It fails fast, since the tick rings again.
+    task_publish_retry=False,
+    broker_connection_timeout=2,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={
+        "socket_timeout": 5,
+        "socket_connect_timeout": 2,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        "global_keyprefix": "muster:",
+    }
+    if is_redis(env.BROKER_URL)
+    else {},
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    task_queues=[Queue(name) for name in (*settings.QUEUES, CONTROL_QUEUE)],
+    task_default_queue=settings.QUEUES[0],
+    task_create_missing_queues=False,
+    worker_send_task_events=True,
+    worker_hijack_root_logger=False,
+    worker_redirect_stdouts=False,
+    timezone="UTC",
+    enable_utc=True,
+    beat_scheduler="django_celery_beat.schedulers:DatabaseScheduler",
+    beat_max_loop_interval=5,
+    beat_schedule={"tick": {"task": "orchestrator.tick", "schedule": env.TICK_SECONDS}},
+)
+
+app.autodiscover_tasks()
+app.autodiscover_tasks(related_name="jobs")
