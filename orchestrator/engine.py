@@ -1,0 +1,170 @@
+"""What a worker does when a bell wakes it: claim jobs of that kind, run them, finish them."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from orchestrator import bell, moves
+from orchestrator.kinds import Kind
+from orchestrator.models import Attempt, Job
+from orchestrator.running import Cancelled, Interrupted, LeaseLost, RunningJob, TimedOut
+from orchestrator.workers import WorkerProcess, blame, current_process
+
+logger = logging.getLogger(__name__)
+
+# How long a worker that was frozen within a batch may keep its jobs locked.
+FROZEN_BATCH_SECONDS = 15
+# How long a bell waits for a process that has just started, or was given up, to have a row.
+REGISTRATION_SECONDS = 5
+
+
+def answer_bell(kind: Kind, *, celery_task_id: str) -> None:
+    """Runs ready jobs of the kind until there are none, or the time slice is spent and the bell is rung for the rest."""
+    bell.mark_answered(kind.name)
+    process = current_process()
+    if process is None or not process.registered.wait(REGISTRATION_SECONDS):
+        logger.warning("No worker row, so nothing is claimed; the tick rings again for %s.", kind.name)
+        return
+    run_next = run_batch if kind.execution == "transactional" else run_leased
+    slice_ends = time.monotonic() + settings.ENV.TIME_SLICE_SECONDS
+    while not process.draining.is_set() and run_next(kind, process, celery_task_id):
+        if time.monotonic() >= slice_ends:
+            ring_if_more(kind)
+            return
+
+
+def ring_if_more(kind: Kind) -> None:
+    """Wakes the next worker while jobs are waiting: so one bell reaches every free worker."""
+    if moves.has_ready(kind):
+        bell.ring(kind)
+
+
+def run_leased(kind: Kind, process: WorkerProcess, celery_task_id: str) -> bool:
+    """Claims and runs one job; False if none was ready."""
+    job = moves.lease_next(
+        kind, worker_id=process.row_id, worker_name=process.name, celery_task_id=celery_task_id
+    )
+    if job is None:
+        return False
+    running = RunningJob(job, kind)
+    process.take(running)
+    try:
+        ring_if_more(kind)
+        _attempt(running)
+    finally:
+        process.drop(running)
+    return True
+
+
+def _attempt(running: RunningJob) -> None:
+    """Runs the handler once and finishes the job, or ends the attempt; what it wrote is kept only with the former."""
+    job, kind = running.row, running.kind
+    try:
+        with running.own_transaction():
+            try:
+                result = kind.handler(running, *_payload_argument(kind, job))
+                running.keep_progress()
+                moves.complete(job, result)
+            except Cancelled:
+                if kind.on_cancel == "rollback":
+                    raise
+                moves.end_attempt(job, None)
+    except Cancelled:
+        moves.end_attempt(job, None)
+    except Interrupted:
+        moves.end_attempt(job, Attempt.Outcome.INTERRUPTED, error="The worker was told to stop.")
+    except TimedOut:
+        moves.end_attempt(job, Attempt.Outcome.TIMED_OUT, error=f"It took longer than {kind.timeout}.")
+    except LeaseLost:
+        logger.warning("%s is not this worker's any more; what attempt %d did is discarded.", job, job.attempt)
+    # Whatever a handler raises is data about the attempt. A MemoryError or SystemExit that reached Celery would end
+    # the worker, and take other jobs with it.
+    except BaseException as error:
+        _fail(job, kind, error)
+
+
+def run_batch(kind: Kind, process: WorkerProcess, celery_task_id: str) -> bool:
+    """Claims, runs and completes a batch of jobs in one transaction; False if none was ready.
+
+    The row locks are the lease: when the worker dies they are gone, and so is all that was written.
+    """
+    trying: dict[str, int] = {}
+    try:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN_BATCH_SECONDS}s'")
+            jobs = moves.lock_ready(kind)
+            if not jobs:
+                return False
+            trying = {str(job.id): job.attempt for job in jobs}
+            process.note_trying(trying)
+            if len(jobs) == kind.batch_size:
+                bell.ring(kind)
+            _run_locked(kind, jobs, process.name, celery_task_id)
+    # The transaction itself failed, so no attempt was recorded: it counts as if the worker had died of it.
+    except BaseException as error:
+        logger.exception("A batch of %d jobs of kind %s failed as a whole.", len(trying), kind.name)
+        blame(
+            trying,
+            Attempt.Outcome.RAISED,
+            f"{type(error).__name__}: {error}",
+            traceback=_as_text(error),
+            worker_name=process.name,
+        )
+    finally:
+        process.forget_trying(trying)
+    return True
+
+
+def _run_locked(kind: Kind, jobs: Sequence[Job], worker_name: str, celery_task_id: str) -> None:
+    """Runs the batch at once; if that raises, rolls it back and runs its jobs one by one, so that a bad one fails alone."""
+    if len(jobs) > 1:
+        try:
+            _complete_together(kind, jobs, worker_name, celery_task_id)
+            return
+        except Exception as error:
+            logger.info("A batch of %d jobs of kind %s runs one by one: %s", len(jobs), kind.name, error)
+    for job in jobs:
+        try:
+            _complete_together(kind, [job], worker_name, celery_task_id)
+        except Exception as error:
+            _fail(job, kind, error, worker_name=worker_name)
+
+
+def _complete_together(kind: Kind, jobs: Sequence[Job], worker_name: str, celery_task_id: str) -> None:
+    with transaction.atomic():
+        running = [RunningJob(job, kind) for job in jobs]
+        if kind.takes_batch:
+            results = kind.handler(running)
+            if len(results) != len(jobs):
+                raise ValueError(f"{kind.name} was given {len(jobs)} jobs and returned {len(results)} results.")
+        else:
+            results = [kind.handler(job, *_payload_argument(kind, job.row)) for job in running]
+        moves.complete_locked(jobs, results, worker_name=worker_name, celery_task_id=celery_task_id)
+
+
+def _fail(job: Job, kind: Kind, error: BaseException, *, worker_name: str | None = None) -> None:
+    moves.end_attempt(
+        job,
+        Attempt.Outcome.RAISED,
+        error=f"{type(error).__name__}: {error}",
+        traceback=_as_text(error),
+        mendable=not isinstance(error, kind.no_retry),
+        worker_name=worker_name,
+    )
+
+
+def _as_text(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def _payload_argument(kind: Kind, job: Job) -> tuple[Any, ...]:
+    """The payload as the handler's second argument, or nothing for a handler that takes the job alone."""
+    return (kind.read_payload(job.payload),) if kind.takes_payload else ()

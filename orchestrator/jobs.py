@@ -1,0 +1,84 @@
+"""The kinds shipped with the orchestrator: the two-batch orchestration, and a job to watch and cancel."""
+
+from __future__ import annotations
+
+import random
+from typing import Annotated, Any
+
+import msgspec
+from django.conf import settings
+
+from orchestrator.kinds import job
+from orchestrator.running import RunningJob
+from orchestrator.submission import Child
+
+STEP_SECONDS = settings.ENV.ORCHESTRATION_STEP_SECONDS
+DRAWS = 5
+LEAST, GREATEST = 100, 999
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """A payload without fields."""
+
+
+class Slices(msgspec.Struct, forbid_unknown_fields=True):
+    slices: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 5
+    seconds_per_slice: Annotated[float, msgspec.Meta(ge=0, le=3_600)] = 1
+
+
+def two_batches(payload: Nothing) -> list[Child]:
+    """Five draws at once, their sum, five draws offset by it, their sum; the job itself combines both sums."""
+    first = [Child(name=f"first_draw_{n}", kind="orchestration.draw") for n in range(1, DRAWS + 1)]
+    second = [
+        Child(name=f"second_draw_{n}", kind="orchestration.draw", after=["first_sum"]) for n in range(1, DRAWS + 1)
+    ]
+    return [
+        *first,
+        Child(name="first_sum", kind="orchestration.aggregate", after=[draw.name for draw in first]),
+        *second,
+        Child(name="second_sum", kind="orchestration.aggregate", after=[draw.name for draw in second]),
+    ]
+
+
+@job("orchestration.draw", queue="io", payload=Nothing, max_attempts=10, timeout_seconds=STEP_SECONDS + 600)
+def draw(job: RunningJob, payload: Nothing) -> dict[str, int]:
+    """Draws a number from 100 to 999; in the second batch the first one's sum // 5 is added."""
+    job.sleep(STEP_SECONDS)
+    offset = sum(result["aggregated_sum"] for result in job.inputs.values()) // DRAWS
+    return {"number": random.randint(LEAST, GREATEST) + offset}
+
+
+@job("orchestration.aggregate", queue="io", payload=Nothing, max_attempts=10, timeout_seconds=STEP_SECONDS + 600)
+def aggregate(job: RunningJob, payload: Nothing) -> dict[str, int]:
+    """Adds up the draws it waited for."""
+    job.sleep(STEP_SECONDS)
+    return {"aggregated_sum": sum(result["number"] for result in job.inputs.values())}
+
+
+@job(
+    "orchestration.two_batches",
+    queue="io",
+    payload=Nothing,
+    plan=two_batches,
+    max_attempts=10,
+    timeout_seconds=STEP_SECONDS + 600,
+    max_unfinished_per_owner=settings.ENV.MAX_UNFINISHED_ORCHESTRATIONS,
+    typical_seconds=5 * STEP_SECONDS,
+)
+def combine(job: RunningJob, payload: Nothing) -> dict[str, Any]:
+    """Combines the sums of both batches."""
+    job.sleep(STEP_SECONDS)
+    return {
+        "first_batch": {"aggregated_sum": job.inputs["first_sum"]["aggregated_sum"]},
+        "second_batch": {"aggregated_sum": job.inputs["second_sum"]["aggregated_sum"]},
+    }
+
+
+@job("demo.slices", queue="io", payload=Slices)
+def slices(job: RunningJob, payload: Slices) -> dict[str, int]:
+    """Works in slices, so that its progress can be watched, and cancelled midway."""
+    for done in range(payload.slices):
+        job.progress(done, payload.slices, f"slice {done + 1} of {payload.slices}")
+        job.sleep(payload.seconds_per_slice)
+    job.progress(payload.slices, payload.slices, "all slices done")
+    return {"slices": payload.slices}

@@ -1,0 +1,235 @@
+"""The tables of the engine: jobs, what they depend on, what went wrong, and who runs them."""
+
+from typing import ClassVar
+
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from orchestrator.ids import uuid7
+from orchestrator.states import FINAL, UNFINISHED, Status
+
+
+class Kind(models.Model):
+    """A kind of job that some worker has reported it can run, and whether it is paused."""
+
+    name = models.CharField(primary_key=True, max_length=100)
+    queue = models.CharField(max_length=50)
+    description = models.TextField(blank=True)
+    paused_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Worker(models.Model):
+    """One life of a worker process: its row is the lease on every job it runs."""
+
+    name = models.CharField(max_length=200, help_text="Celery's name of the worker, as Flower shows it.")
+    queues = models.JSONField(default=list)
+    host = models.CharField(max_length=200, help_text="Where its process id means something.")
+    pid = models.IntegerField()
+    process_started = models.CharField(max_length=50, help_text="Tells two processes of the same id apart.")
+    started_at = models.DateTimeField(db_default=Now())
+    seen_at = models.DateTimeField(db_default=Now())
+    draining_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    lost = models.BooleanField(default=False, help_text="It ended without saying so.")
+    trying = models.JSONField(
+        default=dict, help_text="The transactional jobs it is about to run: {job id: attempts before this one}."
+    )
+
+    class Meta:
+        indexes: ClassVar = [
+            # Serves: the workers alive, and among them those not seen for too long.
+            models.Index(name="worker_alive_by_seen_at", fields=["seen_at"], condition=Q(ended_at=None)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} [{self.pid}]"
+
+
+class Job(models.Model):
+    """One piece of work that was accepted. This table is the only queue and the only truth."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    kind = models.CharField(max_length=100)
+    queue = models.CharField(max_length=50)
+    owner = models.CharField(max_length=150, blank=True, db_default="")
+    status = models.CharField(max_length=9, choices=Status.choices, db_default=Status.CREATED)
+    priority = models.SmallIntegerField(db_default=5, help_text="0 is the most urgent, 9 the least.")
+    payload = models.JSONField(default=dict)
+    result = models.JSONField(null=True)
+    error = models.TextField(blank=True, db_default="")
+
+    attempt = models.IntegerField(db_default=0, help_text="How many attempts were started; the fence of every write.")
+    max_attempts = models.IntegerField(db_default=1)
+    run_at = models.DateTimeField(db_default=Now(), help_text="Not before this time.")
+    rank = models.DateTimeField(db_default=Now(), help_text="Its place in the queue: run_at + priority x 60 s.")
+    ready = models.BooleanField(db_default=False, help_text="Could be claimed now.")
+    runs_alone = models.BooleanField(db_default=False, help_text="A worker died with it in a batch.")
+
+    # The claim itself locks the worker's row and sees that it is alive, so a foreign key would check it twice.
+    worker = models.ForeignKey(
+        Worker,
+        null=True,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        related_name="jobs",
+        db_index=False,
+        help_text="Its lease.",
+    )
+    worker_name = models.CharField(max_length=200, blank=True, db_default="", help_text="Who ran it last.")
+    deadline_at = models.DateTimeField(null=True)
+    cancel_requested_at = models.DateTimeField(null=True)
+    celery_task_id = models.CharField(max_length=50, blank=True, db_default="", help_text="The bell that woke its worker.")
+
+    progress_done = models.BigIntegerField(null=True)
+    progress_total = models.BigIntegerField(null=True)
+    progress_message = models.CharField(max_length=500, blank=True, db_default="")
+
+    parent = models.ForeignKey("self", null=True, on_delete=models.CASCADE, related_name="children", db_index=False)
+    name = models.CharField(max_length=100, blank=True, db_default="", help_text="What a child is called within its pipeline.")
+    unfinished_dependencies = models.IntegerField(db_default=0)
+    unwinding = models.BooleanField(db_default=False, help_text="Its unstarted children are still to be cancelled.")
+
+    created_at = models.DateTimeField(db_default=Now())
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    updated_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        indexes: ClassVar = [
+            # Serves: the claim. It holds only what could start now.
+            models.Index(name="job_ready_by_rank", fields=["kind", "rank", "id"], condition=Q(ready=True)),
+            # Serves: the tick, which makes due jobs ready.
+            models.Index(
+                name="job_future_by_run_at",
+                fields=["run_at"],
+                condition=Q(ready=False, status=Status.CREATED, unfinished_dependencies=0),
+            ),
+            # Serves: taking back a worker's jobs, reading their cancellations, and the key to its row.
+            models.Index(name="job_leased_by_worker", fields=["worker"], condition=Q(worker__isnull=False)),
+            # Serves: the tick, which ends attempts past their deadline.
+            models.Index(name="job_running_by_deadline", fields=["deadline_at"], condition=Q(deadline_at__isnull=False)),
+            # Serves: the tick, which cancels the rest of failed and cancelled pipelines.
+            models.Index(name="job_unwinding", fields=["id"], condition=Q(unwinding=True)),
+            # Serves: the cap on an owner's unfinished jobs of a kind.
+            models.Index(
+                name="job_unfinished_by_owner",
+                fields=["owner", "kind"],
+                condition=Q(parent=None, status__in=UNFINISHED) & ~Q(owner=""),
+            ),
+            # Serve: the lists of jobs by owner, kind and status, newest first. Completed jobs are most of the
+            # table, so the primary key finds them as fast, and completing a job has one index less to write.
+            models.Index(name="job_by_owner", fields=["owner", "-id"]),
+            models.Index(name="job_by_kind", fields=["kind", "-id"]),
+            models.Index(name="job_by_status", fields=["status", "-id"], condition=~Q(status=Status.COMPLETED)),
+        ]
+        constraints: ClassVar = [
+            models.CheckConstraint(name="job_status_is_known", condition=Q(status__in=Status.values)),
+            models.CheckConstraint(
+                name="job_finished_exactly_in_final_states",
+                condition=Q(status__in=FINAL, finished_at__isnull=False)
+                | Q(status__in=UNFINISHED, finished_at__isnull=True),
+            ),
+            models.CheckConstraint(name="job_priority_is_0_to_9", condition=Q(priority__range=(0, 9))),
+            models.CheckConstraint(
+                name="job_attempts_are_counted",
+                condition=Q(attempt__gte=0, max_attempts__gte=1),
+            ),
+            models.CheckConstraint(
+                name="job_ready_could_start",
+                condition=Q(ready=False)
+                | Q(status__in=UNFINISHED, unfinished_dependencies=0, worker__isnull=True),
+            ),
+            models.CheckConstraint(
+                name="job_leased_only_while_running", condition=Q(worker__isnull=True) | Q(status=Status.RUNNING)
+            ),
+            models.CheckConstraint(
+                name="job_deadline_only_while_leased", condition=Q(deadline_at__isnull=True) | Q(worker__isnull=False)
+            ),
+            models.CheckConstraint(
+                name="job_result_only_when_completed", condition=Q(result__isnull=True) | Q(status=Status.COMPLETED)
+            ),
+            models.CheckConstraint(name="job_dependencies_are_counted", condition=Q(unfinished_dependencies__gte=0)),
+            # Also serves: the children of a pipeline.
+            models.UniqueConstraint(
+                name="job_child_name_is_unique", fields=["parent", "name"], condition=Q(parent__isnull=False)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id}"
+
+
+class Dependency(models.Model):
+    """Within a pipeline: `job` starts only after `depends_on` has completed."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="dependencies", db_index=False)
+    depends_on = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="dependents")
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="dependency_is_unique", fields=["job", "depends_on"]),
+        ]
+
+
+class Attempt(models.Model):
+    """An attempt at a job that did not complete it."""
+
+    class Outcome(models.TextChoices):
+        RAISED = "RAISED", "the handler raised"
+        TIMED_OUT = "TIMED_OUT", "the kind's timeout passed"
+        LOST = "LOST", "its worker died"
+        INTERRUPTED = "INTERRUPTED", "its worker was told to stop"
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
+    number = models.IntegerField()
+    outcome = models.CharField(max_length=11, choices=Outcome.choices)
+    error = models.TextField()
+    traceback = models.TextField(blank=True)
+    worker_name = models.CharField(max_length=200, blank=True)
+    started_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering: ClassVar = ["id"]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number}: {self.error}"
+
+
+class IdempotencyKey(models.Model):
+    """The first answer to a request that a client may send again."""
+
+    owner = models.CharField(max_length=150, blank=True)
+    key = models.CharField(max_length=255)
+    fingerprint = models.CharField(max_length=64, help_text="SHA-256 of the request's method, path and body.")
+    answer = models.JSONField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="idempotency_key_is_used_once", fields=["owner", "key"]),
+        ]
+        indexes: ClassVar = [
+            # Serves: pruning by age.
+            models.Index(name="idempotency_key_by_age", fields=["created_at"]),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Upkeep(models.Model):
+    """When a part of the upkeep last ran: one row a part."""
+
+    part = models.CharField(primary_key=True, max_length=50)
+    ran_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name_plural = "upkeep"
+
+    def __str__(self) -> str:
+        return self.part

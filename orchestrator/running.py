@@ -1,0 +1,173 @@
+"""What a handler is given: the running job, its checkpoints, steps and inputs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from django.db import connection, transaction
+from django.db.models.functions import Now
+
+from orchestrator.models import Job
+from orchestrator.states import Status
+
+if TYPE_CHECKING:
+    from orchestrator.kinds import Kind
+
+# A sleep at least this long gives its database connection back meanwhile.
+LONG_SLEEP_SECONDS = 2
+
+
+class Stop(BaseException):
+    """Ends an attempt at its next checkpoint. No Exception, so that a handler's `except Exception` lets it through."""
+
+
+class Cancelled(Stop):
+    """Someone asked for the job to be cancelled."""
+
+
+class Interrupted(Stop):
+    """The worker was told to stop; the job goes back to the queue and loses no attempt."""
+
+
+class TimedOut(Stop):
+    """The attempt took longer than its kind allows."""
+
+
+class LeaseLost(Stop):
+    """The job is someone else's by now; nothing this attempt wrote may be kept."""
+
+
+class RunningJob:
+    """A job while its handler runs. Its methods are for the handler's thread, except `stop`."""
+
+    def __init__(self, row: Job, kind: Kind) -> None:
+        self.row = row
+        self.kind = kind
+        self.log = logging.LoggerAdapter(
+            logging.getLogger(kind.name), {"job_id": str(row.id), "attempt": row.attempt}
+        )
+        self._stop: type[Stop] | None = None
+        self._stopped = threading.Event()
+        self._transaction: ExitStack | None = None
+        # Progress not yet written; the worker's heartbeat thread writes it, see `take_progress`.
+        self._progress: tuple[int | None, int | None, str] | None = None
+
+    @property
+    def id(self) -> str:
+        return str(self.row.id)
+
+    @property
+    def owner(self) -> str:
+        return self.row.owner
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt."""
+        return self.row.attempt
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt at this job: pass it to outside services, so that they do a thing once."""
+        return str(self.row.id)
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """The results of what this job waited for, by the children's names: a child's `after`, a parent's children."""
+        if self.row.parent_id:
+            waited_for = Job.objects.filter(dependents__job=self.row.id)
+        else:
+            waited_for = Job.objects.filter(parent=self.row.id)
+        return dict(waited_for.order_by("id").values_list("name", "result"))
+
+    def progress(self, done: int, total: int | None = None, message: str = "") -> None:
+        """Says how far the work is, and is a checkpoint. Others see it within about a second."""
+        self._progress = (done, total, message[:500])
+        self.check()
+
+    def check(self) -> None:
+        """A checkpoint: raises Cancelled, Interrupted, TimedOut or LeaseLost where the attempt has to end."""
+        if self._stop:
+            raise self._stop
+
+    def sleep(self, seconds: float) -> None:
+        """Waits, and is a checkpoint all the while. Where nothing was written yet, a long sleep holds no connection."""
+        self.check()
+        if seconds >= LONG_SLEEP_SECONDS and self._transaction and not _transaction_begun():
+            self._transaction.close()
+            connection.close()
+            self._stopped.wait(seconds)
+            self._transaction.enter_context(transaction.atomic())
+        else:
+            self._stopped.wait(seconds)
+        self.check()
+
+    @contextmanager
+    def step(self, done: int | None = None, total: int | None = None, message: str = "") -> Iterator[None]:
+        """A part of the work that is kept: what was written until its end is committed with the progress, once.
+
+        A job that is run again finds `row.progress_done` as its last finished step left it. Raises LeaseLost,
+        and nothing is kept, if the job is someone else's by now; RuntimeError inside a transaction of the handler's.
+        """
+        if self._transaction is None:
+            raise RuntimeError(f"A {self.kind.execution} job has one transaction and no steps.")
+        self.check()
+        yield
+        if done is not None:
+            self._progress = (done, total, message[:500])
+        if len(connection.savepoint_ids) > 0 or not connection.in_atomic_block:
+            raise RuntimeError("A step must not end inside a transaction of the handler's own.")
+        self._write_progress()
+        self._transaction.close()
+        self._transaction.enter_context(transaction.atomic())
+
+    def stop(self, reason: type[Stop]) -> None:
+        """Asks the handler, from any thread, to end at its next checkpoint. A lost lease outweighs other reasons."""
+        if self._stop is None or reason is LeaseLost:
+            self._stop = reason
+        self._stopped.set()
+
+    def take_progress(self) -> tuple[int | None, int | None, str] | None:
+        """The progress not yet written, which the caller promises to write; None if there is none."""
+        if self._progress is None:
+            return None
+        self.keep_progress()
+        return self.row.progress_done, self.row.progress_total, self.row.progress_message
+
+    @contextmanager
+    def own_transaction(self) -> Iterator[None]:
+        """The transaction of the whole attempt, which steps commit and begin anew.
+
+        PostgreSQL sees it begin at the first statement only, so a handler that waits first holds nothing open.
+        """
+        with ExitStack() as self._transaction:
+            self._transaction.enter_context(transaction.atomic())
+            yield
+        self._transaction = None
+
+    def keep_progress(self) -> None:
+        """Puts the latest progress on the row, for whoever writes the row next."""
+        if self._progress:
+            self.row.progress_done, self.row.progress_total, self.row.progress_message = self._progress
+            self._progress = None
+
+    def _write_progress(self) -> None:
+        self.keep_progress()
+        still_ours = Job.objects.filter(
+            id=self.row.id, status=Status.RUNNING, attempt=self.row.attempt, worker=self.row.worker_id
+        )
+        if not still_ours.update(
+            progress_done=self.row.progress_done,
+            progress_total=self.row.progress_total,
+            progress_message=self.row.progress_message,
+            updated_at=Now(),
+        ):
+            raise LeaseLost
+
+
+def _transaction_begun() -> bool:
+    return connection.connection is not None and connection.connection.info.transaction_status != 0

@@ -1,0 +1,68 @@
+"""What Celery calls besides kinds: the tick, and the turning points in the life of a worker process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from typing import Any
+
+from celery import shared_task, signals
+
+from orchestrator import bell, upkeep, workers
+
+logger = logging.getLogger(__name__)
+
+# The Celery worker this process belongs to; a forked child inherits it.
+_celery_worker: Any = None
+
+
+@shared_task(name="orchestrator.tick", base=bell.Doorbell, queue="control")
+def tick(*args: Any, **kwargs: Any) -> None:
+    """Beat's message, every second. Merged like any other bell, so that ticks do not pile up while nobody answers."""
+    bell.mark_answered("orchestrator.tick")
+    upkeep.tick()
+
+
+@signals.celeryd_after_setup.connect
+def remember_celery_worker(sender: str, instance: Any, **_: Any) -> None:
+    global _celery_worker
+    _celery_worker = instance
+
+
+@signals.worker_process_init.connect
+def start_child(**_: Any) -> None:
+    """A child of the prefork pool begins. Told to stop, it lets its job have the grace period."""
+    _start_process()
+    signal.signal(signal.SIGTERM, lambda *_: workers.drain_current())
+
+
+@signals.worker_ready.connect
+def start_main(**_: Any) -> None:
+    """With any other pool the main process runs the jobs itself."""
+    if not _has_children():
+        _start_process()
+
+
+@signals.worker_shutting_down.connect
+def drain(**_: Any) -> None:
+    """Celery waits for what runs, for as long as it takes; draining sees to it that this is not for long."""
+    workers.drain_current()
+    if _has_children() and _celery_worker.pool:
+        for pid in _celery_worker.pool.info.get("processes", []):
+            os.kill(pid, signal.SIGTERM)
+
+
+@signals.worker_process_shutdown.connect
+@signals.worker_shutdown.connect
+def end(**_: Any) -> None:
+    if process := workers.current_process():
+        process.end()
+
+
+def _start_process() -> None:
+    workers.start_process(_celery_worker.hostname, sorted(_celery_worker.app.amqp.queues.consume_from))
+
+
+def _has_children() -> bool:
+    return "prefork" in str(_celery_worker.pool_cls)

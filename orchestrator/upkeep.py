@@ -1,0 +1,81 @@
+"""Upkeep: what runs by itself, part by part. Any number of ticks at once, or none for an hour, do no harm."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from django.db import connection
+from django.db.models import Exists, OuterRef
+from django.db.models.functions import Now
+
+from orchestrator import bell, moves, pipelines, workers
+from orchestrator.kinds import all_kinds
+from orchestrator.models import Attempt, Job, Kind, Upkeep
+
+logger = logging.getLogger(__name__)
+
+# Most jobs made ready by one statement.
+DUE_BATCH = 10_000
+
+# Jobs whose time has come.
+MAKE_DUE_READY = """
+UPDATE orchestrator_job SET ready = true, updated_at = clock_timestamp()
+WHERE id IN (
+    SELECT id FROM orchestrator_job
+    WHERE NOT ready AND status = 'CREATED' AND unfinished_dependencies = 0 AND run_at <= clock_timestamp()
+    ORDER BY run_at
+    LIMIT %s
+    FOR UPDATE SKIP LOCKED
+)
+"""
+
+
+def tick() -> None:
+    """Runs every part. One that fails is logged and does not hold up the others."""
+    for part in PARTS:
+        try:
+            part()
+        except Exception:
+            logger.exception("The upkeep part %s failed; the next tick tries again.", part.__name__)
+    Upkeep.objects.update_or_create(part="tick", defaults={"ran_at": Now()})
+
+
+def give_up_silent_workers() -> None:
+    workers.give_up_silent()
+    workers.take_back_from_ended()
+
+
+def end_overdue_attempts() -> None:
+    for job in Job.objects.filter(deadline_at__lt=Now()).order_by("deadline_at")[:1_000]:
+        moves.end_attempt(
+            job, Attempt.Outcome.TIMED_OUT, error="It took longer than its kind's timeout.", skip_locked=True
+        )
+
+
+def unwind_pipelines() -> None:
+    for parent_id in Job.objects.filter(unwinding=True).values_list("id", flat=True)[:1_000]:
+        pipelines.unwind(parent_id)
+
+
+def make_due_ready() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(MAKE_DUE_READY, [DUE_BATCH])
+
+
+def ring_for_ready() -> None:
+    """Rings for every kind with a ready job: for those whose bell was lost, or was never rung."""
+    ready = Job.objects.filter(ready=True, kind=OuterRef("name"))
+    waiting = set(Kind.objects.filter(Exists(ready), paused_at=None).values_list("name", flat=True))
+    for kind in all_kinds():
+        if kind.name in waiting:
+            bell.ring(kind)
+
+
+PARTS: tuple[Callable[[], None], ...] = (
+    give_up_silent_workers,
+    end_overdue_attempts,
+    unwind_pipelines,
+    make_due_ready,
+    ring_for_ready,
+)
