@@ -38,6 +38,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     CSRF_TRUSTED_ORIGINS: Annotated[str, Meta(description="Origins that may post to the admin, by commas.")] = ""
     SECURE_COOKIES: Annotated[bool, Meta(description="Serve only over HTTPS: secure cookies, redirects and HSTS.")] = True
     LOG_LEVEL: Annotated[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level logged.")] = "INFO"
+    EXTRA_APPS: Annotated[str, Meta(description="Django apps with kinds of your own, separated by commas.")] = ""
     QUEUES: Annotated[
         str, Meta(description="Queues that workers serve, besides control; a kind names one of them.")
     ] = "default,io"
@@ -150,6 +151,7 @@ INSTALLED_APPS = [
     "orchestrator",
     "scheduler",
     "ingestion",
+    *split(ENV.EXTRA_APPS),
 ]
 
 MIDDLEWARE = [

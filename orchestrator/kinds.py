@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
-from celery import shared_task
 from django.conf import settings
 
+from config.celery import app
 from orchestrator.bell import Doorbell
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _doorbell(name: str, queue: str) -> Doorbell:
 
         answer_bell(_kinds[name], celery_task_id=self.request.id or "")
 
-    return shared_task(answer, name=name, queue=queue, bind=True, base=Doorbell)
+    return app.task(answer, name=name, queue=queue, bind=True, base=Doorbell)
 
 
 def kind_named(name: str) -> Kind:

@@ -7,8 +7,10 @@ import os
 import signal
 from typing import Any
 
-from celery import shared_task, signals
+from celery import signals
+from celery.worker.state import active_requests
 
+from config.celery import app
 from orchestrator import bell, upkeep, workers
 
 logger = logging.getLogger(__name__)
@@ -17,7 +19,7 @@ logger = logging.getLogger(__name__)
 _celery_worker: Any = None
 
 
-@shared_task(name="orchestrator.tick", base=bell.Doorbell, queue="control")
+@app.task(name="orchestrator.tick", base=bell.Doorbell, queue="control")
 def tick(*args: Any, **kwargs: Any) -> None:
     """Beat's message, every second. Merged like any other bell, so that ticks do not pile up while nobody answers."""
     bell.mark_answered("orchestrator.tick")
@@ -32,9 +34,8 @@ def remember_celery_worker(sender: str, instance: Any, **_: Any) -> None:
 
 @signals.worker_process_init.connect
 def start_child(**_: Any) -> None:
-    """A child of the prefork pool begins. Told to stop, it lets its job have the grace period."""
+    """A child of the prefork pool begins."""
     _start_process()
-    signal.signal(signal.SIGTERM, lambda *_: workers.drain_current())
 
 
 @signals.worker_ready.connect
@@ -44,13 +45,30 @@ def start_main(**_: Any) -> None:
         _start_process()
 
 
+@signals.task_prerun.connect
+def outlive_sigterm(**_: Any) -> None:
+    """A busy child that is told to stop, alone or with its whole process group, drains instead of dying at once.
+
+    Billiard sets its own handler after `worker_process_init`, so this is the first moment that lasts.
+    """
+    if _has_children() and signal.getsignal(signal.SIGTERM) is not _drain_on_signal:
+        signal.signal(signal.SIGTERM, _drain_on_signal)
+
+
 @signals.worker_shutting_down.connect
 def drain(**_: Any) -> None:
-    """Celery waits for what runs, for as long as it takes; draining sees to it that this is not for long."""
+    """Celery waits for what runs, for as long as it takes; draining sees to it that this is not for long.
+
+    A busy child may not know yet; an idle one ends by itself when the pool is closed.
+    """
     workers.drain_current()
-    if _has_children() and _celery_worker.pool:
-        for pid in _celery_worker.pool.info.get("processes", []):
+    if _has_children():
+        for pid in {request.worker_pid for request in active_requests if request.worker_pid}:
             os.kill(pid, signal.SIGTERM)
+
+
+def _drain_on_signal(*_: Any) -> None:
+    workers.drain_current()
 
 
 @signals.worker_process_shutdown.connect

@@ -1,0 +1,1 @@
+"""An app of kinds that tests need, written as any user's app is."""
