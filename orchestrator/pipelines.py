@@ -76,7 +76,7 @@ def child_stopped(child: Job) -> None:
     """
     how = f"failed: {child.error}" if child.status == Status.FAILED else "was cancelled."
     Job.objects.filter(id=child.parent_id, status=Status.CREATED).update(status=Status.RUNNING, started_at=Now())
-    Job.objects.filter(id=child.parent_id, status=Status.RUNNING, error="").update(
+    Job.objects.filter(id=child.parent_id, status=Status.RUNNING, error="", cancel_requested_at=None).update(
         error=f"The child {child.name!r} {how}"[:2_000], updated_at=Now()
     )
     Job.objects.filter(id=child.parent_id, status=Status.RUNNING).update(unwinding=True, ready=False)
@@ -108,7 +108,7 @@ def unwind(parent_id: UUID) -> None:
 
 
 def _end(parent: Job) -> None:
-    status = Status.CANCELLED if parent.cancel_requested_at else Status.FAILED
+    status, error = (Status.CANCELLED, "") if parent.cancel_requested_at else (Status.FAILED, parent.error)
     Job.objects.filter(id=parent.id, status__in=UNFINISHED).update(
-        status=status, unwinding=False, ready=False, finished_at=Now(), updated_at=Now()
+        status=status, error=error, unwinding=False, ready=False, finished_at=Now(), updated_at=Now()
     )

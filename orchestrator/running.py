@@ -71,6 +71,11 @@ class RunningJob:
         return self.row.attempt
 
     @property
+    def done(self) -> int:
+        """How far the work is: what the last finished step, of this attempt or an earlier one, left; 0 at first."""
+        return self.row.progress_done or 0
+
+    @property
     def idempotency_key(self) -> str:
         """The same for every attempt at this job: pass it to outside services, so that they do a thing once."""
         return str(self.row.id)
@@ -110,7 +115,7 @@ class RunningJob:
     def step(self, done: int | None = None, total: int | None = None, message: str = "") -> Iterator[None]:
         """A part of the work that is kept: what was written until its end is committed with the progress, once.
 
-        A job that is run again finds `row.progress_done` as its last finished step left it. Raises LeaseLost,
+        A job that is run again finds `done` as its last finished step left it. Raises LeaseLost,
         and nothing is kept, if the job is someone else's by now; RuntimeError inside a transaction of the handler's.
         """
         if self._transaction is None:

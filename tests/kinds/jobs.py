@@ -55,7 +55,7 @@ def wait_deaf(running: RunningJob, payload: Wait) -> dict[str, Any]:
 @job("tests.steps", queue="io", payload=Steps)
 def steps(running: RunningJob, payload: Steps) -> dict[str, Any]:
     """Writes one row a step, and goes on where the last finished step left it."""
-    for number in range(running.row.progress_done or 0, payload.steps):
+    for number in range(running.done, payload.steps):
         with running.step(number + 1, payload.steps):
             Effect.objects.create(job_id=running.id, attempt=running.attempt, number=number)
         running.sleep(payload.seconds_per_step)

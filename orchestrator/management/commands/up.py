@@ -1,0 +1,200 @@
+"""`manage.py up`: all of Muster on this machine, with a PostgreSQL and a Valkey of its own, until Ctrl-C."""
+
+import fcntl
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+from honcho.printer import Printer
+
+from config import embedded
+from config.development import data_dir, write_environment
+from config.processes import MARK, KeepingManager, processes_marked
+
+# Beyond the grace period of the jobs: time that the processes have for the rest of their shutdown.
+SHUTDOWN_ALLOWANCE_SECONDS = 8
+
+# Being root, and serving static files without `collectstatic`, is as it should be here.
+IGNORED_WARNINGS = "ignore:You're running the worker with superuser privileges,ignore:No directory at"
+
+
+class Command(BaseCommand):
+    help = "Runs everything on this machine, with embedded PostgreSQL and Valkey, until Ctrl-C."
+    requires_system_checks: list[str] = []
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self.began_at = time.monotonic()
+        self.folder = data_dir().resolve()
+        self.logs = self.folder / "logs"
+        self.stopping = threading.Event()
+        self.manager = KeepingManager(
+            self.printer(), self.logs, patience=settings.ENV.SHUTDOWN_GRACE_SECONDS + SHUTDOWN_ALLOWANCE_SECONDS
+        )
+        with only_one(self.folder), ExitStack() as servers, interruptible():
+            try:
+                begin_logs(self.logs)
+                self.start_servers(servers)
+                call_command("migrate", interactive=False, verbosity=0)
+                connections.close_all()
+                self.run_processes()
+            except (embedded.PortTaken, embedded.ServerFailed) as failure:
+                raise CommandError(str(failure)) from None
+            finally:
+                self.stopping.set()
+        self.stdout.write("Everything has stopped; the data is kept.")
+
+    def printer(self) -> Printer:
+        return TerminalPrinter(sys.stdout)
+
+    def when_ready(self) -> None:
+        """What is left to do once everything serves; runs beside the processes."""
+        self.stdout.write(self.summary())
+
+    def start_servers(self, stack: ExitStack) -> None:
+        """Starts the servers that the environment does not name others for, to be stopped with the stack."""
+        env = settings.ENV
+        postgres = embedded.Postgres(self.folder / "postgres", env.POSTGRES_PORT, self.logs / "postgres.log")
+        valkey = embedded.Valkey(self.folder / "valkey", env.VALKEY_PORT, self.logs / "valkey.log")
+        self.stop_remains(postgres, valkey)
+        ports = {"WEB_PORT": env.WEB_PORT, "FLOWER_PORT": env.FLOWER_PORT}
+        wanted = []
+        if env.DATABASE_URL == postgres.url:
+            ports["POSTGRES_PORT"] = env.POSTGRES_PORT
+            wanted.append(postgres)
+        if env.BROKER_URL == valkey.url:
+            ports["VALKEY_PORT"] = env.VALKEY_PORT
+            wanted.append(valkey)
+        for setting, port in ports.items():
+            embedded.require_free_port(port, setting)
+        write_environment()
+        for server in wanted:
+            stack.enter_context(embedded.kept_running(server, self.manager.say))
+
+    def stop_remains(self, *servers: embedded.Server) -> None:
+        """Stops what is left of an `up` that was killed, in the order of any shutdown."""
+        left = processes_marked(self.folder)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        embedded.end_all(left, patience=settings.ENV.SHUTDOWN_GRACE_SECONDS)
+        for server in reversed(servers):
+            left += server.stop_remains()
+        if left:
+            pids = ", ".join(str(process.pid) for process in left)
+            self.manager.say(f"stopped what an earlier run, which was killed, had left: {pids}")
+
+    def run_processes(self) -> None:
+        env = settings.ENV
+        environment = {
+            **os.environ,
+            MARK: str(self.folder),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONWARNINGS": IGNORED_WARNINGS,
+            "WEB_PORT": str(env.WEB_PORT),
+            "FLOWER_PORT": str(env.FLOWER_PORT),
+        }
+        self.manager.add_procfile(settings.BASE_DIR / "Procfile", environment)
+        threading.Thread(target=self.await_ready, name="readiness", daemon=True).start()
+        self.manager.loop()
+
+    def await_ready(self) -> None:
+        while not self.stopping.wait(0.1):
+            if self.manager.is_stopping:
+                return
+            with suppress(OSError):
+                urllib.request.urlopen(f"{self.url}/api/health/ready/", timeout=5).close()
+                break
+        self.ready_seconds = time.monotonic() - self.began_at
+        self.new_password = create_admin()
+        self.when_ready()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{settings.ENV.WEB_PORT}"
+
+    def summary(self) -> str:
+        admin = f"   user admin, password {self.new_password} (shown only now)" if self.new_password else ""
+        return "\n".join(
+            (
+                f"Muster is up, after {self.ready_seconds:.1f} s.",
+                f"  API     {self.url}/swagger/",
+                f"  Admin   {self.url}/admin/{admin}",
+                f"  Flower  http://127.0.0.1:{settings.ENV.FLOWER_PORT}/",
+                f"  Health  {self.url}/api/health/ready/",
+                f"  Logs    {self.logs}",
+                "Ctrl-C stops everything.",
+            )
+        )
+
+
+class TerminalPrinter(Printer):  # type: ignore[misc]
+    """A printer for which a terminal that was closed is no reason to fall over: the logs have it all."""
+
+    def write(self, message: Any) -> None:
+        with suppress(OSError):
+            super().write(message)
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Holds the data folder; the system lets go of it when this process ends, however it does."""
+    with (folder / "up.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise CommandError(
+                f"Muster already runs on {folder} (pid {lock.read().strip()}); stop it, or set DATA_DIR to another."
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ends the block, quietly, at SIGINT, SIGTERM or a closed terminal; what follows is not interrupted again."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def begin_logs(folder: Path) -> None:
+    """Begins new logs and keeps those of the run before."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for path in folder.glob("*.log"):
+        path.replace(path.with_suffix(".log.1"))
+
+
+def create_admin() -> str | None:
+    """Creates the first superuser and tells its password; None when there is one already."""
+    users = get_user_model().objects
+    try:
+        if users.filter(is_superuser=True).exists():
+            return None
+        password = secrets.token_urlsafe(12)
+        users.create_superuser("admin", password=password)
+        return password
+    finally:
+        connections.close_all()
