@@ -4,9 +4,12 @@
 import os
 import sys
 
+from config.development import set_environment
+
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    set_environment(sys.argv[1] if len(sys.argv) > 1 else None)
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(sys.argv)

@@ -1,0 +1,47 @@
+# Two commands are enough: `make demo` shows Muster at work, `make test` proves it. `make help` lists the rest.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+# What the checks read instead of a real deployment's environment. No server is asked.
+CHECK_ENVIRONMENT := SECRET_KEY=checked-only-never-deployed-0123456789-abcdefghijklmnopqrstuvwxyz \
+	DATABASE_URL=postgresql://nobody@127.0.0.1:1/nothing BROKER_URL=redis://127.0.0.1:1/0 \
+	DJANGO_SETTINGS_MODULE=config.settings
+
+.PHONY: help demo up test check hooks clean
+.DEFAULT_GOAL := help
+
+help: ## List these commands.
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: .venv/up.stamp ## Start everything, run the main jobs before your eyes, go on serving until Ctrl-C.
+	@$(BIN)/python manage.py demo
+
+up: .venv/up.stamp ## Start everything and serve until Ctrl-C.
+	@$(BIN)/python manage.py up
+
+test: .venv/dev.stamp ## Run all tests, on private servers of their own. Options for pytest: make test ARGS="-k retry".
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/dev.stamp ## Check style, types, layers, migrations and deployment settings, as the hooks and CI do.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(CHECK_ENVIRONMENT) $(BIN)/mypy
+	$(CHECK_ENVIRONMENT) $(BIN)/lint-imports
+	$(CHECK_ENVIRONMENT) $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py check --deploy --fail-level WARNING
+
+hooks: ## Install the git hooks: check before a commit, test before a push.
+	@hooks=$$(git rev-parse --git-path hooks) && mkdir -p "$$hooks" && \
+	for hook in pre-commit pre-push; do \
+		install -m 755 misc/$$hook.sh "$$hooks/$$hook" && echo "installed $$hooks/$$hook"; \
+	done
+
+clean: ## Delete the virtual environment and what the checks cache; the data folder stays.
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/up.stamp: requirements.txt requirements-dev.txt misc/install.py
+	@$(PYTHON) misc/install.py up
+
+.venv/dev.stamp: requirements.txt requirements-dev.txt misc/install.py
+	@$(PYTHON) misc/install.py dev

