@@ -25,7 +25,10 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         "redis://127.0.0.1:6379/0"
     )
     CACHE_URL: Annotated[
-        str, Meta(description="Valkey or Redis that merges bells; empty: the broker if it is one, else each process alone.")
+        str,
+        Meta(
+            description="Valkey or Redis that merges bells; empty: the broker if it is one, else each process alone."
+        ),
     ] = ""
     DEBUG: Annotated[bool, Meta(description="Django's debug mode; for development only.")] = False
     REQUIRE_AUTH: Annotated[bool, Meta(description="Refuse requests without a token.")] = True
@@ -36,7 +39,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         "localhost,127.0.0.1,[::1]"
     )
     CSRF_TRUSTED_ORIGINS: Annotated[str, Meta(description="Origins that may post to the admin, by commas.")] = ""
-    SECURE_COOKIES: Annotated[bool, Meta(description="Serve only over HTTPS: secure cookies, redirects and HSTS.")] = True
+    SECURE_COOKIES: Annotated[bool, Meta(description="Serve only over HTTPS: secure cookies, redirects and HSTS.")] = (
+        True
+    )
     LOG_LEVEL: Annotated[str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least level logged.")] = "INFO"
     EXTRA_APPS: Annotated[str, Meta(description="Django apps with kinds of your own, separated by commas.")] = ""
     QUEUES: Annotated[
@@ -46,7 +51,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     ORCHESTRATION_STEP_SECONDS: Annotated[
         float, Meta(ge=0, le=86_400, description="Time each draw and each aggregation takes.")
     ] = 180
-    MAX_UNFINISHED_ORCHESTRATIONS: Annotated[int, Meta(ge=1, description="Unfinished orchestrations a user may have.")] = 3
+    MAX_UNFINISHED_ORCHESTRATIONS: Annotated[
+        int, Meta(ge=1, description="Unfinished orchestrations a user may have.")
+    ] = 3
 
     PRIORITY_STEP_SECONDS: Annotated[
         float, Meta(ge=0, le=86_400, description="Head start that one step of priority gives in the queue.")

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 UNANSWERED_SECONDS = 5
 
 
-class Doorbell(Task):
+class Doorbell(Task[Any, Any]):
     """A Celery task whose message says only "there may be work". While one lies unanswered no second one is sent."""
 
     abstract = True
@@ -64,12 +64,12 @@ class Ringer:
     """The thread that publishes. Bells asked for while it is busy merge: one message of a name is enough."""
 
     def __init__(self) -> None:
-        self._wanted: dict[str, Task] = {}
+        self._wanted: dict[str, Doorbell] = {}
         self._publishing = False
         self._changed = threading.Condition()
         threading.Thread(target=self._serve, name="ringer", daemon=True).start()
 
-    def ask(self, task: Task) -> None:
+    def ask(self, task: Doorbell) -> None:
         with self._changed:
             self._wanted[task.name] = task
             self._changed.notify_all()

@@ -48,9 +48,8 @@ def ring_if_more(kind: Kind) -> None:
 
 def run_leased(kind: Kind, process: WorkerProcess, celery_task_id: str) -> bool:
     """Claims and runs one job; False if none was ready."""
-    job = moves.lease_next(
-        kind, worker_id=process.row_id, worker_name=process.name, celery_task_id=celery_task_id
-    )
+    assert process.row_id is not None
+    job = moves.lease_next(kind, worker_id=process.row_id, worker_name=process.name, celery_task_id=celery_task_id)
     if job is None:
         return False
     running = RunningJob(job, kind)

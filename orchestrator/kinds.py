@@ -179,12 +179,13 @@ def job(
 def _doorbell(name: str, queue: str) -> Doorbell:
     """The Celery task of the kind's name. Arguments it does not know come from newer senders."""
 
+    @app.task(name=name, queue=queue, bind=True, base=Doorbell)
     def answer(self: Doorbell, *args: Any, **kwargs: Any) -> None:
         from orchestrator.engine import answer_bell
 
         answer_bell(_kinds[name], celery_task_id=self.request.id or "")
 
-    return app.task(answer, name=name, queue=queue, bind=True, base=Doorbell)
+    return answer
 
 
 def kind_named(name: str) -> Kind:

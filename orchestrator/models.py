@@ -1,5 +1,6 @@
 """The tables of the engine: jobs, what they depend on, what went wrong, and who runs them."""
 
+from datetime import datetime
 from typing import ClassVar
 
 from django.db import models
@@ -82,16 +83,23 @@ class Job(models.Model):
     worker_name = models.CharField(max_length=200, blank=True, db_default="", help_text="Who ran it last.")
     deadline_at = models.DateTimeField(null=True)
     cancel_requested_at = models.DateTimeField(null=True)
-    celery_task_id = models.CharField(max_length=50, blank=True, db_default="", help_text="The bell that woke its worker.")
+    celery_task_id = models.CharField(
+        max_length=50, blank=True, db_default="", help_text="The bell that woke its worker."
+    )
 
     progress_done = models.BigIntegerField(null=True)
     progress_total = models.BigIntegerField(null=True)
     progress_message = models.CharField(max_length=500, blank=True, db_default="")
 
     parent = models.ForeignKey("self", null=True, on_delete=models.CASCADE, related_name="children", db_index=False)
-    name = models.CharField(max_length=100, blank=True, db_default="", help_text="What a child is called within its pipeline.")
+    name = models.CharField(
+        max_length=100, blank=True, db_default="", help_text="What a child is called within its pipeline."
+    )
     unfinished_dependencies = models.IntegerField(db_default=0)
     unwinding = models.BooleanField(db_default=False, help_text="Its unstarted children are still to be cancelled.")
+
+    # When its batch was claimed; only on rows that such a claim read.
+    claimed_at: datetime
 
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True)
@@ -111,7 +119,9 @@ class Job(models.Model):
             # Serves: taking back a worker's jobs, reading their cancellations, and the key to its row.
             models.Index(name="job_leased_by_worker", fields=["worker"], condition=Q(worker__isnull=False)),
             # Serves: the tick, which ends attempts past their deadline.
-            models.Index(name="job_running_by_deadline", fields=["deadline_at"], condition=Q(deadline_at__isnull=False)),
+            models.Index(
+                name="job_running_by_deadline", fields=["deadline_at"], condition=Q(deadline_at__isnull=False)
+            ),
             # Serves: the tick, which cancels the rest of failed and cancelled pipelines.
             models.Index(name="job_unwinding", fields=["id"], condition=Q(unwinding=True)),
             # Serves: the cap on an owner's unfinished jobs of a kind.
@@ -140,8 +150,7 @@ class Job(models.Model):
             ),
             models.CheckConstraint(
                 name="job_ready_could_start",
-                condition=Q(ready=False)
-                | Q(status__in=UNFINISHED, unfinished_dependencies=0, worker__isnull=True),
+                condition=Q(ready=False) | Q(status__in=UNFINISHED, unfinished_dependencies=0, worker__isnull=True),
             ),
             models.CheckConstraint(
                 name="job_leased_only_while_running", condition=Q(worker__isnull=True) | Q(status=Status.RUNNING)

@@ -74,6 +74,7 @@ def child_stopped(child: Job) -> None:
 
     Within the transaction that ends the child. What is left is done right after its commit, or by the next tick.
     """
+    assert child.parent_id
     how = f"failed: {child.error}" if child.status == Status.FAILED else "was cancelled."
     Job.objects.filter(id=child.parent_id, status=Status.CREATED).update(status=Status.RUNNING, started_at=Now())
     Job.objects.filter(id=child.parent_id, status=Status.RUNNING, error="", cancel_requested_at=None).update(

@@ -48,9 +48,7 @@ class RunningJob:
     def __init__(self, row: Job, kind: Kind) -> None:
         self.row = row
         self.kind = kind
-        self.log = logging.LoggerAdapter(
-            logging.getLogger(kind.name), {"job_id": str(row.id), "attempt": row.attempt}
-        )
+        self.log = logging.LoggerAdapter(logging.getLogger(kind.name), {"job_id": str(row.id), "attempt": row.attempt})
         self._stop: type[Stop] | None = None
         self._stopped = threading.Event()
         self._transaction: ExitStack | None = None

@@ -126,7 +126,9 @@ def submit(
     return Job.objects.get(id=job["id"])
 
 
-def submit_many(kind: str | Kind, payloads: Iterable[Any], *, owner: str = "", priority: int | None = None) -> list[UUID]:
+def submit_many(
+    kind: str | Kind, payloads: Iterable[Any], *, owner: str = "", priority: int | None = None
+) -> list[UUID]:
     """Accepts a job for each payload, all or none, set-wise; answers their ids in order. Raises as `submit` does."""
     kind = kind if isinstance(kind, Kind) else kind_named(kind)
     if kind.plan or kind.max_unfinished_per_owner:
@@ -247,7 +249,9 @@ def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[t
     """The rows of a job and its children with ids that rise from a step to what waits for it, and the dependencies."""
     if len(children) > settings.ENV.MAX_CHILDREN:
         raise BadSubmission(
-            "/children", "too_many", f"A pipeline has at most {settings.ENV.MAX_CHILDREN:,} children, not {len(children):,}."
+            "/children",
+            "too_many",
+            f"A pipeline has at most {settings.ENV.MAX_CHILDREN:,} children, not {len(children):,}.",
         )
     ids: dict[str, UUID] = {}
     rows: list[Row] = []

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -213,7 +214,9 @@ class WorkerProcess:
         ]
         if rows:
             with self._aside_lock, self._aside.cursor() as cursor:
-                execute_values(cursor.cursor, WRITE_PROGRESS, rows, template="(%s, %s, %s, %s::bigint, %s::bigint, %s)")
+                execute_values(
+                    cursor.cursor, WRITE_PROGRESS, rows, template="(%s, %s, %s, %s::bigint, %s::bigint, %s)"
+                )
 
     def _write_trying(self) -> None:
         with self._lock:
@@ -240,16 +243,17 @@ class WorkerProcess:
 
     def _close_row(self) -> None:
         try:
-            Worker.objects.filter(id=self.row_id).update(ended_at=Now(), trying={})
+            if self.row_id is not None:
+                Worker.objects.filter(id=self.row_id).update(ended_at=Now(), trying={})
         except Exception as error:
             logger.warning("The row of %s was not closed, the tick will: %s", self.name, error)
 
-    def _write_aside(self, sql: str, parameters: Mapping[str, object]) -> int:
+    def _write_aside(self, sql: str, parameters: dict[str, Any]) -> int:
         with self._aside_lock, self._aside.cursor() as cursor:
             cursor.execute(sql, parameters)
             return int(cursor.rowcount)
 
-    def _read_aside(self, sql: str, parameters: Mapping[str, object]) -> list[tuple[UUID, bool, bool]]:
+    def _read_aside(self, sql: str, parameters: dict[str, Any]) -> list[tuple[UUID, bool, bool]]:
         with self._aside_lock, self._aside.cursor() as cursor:
             cursor.execute(sql, parameters)
             return list(cursor.fetchall())

@@ -1,0 +1,24 @@
+"""One running stack for all system tests that need one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.system.stack import Stack
+
+
+@pytest.fixture(scope="session")
+def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("stack") / "data")
+    try:
+        stack.wait_until_ready()
+        yield stack
+    finally:
+        stack.stop()
+
+
+@pytest.fixture
+def stack(running_stack: Stack) -> Stack:
+    """The stack, whole again after whatever the test before did to it."""
+    running_stack.wait_until_ready()
+    return running_stack
