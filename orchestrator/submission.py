@@ -19,10 +19,10 @@ from psycopg2.extras import execute_values
 
 from orchestrator import bell, pipelines
 from orchestrator.ids import uuid7
-from orchestrator.kinds import Kind, Problem, kind_named
+from orchestrator.kinds import BadPayload, Kind, Problem, kind_named
 from orchestrator.models import Dependency, Job
 from orchestrator.states import FINAL, UNFINISHED, Status
-from orchestrator.storable import as_json
+from orchestrator.storable import as_json, as_text
 
 # Jobs as they are accepted. Whatever is due and waits for nothing is ready. Times are PostgreSQL's.
 INSERT = """
@@ -46,6 +46,8 @@ COLUMNS = (
 )  # fmt: skip
 
 MOST_ATTEMPTS = 1_000
+# PostgreSQL could hold more, but Python could not read it back, nor the rank that follows from it.
+RUN_AT_YEARS = range(1970, 9999)
 
 Row = dict[str, Any]
 
@@ -215,7 +217,6 @@ def _row(
     max_attempts: int | None = None,
 ) -> Row:
     """A job's columns, checked. Its id is given last of all, see `_pipeline`."""
-    payload = msgspec.to_builtins(kind.read_payload({} if payload is None else payload))
     priority = kind.priority if priority is None else priority
     max_attempts = kind.max_attempts if max_attempts is None else max_attempts
     if type(priority) is not int or not 0 <= priority <= 9:
@@ -224,11 +225,16 @@ def _row(
         raise BadSubmission("/max_attempts", "out_of_range", f"1 to {MOST_ATTEMPTS} attempts, not {max_attempts!r}.")
     if run_at is not None and run_at.utcoffset() is None:
         raise BadSubmission("/run_at", "no_time_zone", f"A time with its offset from UTC, not {run_at.isoformat()}.")
-    if len(owner) > 150 or "\x00" in owner:
-        raise BadSubmission("/owner", "invalid", "An owner has at most 150 characters, and no NUL among them.")
+    if run_at is not None and run_at.year not in RUN_AT_YEARS:
+        raise BadSubmission("/run_at", "out_of_range", f"A year from 1970 to 9998, not {run_at.isoformat()}.")
+    if len(owner) > 150 or owner != as_text(owner, at_most=150):
+        raise BadSubmission("/owner", "invalid", "An owner has at most 150 characters, each of which can be stored.")
     try:
-        text = as_json(payload, at_most=settings.ENV.MAX_BODY_BYTES)
-    except (TypeError, ValueError) as error:
+        fitting = kind.read_payload({} if payload is None else payload)
+        text = as_json(msgspec.to_builtins(fitting), at_most=settings.ENV.MAX_BODY_BYTES)
+    except BadPayload:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
         raise BadSubmission("/payload", "not_storable", f"The payload cannot be kept: {error}") from None
     return {
         "id": uuid7(),
