@@ -270,9 +270,10 @@ def _connection_aside() -> BaseDatabaseWrapper:
     They wait for nobody for long, and need not survive a crash of PostgreSQL, which ends every attempt anyway.
     """
     aside = connections.create_connection(DEFAULT_DB_ALIAS)
-    aside.settings_dict["OPTIONS"] = {
-        **aside.settings_dict["OPTIONS"],
-        "options": "-c lock_timeout=1s -c synchronous_commit=off",
+    # A copy: the dictionary itself is shared by all connections of this process.
+    aside.settings_dict = {
+        **aside.settings_dict,
+        "OPTIONS": {**aside.settings_dict["OPTIONS"], "options": "-c lock_timeout=1s -c synchronous_commit=off"},
     }
     aside.inc_thread_sharing()
     return aside
