@@ -64,4 +64,3 @@ def _adopt() -> None:
         for line in (data_dir() / "env").read_text().splitlines():
             name, _, value = shlex.split(line)[0].partition("=")
             os.environ.setdefault(name, value)
-

@@ -79,6 +79,7 @@ def kept_wheels(pip: list[str], requirements: list[str]) -> list[Path]:
     identity = "\n".join((*requirements, sys.version, sysconfig.get_platform()))
     folder = cache_folder(pip) / hashlib.sha256(identity.encode()).hexdigest()[:16]
     if not folder.exists():
+        print("The first time the wheels are fetched, which takes a minute …", flush=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
         try:
@@ -98,7 +99,8 @@ def install(pip: list[str], wheels: list[Path]) -> None:
     shares = evenly(wheels, os.cpu_count() or 1)
     options = ("install", "--quiet", "--no-deps", "--no-index", "--no-compile")
     installers = [subprocess.Popen([*pip, *options, *map(str, share)]) for share in shares if share]
-    if any([installer.wait() for installer in installers]):
+    outcomes = [installer.wait() for installer in installers]  # All of them, also when one fails.
+    if any(outcomes):
         sys.exit("pip could not install the requirements.")
 
 

@@ -45,6 +45,16 @@ def pytest_unconfigure() -> None:
     remove_servers()
 
 
+def new_folder(purpose: str) -> Path:
+    """A folder that servers may work in, also PostgreSQL as another user than root; gone with the session.
+
+    (pytest's own temporary folders are closed to others: PostgreSQL's data would have to be kept elsewhere.)
+    """
+    made = Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=folder))
+    made.chmod(0o711)
+    return made
+
+
 def set_environment() -> None:
     """The settings of every test, whatever the developer's shell has set."""
     os.environ.update(

@@ -117,7 +117,7 @@ class Command(BaseCommand):
             if self.manager.is_stopping:
                 return
             with suppress(OSError):
-                urllib.request.urlopen(f"{self.url}/api/health/ready/", timeout=5).close()
+                urllib.request.urlopen(f"{self.url}/api/health/ready/", timeout=5).close()  # noqa: S310
                 break
         self.ready_seconds = time.monotonic() - self.began_at
         self.new_password = create_admin()
