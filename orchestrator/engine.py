@@ -74,7 +74,8 @@ def _attempt(running: RunningJob) -> None:
             except Cancelled:
                 if kind.on_cancel == "rollback":
                     raise
-                moves.end_attempt(job, None)
+                if moves.end_attempt(job, None) is None:
+                    raise LeaseLost from None
     except Cancelled:
         moves.end_attempt(job, None)
     except Interrupted:

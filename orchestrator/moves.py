@@ -265,8 +265,8 @@ def retry_delay(kind: Kind, attempt: int) -> timedelta:
 
     Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
-    span = min(kind.backoff_ceiling, kind.backoff * 2 ** min(attempt - 1, 30))
-    return timedelta(seconds=random.uniform(0, span.total_seconds()))
+    span = min(kind.backoff_ceiling.total_seconds(), kind.backoff.total_seconds() * 2 ** min(attempt - 1, 30))
+    return timedelta(seconds=random.uniform(0, span))
 
 
 def _kind_or_none(name: str) -> Kind | None:

@@ -54,6 +54,7 @@ class RunningJob:
         self._transaction: ExitStack | None = None
         # Progress not yet written; the worker's heartbeat thread writes it, see `take_progress`.
         self._progress: tuple[int | None, int | None, str] | None = None
+        self._keeping_progress = threading.Lock()
 
     @property
     def id(self) -> str:
@@ -154,9 +155,11 @@ class RunningJob:
 
     def keep_progress(self) -> None:
         """Puts the latest progress on the row, for whoever writes the row next."""
-        if self._progress:
-            self.row.progress_done, self.row.progress_total, self.row.progress_message = self._progress
-            self._progress = None
+        with self._keeping_progress:
+            # Taken first: what the handler says from here on is for the next time.
+            latest, self._progress = self._progress, None
+            if latest:
+                self.row.progress_done, self.row.progress_total, self.row.progress_message = latest
 
     def _write_progress(self) -> None:
         self.keep_progress()

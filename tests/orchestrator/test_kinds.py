@@ -80,9 +80,7 @@ def test_the_celery_task_has_the_name_and_queue_of_the_kind(kind: DeclareKind) -
         ({"lines": [], "colour": 5}, "/payload", "unknown field `colour`"),
     ],
 )
-def test_a_payload_that_does_not_fit_is_pointed_at(
-    payload: Any, pointer: str, detail: str, kind: DeclareKind
-) -> None:
+def test_a_payload_that_does_not_fit_is_pointed_at(payload: Any, pointer: str, detail: str, kind: DeclareKind) -> None:
     ordering = kind(payload=Order)
 
     with pytest.raises(BadPayload) as refusal:

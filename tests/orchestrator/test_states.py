@@ -112,9 +112,7 @@ def test_completing_a_job_that_does_not_run_is_refused(
 
 
 @pytest.mark.parametrize("status", [Status.CREATED, Status.RUNNING, Status.COMPLETED])
-def test_only_failed_and_cancelled_jobs_are_retried(
-    status: Status, kind: DeclareKind, worker: WorkerProcess
-) -> None:
+def test_only_failed_and_cancelled_jobs_are_retried(status: Status, kind: DeclareKind, worker: WorkerProcess) -> None:
     job = job_in(status, kind(), worker)
 
     with pytest.raises(NotRetryable):

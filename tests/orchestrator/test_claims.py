@@ -1,0 +1,196 @@
+"""Which job a claim yields, and what the claim costs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from orchestrator import moves, upkeep
+from orchestrator.kinds import Kind
+from orchestrator.models import Job, Worker
+from orchestrator.models import Kind as KindRow
+from orchestrator.moves import lease_next
+from orchestrator.submission import submit, submit_many
+from orchestrator.workers import WorkerProcess, give_up
+from tests.orchestrator.workbench import DeclareKind, Hire, again, lease, make_due, run
+
+
+def claim(kind: Kind, worker: WorkerProcess) -> Job | None:
+    return lease_next(kind, worker_id=worker.row_id, worker_name=worker.name, celery_task_id="the-bell")
+
+
+def test_a_claim_leases_the_job_to_the_worker(kind: DeclareKind, worker: WorkerProcess) -> None:
+    waiting = kind(timeout_seconds=100)
+    job = submit(waiting)
+
+    claimed = claim(waiting, worker)
+
+    assert claimed is not None and claimed.id == job.id
+    assert (claimed.status, claimed.attempt, claimed.ready) == ("RUNNING", 1, False)
+    assert (claimed.worker_id, claimed.worker_name, claimed.celery_task_id) == (worker.row_id, worker.name, "the-bell")
+    assert claimed.deadline_at - claimed.started_at == pytest.approx(timedelta(seconds=100), abs=timedelta(seconds=1))
+
+
+def test_a_kind_without_a_timeout_has_no_deadline(kind: DeclareKind, worker: WorkerProcess) -> None:
+    endless = kind(timeout_seconds=None)
+    submit(endless)
+
+    assert lease(endless, worker).deadline_at is None
+
+
+def test_nothing_is_claimed_where_nothing_is_ready(kind: DeclareKind, worker: WorkerProcess) -> None:
+    waiting, other = kind(), kind()
+    submit(other)
+
+    assert claim(waiting, worker) is None
+
+
+def test_a_burst_is_served_by_priority(kind: DeclareKind, worker: WorkerProcess) -> None:
+    waiting = kind()
+    for priority in (5, 9, 0, 7, 1):
+        submit(waiting, priority=priority)
+
+    served = [lease(waiting, worker).priority for _ in range(5)]
+
+    assert served == [0, 1, 5, 7, 9]
+
+
+@pytest.mark.parametrize(("seconds_earlier", "first"), [(59, 4), (61, 5)])
+def test_a_step_of_priority_is_a_minutes_head_start(
+    seconds_earlier: int, first: int, kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    waiting, now = kind(), timezone.now()
+    submit(waiting, priority=4, run_at=now)
+    submit(waiting, priority=5, run_at=now - timedelta(seconds=seconds_earlier))
+
+    assert lease(waiting, worker).priority == first
+
+
+def test_of_equals_the_first_accepted_is_served_first(kind: DeclareKind, worker: WorkerProcess) -> None:
+    waiting = kind()
+    ids = submit_many(waiting, [{}] * 20)
+
+    served = [lease(waiting, worker).id for _ in ids]
+
+    assert served == ids
+
+
+def test_a_batch_is_claimed_in_the_same_order(kind: DeclareKind, worker: WorkerProcess) -> None:
+    seen: list[int] = []
+    batching = kind(
+        lambda jobs: [seen.append(job.row.priority) for job in jobs],
+        execution="transactional",
+        takes_batch=True,
+        batch_size=3,
+    )
+    for priority in (5, 9, 0, 7, 1):
+        submit(batching, priority=priority)
+
+    run(batching, worker)
+
+    assert seen == [0, 1, 5]
+
+
+def test_a_future_job_is_claimed_once_its_time_has_come(kind: DeclareKind, worker: WorkerProcess) -> None:
+    waiting = kind()
+    job = submit(waiting, run_at=timezone.now() + timedelta(hours=1))
+    before = claim(waiting, worker)
+
+    make_due(job)
+    upkeep.make_due_ready()
+
+    assert before is None
+    assert lease(waiting, worker).id == job.id
+
+
+@pytest.mark.parametrize("execution", ["leased", "transactional"])
+def test_a_paused_kind_is_not_claimed_until_it_is_resumed(
+    execution: str, kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    paused = kind(execution=execution)
+    job = submit(paused)
+    KindRow.objects.create(name=paused.name, paused_at=Now())
+
+    ran_while_paused = run(paused, worker)
+    KindRow.objects.update(paused_at=None)
+
+    assert not ran_while_paused
+    assert run(paused, worker)
+    assert again(job).status == "COMPLETED"
+
+
+def test_a_worker_that_was_given_up_claims_nothing(kind: DeclareKind, worker: WorkerProcess) -> None:
+    waiting = kind()
+    job = submit(waiting)
+    give_up(worker.row_id)
+
+    claimed = claim(waiting, worker)
+
+    assert claimed is None
+    assert again(job).attempt == 0
+
+
+def test_a_worker_without_a_row_claims_nothing(kind: DeclareKind, worker: WorkerProcess) -> None:
+    waiting = kind()
+    submit(waiting)
+    Worker.objects.all().delete()
+
+    assert claim(waiting, worker) is None
+
+
+def test_each_claim_yields_another_job(kind: DeclareKind, hire: Hire) -> None:
+    waiting = kind()
+    submit_many(waiting, [{}] * 4)
+    one, two = hire("one@here"), hire("two@here")
+
+    claimed = [lease(waiting, worker).id for worker in (one, two, one, two)]
+
+    assert len(set(claimed)) == 4
+    assert claim(waiting, one) is None
+
+
+BACKLOG = """
+INSERT INTO orchestrator_job (id, kind, queue, status, payload, run_at, rank, ready, finished_at, unfinished_dependencies)
+SELECT gen_random_uuid(), %(kind)s, 'default', status, '{}', run_at, run_at, ready, finished_at, unfinished
+FROM generate_series(1, 5000) AS n,
+LATERAL (VALUES
+    ('COMPLETED', now(), false, now(), 0),
+    ('CREATED', now() + n * interval '1 s', false, NULL, 0),
+    ('CREATED', now(), false, NULL, 1),
+    ('CREATED', now() + n * interval '1 ms', true, NULL, 0)
+) AS kinds_of_rows (status, run_at, ready, finished_at, unfinished)
+"""
+
+
+@pytest.mark.parametrize("statement", [moves.LEASE, moves.LOCK])
+def test_a_claim_costs_the_same_however_many_jobs_wait(
+    statement: str, kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    waiting = kind()
+    parameters = {
+        "kind": waiting.name, "worker": worker.row_id, "worker_name": "", "celery_task_id": "", "timeout": None, "limit": 200,
+    }  # fmt: skip
+
+    with connection.cursor() as cursor:
+        cursor.execute(BACKLOG, {"kind": waiting.name})
+        cursor.execute("ANALYZE orchestrator_job")
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
+        [[[explained]]] = cursor.fetchall()
+
+    nodes = list(nodes_of(explained["Plan"]))
+    on_jobs = [node for node in nodes if node.get("Relation Name") == "orchestrator_job"]
+    assert "job_ready_by_rank" in {node.get("Index Name") for node in on_jobs}
+    assert "Seq Scan" not in {node["Node Type"] for node in on_jobs}
+    assert "Sort" not in {node["Node Type"] for node in nodes}
+    assert explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 2_000
+
+
+def nodes_of(plan: dict[str, Any]) -> Any:
+    yield plan
+    for below in plan.get("Plans", []):
+        yield from nodes_of(below)
