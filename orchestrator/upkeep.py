@@ -31,21 +31,36 @@ WHERE id IN (
 """
 
 
+Part = Callable[[], None]
+
+_parts: list[Part] = []
+
+
+def part(function: Part) -> Part:
+    """Makes the function a part of every tick. It must be quick, harmless when others run it too, and right when nobody
+    has run it for an hour.
+    """
+    _parts.append(function)
+    return function
+
+
 def tick() -> None:
     """Runs every part. One that fails is logged and does not hold up the others."""
-    for part in PARTS:
+    for run in _parts:
         try:
-            part()
+            run()
         except Exception:
-            logger.exception("The upkeep part %s failed; the next tick tries again.", part.__name__)
+            logger.exception("The upkeep part %s failed; the next tick tries again.", run.__name__)
     Upkeep.objects.update_or_create(part="tick", defaults={"ran_at": Now()})
 
 
+@part
 def give_up_silent_workers() -> None:
     workers.give_up_silent()
     workers.take_back_from_ended()
 
 
+@part
 def end_overdue_attempts() -> None:
     for job in Job.objects.filter(deadline_at__lt=Now()).order_by("deadline_at")[:1_000]:
         moves.end_attempt(
@@ -53,16 +68,19 @@ def end_overdue_attempts() -> None:
         )
 
 
+@part
 def unwind_pipelines() -> None:
     for parent_id in Job.objects.filter(unwinding=True).values_list("id", flat=True)[:1_000]:
         pipelines.unwind(parent_id)
 
 
+@part
 def make_due_ready() -> None:
     with connection.cursor() as cursor:
         cursor.execute(MAKE_DUE_READY, [DUE_BATCH])
 
 
+@part
 def ring_for_ready() -> None:
     """Rings for every kind with a ready job: for those whose bell was lost, or was never rung."""
     ready = Job.objects.filter(ready=True, kind=OuterRef("name"))
@@ -70,12 +88,3 @@ def ring_for_ready() -> None:
     for kind in all_kinds():
         if kind.name in waiting:
             bell.ring(kind)
-
-
-PARTS: tuple[Callable[[], None], ...] = (
-    give_up_silent_workers,
-    end_overdue_attempts,
-    unwind_pipelines,
-    make_due_ready,
-    ring_for_ready,
-)
