@@ -297,7 +297,7 @@ def give_up_dead_neighbours() -> None:
 
 
 def give_up(worker_id: int) -> None:
-    """From now on the process cannot claim anything. Just then claiming, it has its row locked: the next tick does it."""
+    """From now on the process cannot claim. If it is just claiming, its row is locked, and the next tick does this."""
     with transaction.atomic():
         locked = Worker.objects.select_for_update(skip_locked=True).filter(id=worker_id, ended_at=None)
         if Worker.objects.filter(id__in=locked.values("id")).update(ended_at=Now(), lost=True):
