@@ -169,6 +169,7 @@ class WorkerProcess:
                 cursor.cursor, REPORT_KINDS, [(kind.name, kind.queue, kind.description) for kind in all_kinds()]
             )
         self.row_id = row.id
+        self._noted = {}
         self._renewed_at = time.monotonic()
         self.registered.set()
         give_up_dead_neighbours()
@@ -332,7 +333,8 @@ def blame(
                 error=error,
                 traceback=traceback,
                 worker_name=worker_name,
-                in_company=len(attempts) > 1,
+                # One that was to run alone, and did as far as its batch goes, is held to its attempts.
+                in_company=len(attempts) > 1 and not job.runs_alone,
                 skip_locked=True,
             )
 
