@@ -41,12 +41,11 @@ class Command(BaseCommand):
         self.folder = data_dir().resolve()
         self.logs = self.folder / "logs"
         self.stopping = threading.Event()
-        self.manager = KeepingManager(
-            self.printer(), self.logs, patience=settings.ENV.SHUTDOWN_GRACE_SECONDS + SHUTDOWN_ALLOWANCE_SECONDS
-        )
         with only_one(self.folder), ExitStack() as servers, interruptible():
+            begin_logs(self.logs)
+            patience = settings.ENV.SHUTDOWN_GRACE_SECONDS + SHUTDOWN_ALLOWANCE_SECONDS
+            self.manager = KeepingManager(self.printer(), self.logs, patience=patience)
             try:
-                begin_logs(self.logs)
                 self.start_servers(servers)
                 call_command("migrate", interactive=False, verbosity=0)
                 connections.close_all()
