@@ -38,7 +38,11 @@ HEALTH = {
     "properties": {"status": {"const": "alive"}},
     "example": {"status": "alive"},
 }
-_CHECK = {"type": "object", "required": ["ok"], "properties": {"ok": {"type": "boolean"}, "detail": {"type": "string"}}}
+_CHECK = {
+    "type": "object",
+    "required": ["ok"],
+    "properties": {"ok": {"type": "boolean"}, "detail": {"type": "string"}},
+}
 READINESS = {
     "type": "object",
     "required": ["status", "checks"],
@@ -91,7 +95,9 @@ class ProblemError(serializers.Serializer[Any]):
 class Problem(serializers.Serializer[Any]):
     """RFC 9457: why a request was refused."""
 
-    type = serializers.CharField(help_text="For programs: `urn:muster:problem:…`, or `about:blank` where the status says it all.")
+    type = serializers.CharField(
+        help_text="For programs: `urn:muster:problem:…`, or `about:blank` where the status says it all."
+    )
     title = serializers.CharField()
     status = serializers.IntegerField()
     detail = serializers.CharField(help_text="For people: what was wrong, with which value, and what would be right.")
@@ -157,6 +163,4 @@ class BearerToken(OpenApiAuthenticationExtension):
     name = "token"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
-        return build_bearer_security_scheme_object(header_name="Authorization", token_prefix="Bearer")
-
-
+        return build_bearer_security_scheme_object(header_name="Authorization", token_prefix="Bearer")  # noqa: S106 It is a word.
