@@ -24,6 +24,9 @@ from orchestrator.workers import WorkerProcess
 from tests.orchestrator.test_states import LEGAL
 from tests.orchestrator.workbench import DeclareKind, Hire, complete, run
 
+# Whether a step is transactional, how many of its attempts fail, and what it comes after.
+STEP = st.tuples(st.booleans(), st.integers(0, 2), st.sets(st.integers(0, 4)))
+
 FINAL = ("COMPLETED", "FAILED", "CANCELLED")
 # A transactional job passes RUNNING within one statement, so it is seen to go from CREATED to its end.
 WITHIN_A_TRANSACTION = {("CREATED", "COMPLETED"), ("CREATED", "FAILED")}
@@ -141,18 +144,11 @@ class Life(RuleBasedStateMachine):
         row = submit(self.kind(batched), {"fails": 0}, max_attempts=max_attempts, run_at=run_at)
         self.jobs.append(Expected(row.id, self.kind(batched), max_attempts, due=not future))
 
-    @rule(
-        steps=st.lists(
-            st.tuples(st.booleans(), st.integers(0, 2), st.sets(st.integers(0, 4))), min_size=1, max_size=5
-        ),
-        future=st.booleans(),
-    )
+    @rule(steps=st.lists(STEP, min_size=1, max_size=5), future=st.booleans())
     def submit_pipeline(self, steps: list[tuple[bool, int, set[int]]], future: bool) -> None:
         after = [[n for n in sorted(wanted) if n < position] for position, (_, _, wanted) in enumerate(steps)]
         children = [
-            Child(
-                name=str(n), kind=self.kind(batched).name, payload={"fails": fails}, after=[str(m) for m in after[n]]
-            )
+            Child(name=str(n), kind=self.kind(batched).name, payload={"fails": fails}, after=list(map(str, after[n])))
             for n, (batched, fails, _) in enumerate(steps)
         ]
         run_at = timezone.now() + timedelta(minutes=30) if future else None

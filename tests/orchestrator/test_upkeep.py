@@ -177,7 +177,7 @@ def test_more_due_jobs_than_a_statement_takes_are_ready_after_a_few(
 
 def test_what_waits_for_others_or_has_ended_is_not_made_ready(kind: DeclareKind, worker: WorkerProcess) -> None:
     step = kind()
-    parent, children = pipeline(step, step, {"a": (), "b": ("a",)})
+    pipeline(step, step, {"a": (), "b": ("a",)})
     lease(step, worker)
 
     upkeep.make_due_ready()
