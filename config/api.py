@@ -310,6 +310,7 @@ class NewestFirst(BasePagination):
                     "type": ["string", "null"],
                     "format": "uri",
                     "description": "The next page; null on the last.",
+                    "example": "http://localhost:8000/jobs?cursor=01980c5e-7a00-7000-8000-000000000000",
                 },
                 "results": schema,
             },

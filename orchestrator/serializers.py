@@ -8,9 +8,10 @@ from typing import Any
 
 from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.urls import reverse
-from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
+from drf_spectacular.utils import OpenApiExample, extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
+from config.openapi import A_JOB
 from orchestrator.kinds import Kind
 from orchestrator.models import Attempt, Job
 from orchestrator.queries import waiting_for
@@ -246,7 +247,7 @@ class Links(serializers.Serializer[Job]):
         return f"{_url(self, 'jobs')}?parent={job.id}" if job.children_counts else None
 
 
-@extend_schema_serializer(component_name="Job")
+@extend_schema_serializer(component_name="Job", examples=[OpenApiExample("A job", A_JOB, response_only=True)])
 class ShownJob(serializers.Serializer[Job]):
     """A piece of work that was accepted, and how it is doing."""
 
@@ -281,7 +282,10 @@ class ShownJob(serializers.Serializer[Job]):
         return waiting_for(job)
 
 
-@extend_schema_serializer(component_name="JobWithPayload")
+@extend_schema_serializer(
+    component_name="JobWithPayload",
+    examples=[OpenApiExample("A job", A_JOB | {"payload": {"slices": 5, "seconds_per_slice": 1}}, response_only=True)],
+)
 class ShownJobWithPayload(ShownJob):
     """A job and what it was given."""
 
