@@ -24,6 +24,7 @@ from honcho.printer import Printer
 from config import embedded
 from config.development import data_dir, write_environment
 from config.processes import MARK, KeepingManager, processes_marked
+from orchestrator.health import readiness
 
 # Beyond the grace period of the jobs: time that the processes have for the rest of their shutdown.
 SHUTDOWN_ALLOWANCE_SECONDS = 8
@@ -100,9 +101,14 @@ class Command(BaseCommand):
             stack.enter_context(embedded.kept_running(server, self.manager.say))
 
     def run_processes(self) -> None:
+        """Runs the Procfile until told to stop.
+
+        They keep Python's bytecode whatever the shell says: without it a killed worker is back in five seconds
+        instead of one.
+        """
         env = settings.ENV
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
             MARK: str(self.folder),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "PYTHONUNBUFFERED": "1",
@@ -115,15 +121,21 @@ class Command(BaseCommand):
         self.manager.loop()
 
     def await_ready(self) -> None:
-        while not self.stopping.wait(0.1):
-            if self.manager.is_stopping:
+        while not self.is_ready():
+            if self.stopping.wait(0.2) or self.manager.is_stopping:
                 return
-            with suppress(OSError):
-                urllib.request.urlopen(f"{self.url}/api/health/ready/", timeout=5).close()  # noqa: S310
-                break
         self.ready_seconds = time.monotonic() - self.began_at
         self.new_password = create_admin()
         self.when_ready()
+
+    def is_ready(self) -> bool:
+        """Whether the web process answers, and all else is well: asked here, since each "no" over HTTP is logged."""
+        try:
+            urllib.request.urlopen(f"{self.url}/api/health/", timeout=5).close()  # noqa: S310
+        except OSError:
+            return False
+        everything_is_well, _ = readiness()
+        return everything_is_well
 
     @property
     def url(self) -> str:
