@@ -1,6 +1,7 @@
 """Celery: the app, its queues and settings, and the tick. Here and nowhere else."""
 
 import os
+from typing import Any
 
 from celery import Celery
 from django.conf import settings
@@ -13,6 +14,14 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 CONTROL_QUEUE = "control"
 
 app = Celery("muster")
+
+
+def route(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_: Any) -> dict[str, str] | None:
+    """A task's own queue; Celery's default for tasks that name none."""
+    queue = getattr(task, "answered_in", None)
+    return {"queue": queue} if queue else None
+
+
 env = settings.ENV
 
 app.conf.update(
@@ -43,6 +52,7 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
     task_queues=[Queue(name) for name in (*settings.QUEUES, CONTROL_QUEUE)],
     task_default_queue=settings.QUEUES[0],
+    task_routes=(route,),
     task_create_missing_queues=False,
     worker_send_task_events=True,
     worker_hijack_root_logger=False,

@@ -75,6 +75,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
     DATA_DIR: Annotated[str, Meta(description="Where `manage.py up` keeps its servers' data.")] = "data"
     WEB_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of `manage.py up`'s web server.")] = 8000
+    FLOWER_URL: Annotated[
+        str, Meta(description="Where people reach Flower; empty: FLOWER_PORT of the host they reach the admin by.")
+    ] = ""
     FLOWER_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of `manage.py up`'s Flower.")] = 5555
     POSTGRES_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of the embedded PostgreSQL.")] = 54320
     VALKEY_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of the embedded Valkey.")] = 63790
@@ -243,6 +246,8 @@ REST_FRAMEWORK = {
 
 REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer"}
 
+UNFOLD = {"SITE_TITLE": "Muster", "SITE_HEADER": "Muster"}
+
 SPECTACULAR_SETTINGS = {
     "TITLE": "Muster",
     "DESCRIPTION": "Job orchestration on PostgreSQL and Celery: submit work, watch it, cancel it, retry it.",
@@ -273,6 +278,14 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)-7s %(name)s %(message)s"}},
+    # Whoever asks whether all is ready need not read each "not yet" in the log as an error.
+    "filters": {
+        "no_503": {
+            "()": "django.utils.log.CallbackFilter",
+            "callback": lambda record: getattr(record, "status_code", None) != 503,
+        }
+    },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {"django.request": {"filters": ["no_503"]}},
     "root": {"handlers": ["console"], "level": ENV.LOG_LEVEL},
 }

@@ -57,7 +57,7 @@ def test_nothing_is_run_where_nothing_is_ready(kind: DeclareKind, worker: Worker
 
 def test_a_handler_may_take_its_whole_batch(kind: DeclareKind, worker: WorkerProcess) -> None:
     def add_many(jobs: list[RunningJob]) -> list[int]:
-        return [len(jobs) * 100 + job.row.payload["n"] for job in jobs]
+        return [len(jobs) * 100 + job.payload["n"] for job in jobs]
 
     adding = kind(add_many, takes_batch=True, **BATCH)
     ids = submit_many(adding, [{"n": n} for n in range(3)])
