@@ -10,6 +10,8 @@ from kombu import Queue
 from config.settings import is_redis
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+# Django's checks are `manage.py migrate`'s: for them a worker would import every view, serializer and admin page.
+os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
 CONTROL_QUEUE = "control"
 
