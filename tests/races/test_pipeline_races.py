@@ -98,10 +98,10 @@ def test_what_waits_is_locked_in_the_order_of_ids(step: Kind, last: Kind, worker
     with uncommitted(lambda: Job.objects.select_for_update().get(id=lowest)):
         completing = waiting(complete_by_another_plan)
         with transaction.atomic():
-            unlocked = Job.objects.select_for_update(skip_locked=True).filter(id__in=others).count()
+            unlocked = list(Job.objects.select_for_update(skip_locked=True).filter(id__in=others))
 
     completing.result(PATIENCE_SECONDS)
-    assert unlocked == len(others), "none of the others was locked before the lowest"
+    assert len(unlocked) == len(others), "none of the others was locked before the lowest"
 
 
 def test_children_that_complete_in_a_crowd_count_down_exactly(step: Kind, last: Kind, hire: Hire) -> None:
