@@ -66,6 +66,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(ge=0, le=3_600, description="Time running jobs have to finish once a worker is told to stop.")
     ] = 10
 
+    IDEMPOTENCY_KEY_HOURS: Annotated[
+        float, Meta(gt=0, le=8_760, description="How long a client's Idempotency-Key is remembered.")
+    ] = 24
     MAX_BODY_BYTES: Annotated[int, Meta(ge=1_000, description="Largest request body.")] = 5_000_000
     MAX_RESULT_BYTES: Annotated[int, Meta(ge=1_000, description="Largest result of a job, as JSON.")] = 1_000_000
     MAX_CHILDREN: Annotated[int, Meta(ge=1, description="Most children of one pipeline.")] = 100_000

@@ -186,6 +186,7 @@ def test_what_waits_for_others_or_has_ended_is_not_made_ready(kind: DeclareKind,
     assert not Job.objects.filter(ready=True).exists()
 
 
+@pytest.mark.django_db
 def test_idempotency_keys_are_forgotten_after_their_time() -> None:
     old = IdempotencyKey.objects.create(key="old", fingerprint="")
     IdempotencyKey.objects.filter(id=old.id).update(created_at=timezone.now() - timedelta(hours=25))
@@ -196,6 +197,7 @@ def test_idempotency_keys_are_forgotten_after_their_time() -> None:
     assert list(IdempotencyKey.objects.values_list("key", flat=True)) == ["young"]
 
 
+@pytest.mark.django_db
 def test_rows_of_workers_are_kept_for_a_week_and_as_long_as_they_hold_a_job(kind: DeclareKind) -> None:
     ended = [
         Worker.objects.create(
@@ -211,6 +213,7 @@ def test_rows_of_workers_are_kept_for_a_week_and_as_long_as_they_hold_a_job(kind
     assert set(Worker.objects.values_list("name", flat=True)) == {"holding", "young"}
 
 
+@pytest.mark.django_db
 def test_pruning_rests_for_a_minute() -> None:
     upkeep.prune()
     old = IdempotencyKey.objects.create(key="old", fingerprint="")
