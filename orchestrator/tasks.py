@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 _celery_worker: Any = None
 
 
-@app.task(name="orchestrator.tick", base=bell.Doorbell, answered_in=CONTROL_QUEUE)
+# No events: a tick a second would push everything else out of Flower's list.
+@app.task(name="orchestrator.tick", base=bell.Doorbell, answered_in=CONTROL_QUEUE, send_events=False)
 def tick(*args: Any, **kwargs: Any) -> None:
     """Beat's message, every second. Merged like any other bell, so that ticks do not pile up while nobody answers."""
     bell.mark_answered("orchestrator.tick")
