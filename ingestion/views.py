@@ -78,8 +78,9 @@ class IngestionStatusView(APIView):
     )
     def delete(self, request: Request, task_id: str) -> Response:
         id = read_path(serializers.PathTask, task_id=task_id)["task_id"]
+        queries.visible_ingestion(request.user, id)
+        job = submission.cancel(id)
         ingestion = queries.visible_ingestion(request.user, id)
-        job = ingestion.job = submission.cancel(id)
         return _status_response(request, ingestion, status=200 if job.status == Status.CANCELLED else 202)
 
 

@@ -57,6 +57,7 @@ class Stack:
                 "LEASE_SECONDS": str(LEASE_SECONDS),
                 "SHUTDOWN_GRACE_SECONDS": "2",
                 "MAX_UNFINISHED_ORCHESTRATIONS": "1000",
+                "INGESTION_EXTERNAL_SERVICE": "tests.kinds.services.remember",
             }
         )
 
