@@ -224,6 +224,7 @@ WHY = {
     403: "Not with this token, or not in another's name.",
     404: "There is no such job, or it is not yours to see.",
     409: "The job's state does not allow it.",
+    411: "Neither a Content-Length nor gzip says where the body ends.",
     413: "The body is too large.",
     415: "The body is not said to be JSON.",
     422: "The Idempotency-Key was used for another request.",

@@ -67,6 +67,13 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(ge=0, le=3_600, description="Time the stand-in for the outside service takes.")
     ] = 0.5
 
+    INGESTION_MAX_UPLOAD_RECORDS: Annotated[int, Meta(ge=1, description="Most records of one streamed upload.")] = (
+        1_000_000
+    )
+    INGESTION_MAX_UPLOAD_BYTES: Annotated[
+        int, Meta(ge=1, description="Most bytes of one streamed upload, after unpacking.")
+    ] = 2_000_000_000
+
     PRIORITY_STEP_SECONDS: Annotated[
         float, Meta(ge=0, le=86_400, description="Head start that one step of priority gives in the queue.")
     ] = 60

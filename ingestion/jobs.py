@@ -13,7 +13,8 @@ from django.utils.module_loading import import_string
 
 from ingestion import services
 from ingestion.models import Chunk, Mode, OnConflict
-from ingestion.records import Reject, Sifted, Student, conflict, sift
+from ingestion.records import Reject, Sifted, Student, conflict, numbered, sift
+from orchestrator.jobs import Nothing
 from orchestrator.kinds import job
 from orchestrator.running import RunningJob
 
@@ -60,35 +61,43 @@ def ingest(job: RunningJob, payload: ChunkOf) -> dict[str, int]:
     chunk = services.chunk_of(job.row, payload.position)
     if chunk is None or chunk.records is None:
         raise NothingSent(" ".join((NothingSent.__doc__ or "").split()))
-    lines = bytes(chunk.records).split(b"\n")
+    lines = numbered(bytes(chunk.records))
     # The day they were sent, so that every attempt comes to the same.
     today = chunk.ingestion.created_at.astimezone(UTC).date()
-    sifted = sift(lines, first_index=chunk.first_index, today=today)
+    sifted = sift(lines, today=today)
     if chunk.ingestion.mode == Mode.ALL_OR_NOTHING:
-        _store_all_or_nothing(job, chunk, sifted, len(lines))
+        _store_all_or_nothing(job, chunk, sifted, [index for index, _ in lines])
     else:
-        _store_good(job, chunk, sifted, len(lines))
+        _store_good(job, chunk, sifted, [index for index, _ in lines])
     services.forget_sent(chunk)
     return {"records": len(lines)}
 
 
-def _store_good(job: RunningJob, chunk: Chunk, sifted: Sifted, total: int) -> None:
+@job(services.UPLOAD, queue="io", payload=Nothing, typical_seconds=60)
+def upload(job: RunningJob, payload: Nothing) -> dict[str, int]:
+    """Ends an upload sent to POST /api/data/ingest/stream/, which submits it, when all its chunks are stored."""
+    return {"records": sum(result["records"] for result in job.inputs.values())}
+
+
+def _store_good(job: RunningJob, chunk: Chunk, sifted: Sifted, indexes: Sequence[int]) -> None:
     """Step by step, each a transaction that begins when the outside service has answered."""
+    total = len(indexes)
     for done in range(job.done, total, STEP):
-        part = _part(chunk, sifted, done)
+        part = _part(sifted, indexes, done)
         _tell_outside(job, part, done)
         with job.step(min(done + STEP, total), total):
             services.store(chunk, part.good, part.rejects, owner=job.owner)
 
 
-def _store_all_or_nothing(job: RunningJob, chunk: Chunk, sifted: Sifted, total: int) -> None:
+def _store_all_or_nothing(job: RunningJob, chunk: Chunk, sifted: Sifted, indexes: Sequence[int]) -> None:
     """All is known to be good before the outside service hears of any, and written with the job's completion."""
     # A retry after a rejection begins afresh; that of a crash goes on.
+    total = len(indexes)
     told = 0 if chunk.failed_records else job.done
     if rejects := [*sifted.rejects, *_conflicts(chunk, sifted, job.owner)]:
         _reject(job, chunk, rejects, total)
     for done in range(told, total, STEP):
-        _tell_outside(job, _part(chunk, sifted, done), done)
+        _tell_outside(job, _part(sifted, indexes, done), done)
         with job.step(min(done + STEP, total), total):
             if chunk.failed_records:
                 services.forget_reports(chunk)
@@ -116,9 +125,10 @@ def _reject(job: RunningJob, chunk: Chunk, rejects: Sequence[Reject], total: int
     raise RecordsRejected(len(rejects), total)
 
 
-def _part(chunk: Chunk, sifted: Sifted, done: int) -> Sifted:
-    first = chunk.first_index + done
-    return sifted.between(first, first + STEP)
+def _part(sifted: Sifted, indexes: Sequence[int], done: int) -> Sifted:
+    """What belongs to the step after so many records."""
+    step = indexes[done : done + STEP]
+    return sifted.between(step[0], step[-1] + 1)
 
 
 def _tell_outside(job: RunningJob, part: Sifted, done: int) -> None:

@@ -37,8 +37,10 @@ class Ingestion(models.Model):
 
     class Meta:
         indexes: ClassVar = [
-            # Serves: the admin's dates, and forgetting uploads that broke off.
+            # Serves: the admin's dates.
             models.Index(name="ingestion_by_age", fields=["created_at"]),
+            # Serves: forgetting uploads that broke off.
+            models.Index(name="ingestion_without_job_by_age", fields=["created_at"], condition=Q(job=None)),
         ]
         constraints: ClassVar = [
             models.CheckConstraint(name="ingestion_mode_is_known", condition=Q(mode__in=Mode.values)),
@@ -56,8 +58,7 @@ class Chunk(models.Model):
 
     ingestion = models.ForeignKey(Ingestion, on_delete=models.CASCADE, related_name="chunks", db_index=False)
     position = models.IntegerField()
-    first_index = models.IntegerField(help_text="The index of its first record within the ingestion.")
-    records = models.BinaryField(null=True, help_text="One JSON value a line; none once all are stored.")
+    records = models.BinaryField(null=True, help_text="A line each, see records.as_line; none once all are stored.")
     stored_records = models.IntegerField(default=0)
     failed_records = models.IntegerField(default=0)
 

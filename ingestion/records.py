@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -83,24 +83,37 @@ class Sifted(msgspec.Struct, frozen=True):
         )
 
 
-def as_lines(records: Iterable[Any]) -> bytes:
-    """Records as one JSON value a line, the form in which they wait."""
-    return b"\n".join(map(msgspec.json.encode, records))
+def as_line(index: int, record: Any) -> bytes:
+    """A record as it waits, one a line: its index and its JSON."""
+    return b"%d %s" % (index, msgspec.json.encode(record))
 
 
-def sift(lines: Sequence[bytes], *, first_index: int = 0, today: datetime.date) -> Sifted:
+def as_bad_line(index: int, code: str, message: str) -> bytes:
+    """What could not even be read as a record, as it waits among the others."""
+    return b"%d!%s" % (index, msgspec.json.encode(FieldError("", code, message)))
+
+
+def numbered(lines: bytes) -> list[tuple[int, bytes]]:
+    """Waiting lines, each with its index; the rest of the line begins with what kind it is."""
+    ends = [(line, re.match(rb"\d+", line)) for line in lines.split(b"\n")]
+    return [(int(number[0]), line[number.end() :]) for line, number in ends if number]
+
+
+def sift(lines: Iterable[tuple[int, bytes]], *, today: datetime.date) -> Sifted:
     """Parts good from bad. Of several good ones with the same student_id only the first is good."""
-    sifted, seen = Sifted([], []), {}
-    for index, line in enumerate(lines, first_index):
+    good: list[tuple[int, Student]] = []
+    rejects: list[Reject] = []
+    seen: dict[str, int] = {}
+    for index, line in lines:
         student = _read(line, index, today)
         if isinstance(student, Reject):
-            sifted.rejects.append(student)
+            rejects.append(student)
         elif student.student_id in seen:
-            sifted.rejects.append(duplicate(index, student.student_id, of=seen[student.student_id]))
+            rejects.append(duplicate(index, student.student_id, of=seen[student.student_id]))
         else:
             seen[student.student_id] = index
-            sifted.good.append((index, student))
-    return sifted
+            good.append((index, student))
+    return Sifted(good, rejects)
 
 
 def duplicate(index: int, student_id: str, *, of: int | None = None) -> Reject:
@@ -115,6 +128,8 @@ def conflict(index: int, student_id: str) -> Reject:
 
 
 def _read(line: bytes, index: int, today: datetime.date) -> Student | Reject:
+    if line.startswith(b"!"):
+        return Reject(index, "", [msgspec.json.decode(line[1:], type=FieldError)])
     try:
         value = strict_json.read(line)
     except strict_json.BadJSON as error:

@@ -91,6 +91,14 @@ class PathStudent(serializers.Serializer[Any]):
     student_id = serializers.CharField(max_length=50, trim_whitespace=False)
 
 
+class StreamOptions(Strict):
+    on_conflict = serializers.ChoiceField(
+        choices=OnConflict.choices,
+        default=OnConflict.UPDATE,
+        help_text="As for `/api/data/ingest/`. An upload is always partial.",
+    )
+
+
 class ErrorsOptions(Strict):
     format = serializers.ChoiceField(
         choices=["json", "csv"], default="json", help_text="csv: all of them at once, one line a bad field."
@@ -170,7 +178,9 @@ class ShownFieldError(serializers.Serializer[Any]):
 class ShownRecordError(serializers.Serializer[RecordError]):
     """A record that was not stored, and why."""
 
-    index = serializers.IntegerField(help_text="Its place in what was sent, from 0.")
+    index = serializers.IntegerField(
+        help_text="Its place in what was sent, from 0; of an upload the line number, from 1."
+    )
     student_id = serializers.CharField(help_text="As far as it could be read.")
     errors = ShownFieldError(many=True)
 

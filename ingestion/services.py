@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import count, islice
 from typing import Any
 
 import msgspec
@@ -10,11 +11,12 @@ from django.db import connection, transaction
 from django.db.models import F
 
 from ingestion.models import Chunk, Ingestion, Mode, OnConflict, Record, RecordError
-from ingestion.records import Reject, Student, as_lines, conflict, duplicate
+from ingestion.records import Reject, Student, as_line, conflict, duplicate
 from orchestrator.models import Job
-from orchestrator.submission import submit
+from orchestrator.submission import Child, submit
 
 KIND = "ingestion.ingest"
+UPLOAD = "ingestion.upload"
 MOST_RECORDS = 1_000
 
 # Records become rows in the order of student_id: whoever stores some of the same ones waits at the first of them, and
@@ -63,8 +65,47 @@ def accept(
         ingestion = Ingestion.objects.create(
             job=submit(KIND, owner=owner), mode=mode, on_conflict=on_conflict, total_records=len(records)
         )
-        Chunk.objects.create(ingestion=ingestion, position=0, first_index=0, records=as_lines(records))
+        Chunk.objects.create(ingestion=ingestion, position=0, records=b"\n".join(map(as_line, count(), records)))
         return ingestion
+
+
+def receive(lines: Iterable[bytes], *, on_conflict: str = OnConflict.UPDATE) -> Ingestion:
+    """Keeps waiting lines, chunk by chunk, as they come: nobody sees them before `submit_upload`.
+
+    Each chunk is committed, so that neither memory nor a transaction holds more than one; if `lines` raises, all are
+    deleted, and after a crash upkeep does that. Not within a transaction of the caller's.
+    """
+    ingestion = Ingestion.objects.create(on_conflict=on_conflict)
+    try:
+        received = iter(lines)
+        for position in count():
+            chunk = list(islice(received, MOST_RECORDS))
+            if not chunk:
+                return ingestion
+            Chunk.objects.create(ingestion=ingestion, position=position, records=b"\n".join(chunk))
+            ingestion.total_records += len(chunk)
+    except BaseException:
+        forget(ingestion)
+        raise
+    return ingestion
+
+
+def submit_upload(ingestion: Ingestion, *, owner: str = "") -> Ingestion:
+    """Submits a job for each chunk received, and their parent, all or none."""
+    positions = Chunk.objects.filter(ingestion=ingestion).order_by("position").values_list("position", flat=True)
+    children = [Child(name=f"chunk {position}", kind=KIND, payload={"position": position}) for position in positions]
+    with transaction.atomic():
+        ingestion.job = submit(UPLOAD, owner=owner, children=children)
+        ingestion.save(update_fields=["job", "total_records"])
+    return ingestion
+
+
+def forget(ingestion: Ingestion) -> None:
+    """Deletes an upload that was not submitted, if so."""
+    with transaction.atomic():
+        if Ingestion.objects.select_for_update().filter(id=ingestion.id, job=None).exists():
+            Chunk.objects.filter(ingestion=ingestion).delete()
+            Ingestion.objects.filter(id=ingestion.id).delete()
 
 
 def chunk_of(job: Job, position: int) -> Chunk | None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+from django.conf import settings
 from django.db.models import QuerySet
 from django.http import HttpResponseBase, StreamingHttpResponse
+from django.http.request import UnreadablePostError
 from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework import exceptions
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
@@ -19,15 +23,24 @@ from rest_framework.views import APIView
 from config import openapi
 from config.api import BadInput, NewestFirst, read_body, read_path, read_query
 from config.openapi import IDEMPOTENCY_KEY, LOCATION, problems
-from ingestion import queries, serializers, services
+from ingestion import queries, serializers, services, uploads
 from ingestion.models import Ingestion, Record, RecordError
 from orchestrator import submission
-from orchestrator.idempotency import answered_once
+from orchestrator.idempotency import answer_once, answered_once, check_key, fingerprint_of
 from orchestrator.kinds import Problem
 from orchestrator.states import Status
 
 TASK_ID = openapi.path_parameter("task_id", "What the ingestion was answered with, a UUID.", format="uuid")
 STUDENT_ID = openapi.path_parameter("student_id", "The record's student_id.", minLength=1, maxLength=50)
+
+
+# What an upload is, by its content type.
+FORMATS = {
+    "application/x-ndjson": "ndjson",
+    "application/ndjson": "ndjson",
+    "application/jsonl": "ndjson",
+    "text/csv": "csv",
+}
 
 
 class IngestView(APIView):
@@ -49,6 +62,110 @@ class IngestView(APIView):
         asked = read_body(serializers.NewIngestion, request)
         ingestion = services.accept(**asked, owner=_owner(request))
         return accepted(request, ingestion)
+
+
+class UnsupportedUpload(exceptions.APIException):
+    """Neither NDJSON nor CSV, or packed in a way that is not known here."""
+
+    status_code = 415
+    default_detail = "Send Content-Type: application/x-ndjson or text/csv, as it is or with Content-Encoding: gzip."
+
+
+class LengthNeeded(exceptions.APIException):
+    """The web server ends a chunked body alike whether it is complete or its connection broke."""
+
+    status_code = 411
+    default_detail = (
+        "Send a Content-Length, or pack the body with gzip (Content-Encoding: gzip), which has an end of its own: "
+        "otherwise a connection that breaks could not be told from the end of the file."
+    )
+
+
+class TooLargeUpload(exceptions.APIException):
+    """More than the settings allow for one upload."""
+
+    status_code = 413
+
+
+class StreamView(APIView):
+    reads_stream = True
+
+    @extend_schema(
+        operation_id="ingest_stream",
+        tags=["ingestion"],
+        summary="Store student records of a file of any length",
+        description="NDJSON, or CSV with a header that names the fields, with a Content-Length; or packed with gzip, "
+        "then also chunked. It becomes jobs of 1,000 records under one parent, which share one status. What "
+        "cannot be read is reported by its line number, from 1. Until the whole file has arrived nothing is stored, "
+        "and if the connection breaks nothing is kept.\n\n"
+        "`curl -T students.csv -H 'Content-Type: text/csv' -X POST http://localhost:8000/api/data/ingest/stream/`",
+        parameters=[serializers.StreamOptions, IDEMPOTENCY_KEY, LOCATION],
+        request={"application/x-ndjson": OpenApiTypes.STR, "text/csv": OpenApiTypes.STR},
+        responses={
+            202: OpenApiResponse(serializers.Accepted, "Accepted; follow `status_url`."),
+            **problems(400, 403, 411, 413, 415, 422),
+        },
+    )
+    def post(self, request: Request) -> Response:
+        key = request.headers.get("Idempotency-Key")
+        if key is not None:
+            check_key(key)
+        on_conflict = read_query(serializers.StreamOptions, request)["on_conflict"]
+        digest = hashlib.sha256()
+        ingestion = _received(request, digest, on_conflict)
+        try:
+            return answer_once(
+                request,
+                key,
+                fingerprint_of(request, digest.digest()),
+                lambda: accepted(request, services.submit_upload(ingestion, owner=_owner(request))),
+            )
+        finally:
+            services.forget(ingestion)
+
+
+def _received(request: Request, digest: Any, on_conflict: str) -> Ingestion:
+    """The records of a streamed body, kept but not yet submitted; nothing is kept where it is refused."""
+    format = FORMATS.get((request.content_type or "").partition(";")[0].strip().lower())
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if format is None or encoding not in ("identity", "gzip"):
+        raise UnsupportedUpload
+    if encoding != "gzip" and not request.META.get("CONTENT_LENGTH"):
+        raise LengthNeeded
+    lines = uploads.waiting_lines(
+        _body(request, digest),
+        format=format,
+        is_packed=encoding == "gzip",
+        most_bytes=settings.ENV.INGESTION_MAX_UPLOAD_BYTES,
+        most_records=settings.ENV.INGESTION_MAX_UPLOAD_RECORDS,
+    )
+    try:
+        ingestion = services.receive(lines, on_conflict=on_conflict)
+    except uploads.BadUpload as error:
+        raise BadInput("", error.problems) from None
+    except uploads.UploadTooLarge as error:
+        raise TooLargeUpload(str(error)) from None
+    if not ingestion.total_records:
+        services.forget(ingestion)
+        raise BadInput("", [Problem("", "empty", "The body holds no records.")])
+    return ingestion
+
+
+def _body(request: Request, digest: Any) -> Iterator[bytes]:
+    """The body piece by piece, and its hash; raises UnreadablePostError where it ends before its Content-Length."""
+    declared = request.META.get("CONTENT_LENGTH")
+    # Without Content-Length Django sees no body.
+    read = request.read if declared else request.META["wsgi.input"].read
+    received = 0
+    try:
+        for piece in uploads.pieces(read):
+            received += len(piece)
+            digest.update(piece)
+            yield piece
+    except OSError as error:
+        raise UnreadablePostError(*error.args) from error
+    if declared and received < int(declared):
+        raise UnreadablePostError("The body broke off.")
 
 
 class IngestionStatusView(APIView):

@@ -8,18 +8,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingestion.records import Sifted, as_lines, sift
+from ingestion.records import Sifted, as_bad_line, as_line, numbered, sift
 from tests.ingestion.conftest import student, students
 
 TODAY = datetime.date(2026, 3, 1)
 
 
 def sifted(*records: Any) -> Sifted:
-    return sift(as_lines(records).split(b"\n"), today=TODAY)
+    return sift(numbered(b"\n".join(map(as_line, range(len(records)), records))), today=TODAY)
 
 
 def problems(line: bytes) -> list[tuple[str, str]]:
-    [reject] = sift([line], today=TODAY).rejects
+    [reject] = sift([(0, line)], today=TODAY).rejects
     return [(error.field, error.code) for error in reject.errors]
 
 
@@ -147,3 +147,13 @@ def test_a_part_has_the_good_and_the_bad_of_its_indexes() -> None:
 
     assert [index for index, _ in part.good] == [2, 4]
     assert [reject.index for reject in part.rejects] == [3]
+
+
+def test_what_could_not_be_read_waits_as_its_reject() -> None:
+    [reject] = sift(numbered(as_bad_line(17, "malformed", "No.")), today=TODAY).rejects
+
+    assert (reject.index, [(error.code, error.message) for error in reject.errors]) == (17, [("malformed", "No.")])
+
+
+def test_nobody_can_send_a_reject() -> None:
+    assert problems(b' !{"field": "", "code": "mine", "message": ""}') == [("", "malformed")]

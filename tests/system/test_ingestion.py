@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import zlib
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
+
+import pytest
+import requests
 
 from tests.ingestion.conftest import students
 from tests.system.stack import BASE_DIR, Stack, until
@@ -69,6 +75,75 @@ def test_a_step_whose_outside_call_fails_is_tried_again(stack: Stack) -> None:
     assert calls == [(2,), (2,), (2,)]
     errors = {attempt["error"] for attempt in stack.job(task_id)["attempts"]}
     assert errors == {"ConnectionError: The outside service is down."}
+
+
+def records_as_ndjson(prefix: str, count: int) -> Iterator[bytes]:
+    for number in range(count):
+        yield b'{"student_id":"%s-%d","first_name":"A","last_name":"B","email":"a@b.org","grade":"5"}\n' % (
+            prefix.encode(),
+            number,
+        )
+
+
+def test_an_upload_in_chunks_is_stored_whole(stack: Stack) -> None:
+    answer = stack.stream(records_as_ndjson("chunked", 2_500))
+    task_id = answer.json()["task_id"]
+
+    ended = end_of(stack, task_id)
+
+    assert (answer.status_code, answer.json()["total_records"]) == (202, 2_500)
+    assert (ended["status"], ended["stored_records"]) == ("COMPLETED", 2_500)
+    assert stored(stack, "chunked") == (2_500, 2_500)
+
+
+def test_a_long_upload_takes_little_memory(stack: Stack) -> None:
+    stack.stream(records_as_ndjson("warm", 10_000))
+    web = stack.process("web").children(recursive=True) or [stack.process("web")]
+    before = sum(process.memory_info().rss for process in web)
+
+    answer = stack.stream(records_as_ndjson("long", 200_000))
+
+    grown = sum(process.memory_info().rss for process in web) - before
+    stack.delete(f"/api/data/status/{answer.json()['task_id']}/")
+    assert answer.json()["total_records"] == 200_000
+    assert grown < 50_000_000
+
+
+PLAIN = b"".join(records_as_ndjson("broken", 3_000))
+PACKED = zlib.compress(PLAIN, wbits=31)[:-20]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"Content-Length: 1000000\r\n\r\n" + PLAIN,
+        b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % (2 * len(PACKED)) + PACKED,
+        b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % len(PACKED) + PACKED + b"\r\n",
+    ],
+)
+def test_an_upload_whose_connection_breaks_leaves_nothing(stack: Stack, sent: bytes) -> None:
+    before = stack.query("SELECT count(*) FROM ingestion_ingestion WHERE job_id IS NOT NULL")
+
+    with socket.create_connection(("127.0.0.1", int(stack.ports["WEB_PORT"]))) as connection:
+        connection.sendall(
+            b"POST /api/data/ingest/stream/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
+            + sent
+        )
+        until(lambda: stack.query("SELECT FROM ingestion_ingestion WHERE job_id IS NULL"), 10)
+
+    until(lambda: not stack.query("SELECT FROM ingestion_ingestion WHERE job_id IS NULL"), 20)
+    assert stack.query("SELECT count(*) FROM ingestion_ingestion WHERE job_id IS NOT NULL") == before
+
+
+def test_a_chunked_upload_whose_end_could_not_be_told_is_refused(stack: Stack) -> None:
+    answer = requests.post(
+        f"{stack.url}/api/data/ingest/stream/",
+        data=records_as_ndjson("endless", 10),
+        headers={"Content-Type": "application/x-ndjson"},
+        timeout=10,
+    )
+
+    assert answer.status_code == 411
 
 
 def test_the_script_for_a_first_try_sees_what_it_expects(stack: Stack) -> None:
