@@ -91,7 +91,7 @@ class NotRetryable(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """A step of a pipeline, started once every step named in `after` has completed; those come before it in the list."""
+    """A step of a pipeline. It starts once every step named in `after`, listed before it, has completed."""
 
     name: str
     kind: str
@@ -128,14 +128,31 @@ def submit(
     return Job.objects.get(id=job["id"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """One job among many, where their owners or priorities differ."""
+
+    payload: Any
+    owner: str = ""
+    priority: int | None = None
+
+
 def submit_many(
     kind: str | Kind, payloads: Iterable[Any], *, owner: str = "", priority: int | None = None
 ) -> list[UUID]:
-    """Accepts a job for each payload, all or none, set-wise; answers their ids in order. Raises as `submit` does."""
+    """Accepts a job for each payload or Submission, all or none, set-wise; answers their ids in order.
+
+    Raises as `submit` does.
+    """
     kind = kind if isinstance(kind, Kind) else kind_named(kind)
     if kind.plan or kind.max_unfinished_per_owner:
         raise BadSubmission("/kind", "one_by_one", f"Jobs of kind {kind.name!r} are submitted one by one.")
-    rows = [_row(kind, payload, owner=owner, priority=priority) for payload in payloads]
+    rows = [
+        _row(kind, each.payload, owner=each.owner, priority=each.priority)
+        if isinstance(each, Submission)
+        else _row(kind, each, owner=owner, priority=priority)
+        for each in payloads
+    ]
     with transaction.atomic():
         _insert(rows, [])
     return [row["id"] for row in rows]
@@ -290,7 +307,7 @@ def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[t
 def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]]) -> None:
     with connection.cursor() as cursor:
         step = priority_step()
-        values = [tuple(row[column] for column in COLUMNS) + (step,) for row in rows]
+        values = [(*(row[column] for column in COLUMNS), step) for row in rows]
         execute_values(cursor.cursor, INSERT, values, page_size=1_000)
     Dependency.objects.bulk_create(
         [Dependency(job_id=job, depends_on_id=depends_on) for job, depends_on in dependencies], batch_size=1_000
