@@ -26,7 +26,7 @@ REGISTRATION_SECONDS = 5
 
 
 def answer_bell(kind: Kind, *, celery_task_id: str) -> None:
-    """Runs ready jobs of the kind until there are none, or the time slice is spent and the bell is rung for the rest."""
+    """Runs ready jobs of the kind until none is left, or until the time slice is spent; then rings for the rest."""
     bell.mark_answered(kind.name)
     process = current_process()
     if process is None or not process.registered.wait(REGISTRATION_SECONDS):
@@ -124,7 +124,7 @@ def run_batch(kind: Kind, process: WorkerProcess, celery_task_id: str) -> bool:
 
 
 def _run_locked(kind: Kind, jobs: Sequence[Job], worker_name: str, celery_task_id: str) -> None:
-    """Runs the batch at once; if that raises, rolls it back and runs its jobs one by one, so that a bad one fails alone."""
+    """Runs the batch at once. If that raises, it is rolled back and run one by one, so that a bad job fails alone."""
     if len(jobs) > 1:
         try:
             _complete_together(kind, jobs, worker_name, celery_task_id)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Problem(NamedTuple):
-    """One thing wrong with what a client sent: where (RFC 6901 pointer), a code for programs, a sentence for people."""
+    """One thing wrong with what a client sent: where (RFC 6901), a code for programs, a sentence for people."""
 
     pointer: str
     code: str

@@ -99,7 +99,7 @@ class RunningJob:
             raise self._stop
 
     def sleep(self, seconds: float) -> None:
-        """Waits, and is a checkpoint all the while. Where nothing was written yet, a long sleep holds no connection."""
+        """Waits, and is a checkpoint all the while. A long sleep holds no connection where nothing was written yet."""
         self.check()
         if seconds >= LONG_SLEEP_SECONDS and self._transaction and not _transaction_begun():
             self._transaction.close()

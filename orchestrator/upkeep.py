@@ -37,8 +37,9 @@ _parts: list[Part] = []
 
 
 def part(function: Part) -> Part:
-    """Makes the function a part of every tick. It must be quick, harmless when others run it too, and right when nobody
-    has run it for an hour.
+    """Makes the function a part of every tick.
+
+    It must be quick, harmless when others run it too, and right when nobody has run it for an hour.
     """
     _parts.append(function)
     return function

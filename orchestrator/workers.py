@@ -93,7 +93,7 @@ class WorkerProcess:
         return self
 
     def drain(self) -> None:
-        """Claims nothing more. Running jobs have the grace period, then they are handed back; fit for signal handlers."""
+        """Claims nothing more; running jobs have the grace period, then they are handed back. For signal handlers."""
         self._drain_began = self._drain_began or time.monotonic()
         self.draining.set()
         self._look_now.set()
@@ -195,7 +195,7 @@ class WorkerProcess:
             elif overdue:
                 job.stop(TimedOut)
         # Between a claim and `take`, or between the last write and `drop`, the two accounts differ for a moment.
-        # A difference at two looks is one: the database failed while the attempt was being ended, or took the job away.
+        # A difference at two looks is real: the job was taken away, or the end of its attempt could not be recorded.
         astray = leases.keys() ^ running.keys()
         for id in astray & self._astray:
             if id in running:
@@ -297,7 +297,7 @@ def give_up_dead_neighbours() -> None:
 
 
 def give_up(worker_id: int) -> None:
-    """From now on the process cannot claim anything. Its row is locked by a claim under way; then the next tick does it."""
+    """From now on the process cannot claim anything. Just then claiming, it has its row locked: the next tick does it."""
     with transaction.atomic():
         locked = Worker.objects.select_for_update(skip_locked=True).filter(id=worker_id, ended_at=None)
         if Worker.objects.filter(id__in=locked.values("id")).update(ended_at=Now(), lost=True):
@@ -305,7 +305,7 @@ def give_up(worker_id: int) -> None:
 
 
 def take_back_from_ended() -> None:
-    """Ends the attempts of processes that have ended, in whatever way; safe to call at any time and by many at once."""
+    """Ends the attempts of processes that have ended, in whatever way. Anyone may do so at any time."""
     take_back(
         Job.objects.filter(worker__isnull=False, worker__ended_at__isnull=False), "Its worker died while it ran."
     )
@@ -323,7 +323,7 @@ def take_back(jobs: QuerySet[Job], error: str) -> None:
 def blame(
     attempts: Mapping[str, int], outcome: Attempt.Outcome, error: str, *, worker_name: str, traceback: str = ""
 ) -> None:
-    """Counts an attempt for each transactional job that was being run, with so many before, and has not moved since."""
+    """Counts an attempt for each transactional job that was being run after so many, and has not moved since."""
     for job in Job.objects.filter(id__in=attempts.keys(), ready=True):
         if job.attempt == attempts[str(job.id)]:
             moves.end_attempt(
@@ -344,7 +344,7 @@ def _host() -> str:
 
 
 def _process_started(pid: int) -> str | None:
-    """When the process started, in the kernel's own terms, since ids are used again; None if there is no such process."""
+    """When the process started, in the kernel's terms, since ids are used again; None if there is no such process."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:

@@ -108,7 +108,7 @@ class Stack:
         return self.query("SELECT attempt, number FROM kinds_effect WHERE job_id = %s ORDER BY id", job_id)
 
     def process(self, name: str) -> psutil.Process:
-        """The main process of that name in the Procfile; PostgreSQL's and Valkey's as "postgres" and "valkey-server"."""
+        """The main process of that name in the Procfile; also "postgres" and "valkey-server"."""
         return min(self._processes(name), key=lambda process: process.create_time())
 
     def worker_of(self, job_id: str) -> psutil.Process:
