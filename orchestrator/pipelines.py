@@ -23,7 +23,7 @@ from orchestrator.states import UNFINISHED, Status
 # A parent waits for all its children; it counts as started at the latest when the first of them is done.
 COUNT_DOWN = """
 WITH done AS (
-    SELECT id, parent_id FROM orchestrator_job WHERE id = ANY(%(ids)s::uuid[])
+    SELECT id, parent_id FROM orchestrator_job WHERE id = ANY(%(ids)s::uuid[]) AND status = 'COMPLETED'
 ), hits AS (
     SELECT job_id AS id, count(*) AS n, false AS is_parent
     FROM orchestrator_dependency JOIN done ON depends_on_id = done.id
@@ -38,7 +38,7 @@ SET unfinished_dependencies = unfinished_dependencies - n,
     status = CASE WHEN is_parent AND status = 'CREATED' THEN 'RUNNING' ELSE status END,
     started_at = CASE WHEN is_parent THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
     ready = unfinished_dependencies = n AND status IN ('CREATED', 'RUNNING') AND NOT unwinding
-            AND run_at <= clock_timestamp(),
+            AND (is_parent OR run_at <= clock_timestamp()),
     updated_at = clock_timestamp()
 FROM locked
 WHERE job.id = locked.id

@@ -48,7 +48,9 @@ class RunningJob:
     def __init__(self, row: Job, kind: Kind) -> None:
         self.row = row
         self.kind = kind
-        self.log = logging.LoggerAdapter(logging.getLogger(kind.name), {"job_id": str(row.id), "attempt": row.attempt})
+        # 1 for the first attempt. A transactional claim leaves the row as it was.
+        self.attempt = row.attempt + 1 if kind.execution == "transactional" else row.attempt
+        self.log = logging.LoggerAdapter(logging.getLogger(kind.name), {"job_id": self.id, "attempt": self.attempt})
         self._stop: type[Stop] | None = None
         self._stopped = threading.Event()
         self._transaction: ExitStack | None = None
@@ -63,11 +65,6 @@ class RunningJob:
     @property
     def owner(self) -> str:
         return self.row.owner
-
-    @property
-    def attempt(self) -> int:
-        """1 for the first attempt."""
-        return self.row.attempt
 
     @property
     def done(self) -> int:

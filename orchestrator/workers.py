@@ -42,7 +42,7 @@ WHERE id = %(id)s AND ended_at IS NULL
 
 # What this process holds by the database's account, and which of it has to end.
 LEASES = """
-SELECT id, cancel_requested_at IS NOT NULL, coalesce(deadline_at < clock_timestamp(), false)
+SELECT id, attempt, cancel_requested_at IS NOT NULL, coalesce(deadline_at < clock_timestamp(), false)
 FROM orchestrator_job
 WHERE worker_id = %(id)s
 """
@@ -66,6 +66,10 @@ WHERE (orchestrator_kind.queue, orchestrator_kind.description) <> (excluded.queu
 """
 
 
+# An attempt at a job: a process may run the next one while an earlier one, which timed out, still hangs.
+Attempted = tuple[UUID, int]
+
+
 class WorkerProcess:
     """This process as a worker: its row, its heartbeat thread, and the jobs it runs."""
 
@@ -80,8 +84,8 @@ class WorkerProcess:
         self._drain_began = 0.0
         self._renewed_at = 0.0
         self._lock = threading.Lock()
-        self._running: dict[UUID, RunningJob] = {}
-        self._astray: set[UUID] = set()
+        self._running: dict[Attempted, RunningJob] = {}
+        self._astray: set[Attempted] = set()
         self._trying: dict[str, int] = {}
         self._noted: dict[str, int] = {}
         self._aside = _connection_aside()
@@ -108,12 +112,14 @@ class WorkerProcess:
     def take(self, running: RunningJob) -> None:
         """A job was claimed and starts here."""
         with self._lock:
-            self._running[running.row.id] = running
+            self._running[running.row.id, running.row.attempt] = running
 
     def drop(self, running: RunningJob) -> None:
-        """A job does not run here any more."""
+        """A job does not run here any more. The next look sees to it that its lease has ended, too."""
+        attempted = running.row.id, running.row.attempt
         with self._lock:
-            self._running.pop(running.row.id, None)
+            self._running.pop(attempted, None)
+            self._astray.add(attempted)
 
     def note_trying(self, attempts: Mapping[str, int]) -> None:
         """Notes, in a commit of its own, the transactional jobs about to run with the attempts they had so far.
@@ -169,6 +175,7 @@ class WorkerProcess:
                 cursor.cursor, REPORT_KINDS, [(kind.name, kind.queue, kind.description) for kind in all_kinds()]
             )
         self.row_id = row.id
+        self._noted = {}
         self._renewed_at = time.monotonic()
         self.registered.set()
         give_up_dead_neighbours()
@@ -187,9 +194,13 @@ class WorkerProcess:
         """Passes on to the handlers what the database says of their jobs, and gives back jobs that have no handler."""
         with self._lock:
             running = dict(self._running)
-        leases = {id: (cancelled, overdue) for id, cancelled, overdue in self._read_aside(LEASES, {"id": self.row_id})}
-        for id, job in running.items():
-            cancelled, overdue = leases.get(id, (False, False))
+            suspected = set(self._astray)
+        leases = {
+            (id, attempt): (cancelled, overdue)
+            for id, attempt, cancelled, overdue in self._read_aside(LEASES, {"id": self.row_id})
+        }
+        for attempted, job in running.items():
+            cancelled, overdue = leases.get(attempted, (False, False))
             if cancelled:
                 job.stop(Cancelled)
             elif overdue:
@@ -197,12 +208,14 @@ class WorkerProcess:
         # Between a claim and `take`, or between the last write and `drop`, the two accounts differ for a moment.
         # A difference at two looks is real: the job was taken away, or the end of its attempt could not be recorded.
         astray = leases.keys() ^ running.keys()
-        for id in astray & self._astray:
-            if id in running:
-                running[id].stop(LeaseLost)
+        for id, attempt in astray & suspected:
+            if (id, attempt) in running:
+                running[id, attempt].stop(LeaseLost)
             else:
-                take_back(Job.objects.filter(id=id, worker=self.row_id), "Its end could not be recorded.")
-        self._astray = astray
+                own = Job.objects.filter(id=id, attempt=attempt, worker=self.row_id)
+                take_back(own, "Its end could not be recorded.")
+        with self._lock:
+            self._astray = (self._astray - suspected) | astray
 
     def _write_progress(self) -> None:
         with self._lock:
@@ -253,7 +266,7 @@ class WorkerProcess:
             cursor.execute(sql, parameters)
             return int(cursor.rowcount)
 
-    def _read_aside(self, sql: str, parameters: dict[str, Any]) -> list[tuple[UUID, bool, bool]]:
+    def _read_aside(self, sql: str, parameters: dict[str, Any]) -> list[tuple[UUID, int, bool, bool]]:
         with self._aside_lock, self._aside.cursor() as cursor:
             cursor.execute(sql, parameters)
             return list(cursor.fetchall())
@@ -297,7 +310,7 @@ def give_up_dead_neighbours() -> None:
 
 
 def give_up(worker_id: int) -> None:
-    """From now on the process cannot claim anything. Just then claiming, it has its row locked: the next tick does it."""
+    """From now on the process cannot claim. If it is just claiming, its row is locked, and the next tick does this."""
     with transaction.atomic():
         locked = Worker.objects.select_for_update(skip_locked=True).filter(id=worker_id, ended_at=None)
         if Worker.objects.filter(id__in=locked.values("id")).update(ended_at=Now(), lost=True):
@@ -332,7 +345,8 @@ def blame(
                 error=error,
                 traceback=traceback,
                 worker_name=worker_name,
-                in_company=len(attempts) > 1,
+                # One that was to run alone, and did as far as its batch goes, is held to its attempts.
+                in_company=len(attempts) > 1 and not job.runs_alone,
                 skip_locked=True,
             )
 

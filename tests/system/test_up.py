@@ -156,8 +156,7 @@ def test_a_secret_is_made_once_and_is_its_owners_alone(folder: Path) -> None:
 class Kept:
     """A manager at work in a thread, as `up` runs one in the main thread, and what it printed."""
 
-    def __init__(self, folder: Path, commands: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(signal, "signal", lambda *_: None)  # Only the main thread may set handlers.
+    def __init__(self, folder: Path, commands: dict[str, str]) -> None:
         self.output = io.StringIO()
         self.manager = KeepingManager(Printer(self.output), folder, patience=1)
         for name, command in commands.items():
@@ -175,10 +174,23 @@ class Kept:
         assert not self.thread.is_alive()
 
 
-def test_a_process_that_dies_is_started_again_and_stops_for_good(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = Kept(folder, {"sleeper": "exec sleep 600", "other": "exec sleep 600"}, monkeypatch)
+@pytest.fixture
+def keep(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Kept]]:
+    """Runs and keeps the commands given by name, until the end of the test at the latest."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # Only the main thread may set handlers.
+    all_kept: list[Kept] = []
+
+    def start(**commands: str) -> Kept:
+        all_kept.append(Kept(folder, commands))
+        return all_kept[-1]
+
+    yield start
+    for kept in all_kept:
+        kept.manager.kill()
+
+
+def test_a_process_that_dies_is_started_again_and_stops_for_good(folder: Path, keep: Callable[..., Kept]) -> None:
+    kept = keep(sleeper="exec sleep 600", other="exec sleep 600")
     [first] = until(lambda: kept.started("sleeper"))
     [other] = until(lambda: kept.started("other"))
 
@@ -193,9 +205,9 @@ def test_a_process_that_dies_is_started_again_and_stops_for_good(
 
 
 def test_what_a_dead_process_leaves_behind_is_ended_before_it_starts_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, keep: Callable[..., Kept]
 ) -> None:
-    kept = Kept(folder, {"parent": f"sleep 600 & echo $! >> {folder}/child; wait"}, monkeypatch)
+    kept = keep(parent=f"sleep 600 & echo $! >> {folder}/child; wait")
     [parent] = until(lambda: kept.started("parent"))
     child = int(until(lambda: (folder / "child").exists() and (folder / "child").read_text().split())[0])
 
@@ -206,8 +218,8 @@ def test_what_a_dead_process_leaves_behind_is_ended_before_it_starts_again(
     kept.stop()
 
 
-def test_a_process_that_keeps_dying_is_started_ever_more_slowly(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Kept(folder, {"broken": "echo no such luck; exit 1"}, monkeypatch)
+def test_a_process_that_keeps_dying_is_started_ever_more_slowly(folder: Path, keep: Callable[..., Kept]) -> None:
+    kept = keep(broken="echo no such luck; exit 1")
 
     until(lambda: len(kept.started("broken")) == 4)
 
@@ -217,8 +229,8 @@ def test_a_process_that_keeps_dying_is_started_ever_more_slowly(folder: Path, mo
     kept.stop()
 
 
-def test_a_process_deaf_to_sigterm_is_killed_in_the_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Kept(folder, {"deaf": f"trap '' TERM; touch {folder}/deaf; while true; do sleep 0.1; done"}, monkeypatch)
+def test_a_process_deaf_to_sigterm_is_killed_in_the_end(folder: Path, keep: Callable[..., Kept]) -> None:
+    kept = keep(deaf=f"trap '' TERM; touch {folder}/deaf; while true; do sleep 0.1; done")
     until((folder / "deaf").exists)
 
     kept.stop()
@@ -322,6 +334,8 @@ def running_up(folder: Path) -> Iterator[Up]:
     finally:
         up.process.terminate()
         up.process.wait(PATIENCE_SECONDS)
+        for process in up.others():
+            process.kill()
 
 
 @pytest.mark.slow

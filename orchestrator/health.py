@@ -1,0 +1,134 @@
+"""Whether this process can do its work: the database, the broker, the workers and the tick, asked without ever hanging."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TookTooLong
+from datetime import timedelta
+from typing import Any
+
+from celery import current_app
+from django.conf import settings
+from django.db import connection
+from django.db.models import DurationField, ExpressionWrapper, F
+from django.db.models.functions import Now
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from orchestrator.models import Upkeep, Worker
+
+# No check is waited for longer.
+CHECK_SECONDS = 1.0
+# A tick so old has stopped.
+TICK_STOPPED_AFTER_SECONDS = 10.0
+
+Check = dict[str, Any]
+
+
+def readiness() -> tuple[bool, dict[str, Check]]:
+    """Whether all is well, and each check with `ok` and what it found, after little more than a second at the most."""
+    deadline = time.monotonic() + CHECK_SECONDS
+    database, broker = _database.start(), _broker.start()
+    checks = {"database": {"ok": True}, "broker": {"ok": True}, "workers": {"ok": False}, "tick": {"ok": False}}
+    try:
+        checks |= database.result(max(0, deadline - time.monotonic()))
+    except Exception as error:
+        checks["database"] = _failed(error)
+        for name in ("workers", "tick"):
+            checks[name]["detail"] = "It is in the database, which did not answer."
+    try:
+        broker.result(max(0, deadline - time.monotonic()))
+    except Exception as error:
+        checks["broker"] = _failed(error)
+    return all(check["ok"] for check in checks.values()), checks
+
+
+def _failed(error: Exception) -> Check:
+    """Without the error's words, which may name hosts and users; they are for the log."""
+    slow = isinstance(error, TookTooLong)
+    return {"ok": False, "detail": f"No answer within {CHECK_SECONDS:g} s." if slow else "It cannot be reached."}
+
+
+class Probe:
+    """A check in a thread of its own, one at a time: where nobody answers, one thread hangs and no request does."""
+
+    def __init__(self, check: Callable[[], Any]) -> None:
+        self._check = check
+        self._lock = threading.Lock()
+        self._under_way: Future[Any] | None = None
+
+    def start(self) -> Future[Any]:
+        """The check's outcome to come; that of one under way, which others may be waiting for, too."""
+        with self._lock:
+            if self._under_way is None or self._under_way.done():
+                self._under_way = Future()
+                thread = threading.Thread(target=self._run, args=(self._under_way,), name="probe", daemon=True)
+                thread.start()
+            return self._under_way
+
+    def _run(self, outcome: Future[Any]) -> None:
+        try:
+            outcome.set_result(self._check())
+        except Exception as error:
+            outcome.set_exception(error)
+
+
+def _look_into_database() -> dict[str, Check]:
+    """Raises if the database does not answer; one that is cut off is noticed by the kernel after some seconds."""
+    connection.settings_dict = {
+        **connection.settings_dict,
+        "OPTIONS": {**connection.settings_dict["OPTIONS"], "connect_timeout": 2, "tcp_user_timeout": 5_000},
+    }
+    try:
+        return {"workers": _workers(), "tick": _tick()}
+    finally:
+        connection.close()
+
+
+def _workers() -> Check:
+    """The processes alive for each queue; a queue without any is not well."""
+    alive = Worker.objects.filter(
+        ended_at=None, draining_at=None, seen_at__gte=Now() - timedelta(seconds=settings.ENV.LEASE_SECONDS)
+    )
+    served = [queue for queues in alive.values_list("queues", flat=True) for queue in queues]
+    queues = {queue: served.count(queue) for queue in _queues()}
+    idle = [queue for queue, processes in queues.items() if not processes]
+    detail = {"detail": f"Nobody serves {', '.join(idle)}."} if idle else {}
+    return {"ok": not idle, "queues": queues, **detail}
+
+
+def _queues() -> list[str]:
+    return [queue.name for queue in current_app.conf.task_queues]
+
+
+def _tick() -> Check:
+    age = ExpressionWrapper(Now() - F("ran_at"), output_field=DurationField())
+    passed = Upkeep.objects.filter(part="tick").annotate(age=age).values_list("age", flat=True).first()
+    if passed is None:
+        return {"ok": False, "age_seconds": None, "detail": "There was no tick yet."}
+    seconds = round(passed.total_seconds(), 3)
+    limit = max(TICK_STOPPED_AFTER_SECONDS, 10 * settings.ENV.TICK_SECONDS)
+    if seconds > limit:
+        return {"ok": False, "age_seconds": seconds, "detail": f"The last tick is more than {limit:g} s ago."}
+    return {"ok": True, "age_seconds": seconds}
+
+
+def _ping_broker() -> None:
+    """Raises if the broker does not answer in time."""
+    url = settings.ENV.BROKER_URL
+    if url.startswith(("redis", "unix")):
+        limits = {"socket_timeout": CHECK_SECONDS, "socket_connect_timeout": CHECK_SECONDS}
+        with Redis.from_url(url, retry=Retry(NoBackoff(), 0), **limits) as redis:
+            redis.ping()
+    else:
+        limits = {"read_timeout": CHECK_SECONDS, "write_timeout": CHECK_SECONDS}
+        with current_app.connection_for_write(connect_timeout=CHECK_SECONDS, transport_options=limits) as link:
+            link.ensure_connection(max_retries=1, timeout=CHECK_SECONDS)
+
+
+_database = Probe(_look_into_database)
+_broker = Probe(_ping_broker)

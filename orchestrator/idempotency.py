@@ -1,0 +1,108 @@
+"""Idempotency-Key: a request that a client sends again is answered as the first time, and nothing is done twice."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import msgspec
+from django.db import connection, transaction
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from orchestrator.kinds import Problem
+from orchestrator.models import IdempotencyKey
+
+if TYPE_CHECKING:
+    from rest_framework.views import APIView
+
+# The key becomes this request's. While another transaction holds it this waits for that one to end: if it commits the
+# key is its, and no row is written here; if it rolls back the key is free again.
+TAKE_KEY = """
+INSERT INTO orchestrator_idempotencykey (owner, key, fingerprint) VALUES (%s, %s, %s)
+ON CONFLICT (owner, key) DO NOTHING
+"""
+
+# Headers of the first answer that belong to what it says.
+KEPT_HEADERS = ("Location",)
+
+
+class BadKey(ValueError):
+    """The header is no key."""
+
+    where = "header"
+
+    def __init__(self) -> None:
+        detail = "An Idempotency-Key is 1 to 255 printable ASCII characters."
+        self.problems = [Problem("/Idempotency-Key", "invalid", detail)]
+        super().__init__(detail)
+
+
+class KeyUsedOtherwise(Exception):
+    """The same owner has used the key for another request."""
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used before with another path or body. Take a new key.")
+
+
+View = TypeVar("View", bound="APIView")
+Arguments = ParamSpec("Arguments")
+Method = Callable[Concatenate[View, Request, Arguments], Response]
+
+
+def answered_once(method: Method[View, Arguments]) -> Method[View, Arguments]:
+    """Makes a view's method heed the Idempotency-Key header, if the request has one.
+
+    The key, the work and the answer are one transaction: all are there or nothing is, whatever crashes. A refusal
+    raises, so it is not kept, and the key may be used again.
+    """
+
+    @wraps(method)
+    def answer(view: View, request: Request, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Response:
+        key = request.headers.get("Idempotency-Key")
+        if key is None:
+            return method(view, request, *args, **kwargs)
+        if not re.fullmatch(r"[\x20-\x7e]{1,255}", key):
+            raise BadKey
+        # READ COMMITTED, PostgreSQL's default, is what makes the first answer visible here once it is committed.
+        with transaction.atomic():
+            owner, fingerprint = _owner(request), _fingerprint(request)
+            with connection.cursor() as cursor:
+                cursor.execute(TAKE_KEY, [owner, key, fingerprint])
+                is_first = cursor.rowcount == 1
+            if not is_first:
+                return _first_answer(owner, key, fingerprint)
+            response = method(view, request, *args, **kwargs)
+            IdempotencyKey.objects.filter(owner=owner, key=key).update(answer=_as_kept(response))
+            return response
+
+    return answer
+
+
+def _first_answer(owner: str, key: str, fingerprint: str) -> Response:
+    kept = IdempotencyKey.objects.get(owner=owner, key=key)
+    if kept.fingerprint != fingerprint:
+        raise KeyUsedOtherwise
+    headers = {**kept.answer["headers"], "Idempotency-Replayed": "true"}
+    return Response(kept.answer["body"], status=kept.answer["status"], headers=headers)
+
+
+def _as_kept(response: Response) -> dict[str, Any]:
+    return {
+        "status": response.status_code,
+        "headers": {name: response[name] for name in KEPT_HEADERS if response.has_header(name)},
+        "body": msgspec.to_builtins(response.data),
+    }
+
+
+def _owner(request: Request) -> str:
+    return request.user.get_username() if request.user.is_authenticated else ""
+
+
+def _fingerprint(request: Request) -> str:
+    """Of what was asked: the method, the path in its one form with its query, and the body to the byte."""
+    asked = f"{request.method} {request.path_info}?{request.META.get('QUERY_STRING', '')}\n"
+    return hashlib.sha256(asked.encode() + request.body).hexdigest()

@@ -1,0 +1,152 @@
+"""Reads: which jobs someone sees, jobs as they are shown, kinds, and the end of a job."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.db.models import BooleanField, Count, Exists, ExpressionWrapper, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import JSONObject, Now
+
+from orchestrator.kinds import all_kinds
+from orchestrator.models import Attempt, Job, Kind
+from orchestrator.states import FINAL, Status
+
+ORCHESTRATION = "orchestration.two_batches"
+# Ids hold the time of the web process that made them, created_at that of PostgreSQL.
+CLOCKS_AGREE_WITHIN_SECONDS = 3_600
+# How often a request that waits for a job looks at it: soon at first, then less and less often.
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 0.5
+
+User = AbstractBaseUser | AnonymousUser
+
+
+def sees_everything(user: User) -> bool:
+    """Staff do, and where REQUIRE_AUTH is off everyone."""
+    return not settings.ENV.REQUIRE_AUTH or bool(getattr(user, "is_staff", False))
+
+
+def visible_jobs(user: User) -> QuerySet[Job]:
+    """The jobs the user may see and touch."""
+    if sees_everything(user):
+        return Job.objects.all()
+    return Job.objects.filter(owner=user.get_username()) if user.is_authenticated else Job.objects.none()
+
+
+def require_visible(user: User, job_id: UUID) -> None:
+    """Raises Job.DoesNotExist for a job that is not there as far as the user may know."""
+    if not sees_everything(user) and not visible_jobs(user).filter(id=job_id).exists():
+        raise Job.DoesNotExist
+
+
+def orchestration_of(jobs: QuerySet[Job], owner: str, job_id: UUID) -> Job:
+    """The owner's two-batch orchestration of that id among the jobs; raises Job.DoesNotExist."""
+    return jobs.defer("payload").get(id=job_id, owner=owner, kind=ORCHESTRATION, parent=None)
+
+
+def shown_job(jobs: QuerySet[Job], job_id: UUID) -> Job:
+    """The job with all that is told of it; raises Job.DoesNotExist."""
+    job = _with_surroundings(jobs).get(id=job_id)
+    add_attempts([job])
+    return job
+
+
+def shown_jobs(jobs: QuerySet[Job]) -> QuerySet[Job]:
+    """The jobs with all that a list tells of them; the page's attempts are left to `add_attempts`."""
+    return _with_surroundings(jobs).defer("payload")
+
+
+def _with_surroundings(jobs: QuerySet[Job]) -> QuerySet[Job]:
+    """Each with `children_counts`, and with what `waiting_for` needs, in the one statement that reads it."""
+    counts = {status.lower(): Count("id", filter=Q(status=status)) for status in Status.values}
+    children = Job.objects.filter(parent=OuterRef("id")).order_by().values("parent")
+    return jobs.annotate(
+        children_counts=Subquery(children.annotate(counts=JSONObject(total=Count("id"), **counts)).values("counts")),
+        kind_is_paused=Exists(Kind.objects.filter(name=OuterRef("kind"), paused_at__isnull=False)),
+        is_due=ExpressionWrapper(Q(run_at__lte=Now()), output_field=BooleanField()),
+    )
+
+
+def add_attempts(jobs: Collection[Job]) -> None:
+    """Sets each job's `failed_attempts`, oldest first, with one statement for all of them, or none if none started."""
+    tried = {job.id: job for job in jobs if job.attempt or job.started_at}
+    for job in jobs:
+        job.failed_attempts = []
+    if tried:
+        for attempt in Attempt.objects.filter(job__in=tried).order_by("id"):
+            tried[attempt.job_id].failed_attempts.append(attempt)
+
+
+def waiting_for(job: Job) -> str | None:
+    """What a shown job waits for before it can go on; None when it runs or has ended."""
+    if job.status in FINAL or job.worker_id:
+        return None
+    if job.unfinished_dependencies:
+        return "dependencies"
+    if not job.is_due and not job.ready:
+        return "retry" if job.attempt else "start_time"
+    return "paused_kind" if job.kind_is_paused else "worker"
+
+
+def created_between(jobs: QuerySet[Job], after: datetime | None, before: datetime | None) -> QuerySet[Job]:
+    """Those created at or after the one and before the other time.
+
+    Ids rise with time, so the primary key leads to them, however many are newer.
+    """
+    if after:
+        jobs = jobs.filter(created_at__gte=after, id__gte=_least_id(after.timestamp() - CLOCKS_AGREE_WITHIN_SECONDS))
+    if before:
+        jobs = jobs.filter(created_at__lt=before, id__lte=_least_id(before.timestamp() + CLOCKS_AGREE_WITHIN_SECONDS))
+    return jobs
+
+
+def _least_id(timestamp: float) -> UUID:
+    """No version 7 UUID made at that time or later is less."""
+    milliseconds = min(max(0, int(timestamp * 1000)), 2**48 - 1)
+    return UUID(int=milliseconds << 80)
+
+
+def known_kinds() -> list[dict[str, Any]]:
+    """The kinds that can be submitted here, each with when it was paused, if it is."""
+    paused = dict(Kind.objects.filter(paused_at__isnull=False).values_list("name", "paused_at"))
+    return [{"kind": kind, "paused_at": paused.get(kind.name)} for kind in all_kinds()]
+
+
+def wait_until_ended(jobs: QuerySet[Job], job_id: UUID, seconds: float) -> None:
+    """Returns once the job has ended or is gone, after so many seconds, or at once if too many wait here already.
+
+    Asks PostgreSQL now and then, and holds no transaction meanwhile.
+    """
+    deadline = time.monotonic() + min(seconds, settings.ENV.MAX_WAIT_SECONDS)
+    pause = FIRST_LOOK_SECONDS
+    unfinished = jobs.filter(id=job_id).exclude(status__in=FINAL)
+    with _place_to_wait() as has_place:
+        while has_place and unfinished.exists() and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, LAST_LOOK_SECONDS)
+
+
+_waiting = 0
+_lock = threading.Lock()
+
+
+@contextmanager
+def _place_to_wait() -> Iterator[bool]:
+    """Whether this process has a thread to spare for waiting."""
+    global _waiting
+    with _lock:
+        has_place = _waiting < settings.ENV.MAX_WAITERS
+        _waiting += has_place
+    try:
+        yield has_place
+    finally:
+        with _lock:
+            _waiting -= has_place
+
