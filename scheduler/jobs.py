@@ -40,8 +40,11 @@ def add(jobs: Sequence[RunningJob]) -> list[dict[str, Any]]:
     return [{"result": shown(sum)} for sum in sums]
 
 
-def shown(number: Decimal) -> int | str:
-    """A number as clients see it: whole ones as integers, others as text without trailing zeros, both exact."""
+def shown(number: Decimal) -> int | float | str:
+    """A number as clients see it, exactly: a whole one as an integer, another as a JSON number where every reader's
+    double precision holds it, and else as text.
+    """
     if number == number.to_integral_value():
         return int(number)
-    return format(EXACT.create_decimal(number).normalize(EXACT), "f")
+    text = format(number.normalize(EXACT), "f")
+    return float(text) if Decimal(repr(float(text))) == number else text

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import ClassVar
-from zoneinfo import ZoneInfo
 
 from django.db import models
 from django.db.models import Q
@@ -14,7 +14,7 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from orchestrator.ids import uuid7
 from orchestrator.models import Job
-from scheduler.recurrence import Recurrence, make_rule
+from scheduler.recurrence import Recurrence, make_rule, zone_named
 
 COUNT = models.IntegerField()
 # The columns of a recurrence, of which one is given; days and hours are one together.
@@ -27,6 +27,13 @@ RECURRENCE = (
 
 # The Celery task of every schedule's PeriodicTask.
 FIRE = "scheduler.fire"
+
+# An operand: so many digits before the point, and so many after it.
+DIGITS, DECIMALS = 30, 10
+LONGEST_OPERATION = 100
+
+# Beat keeps the length of an interval in a column of four bytes.
+MOST_IN_BEAT = 2**31 - 1
 
 
 class BaseModel(models.Model):
@@ -43,9 +50,11 @@ class BaseModel(models.Model):
 class Operands(BaseModel):
     """What to add, and how urgently."""
 
-    a = models.DecimalField(max_digits=40, decimal_places=10)
-    b = models.DecimalField(max_digits=40, decimal_places=10)
-    operation = models.CharField(max_length=65, blank=True, db_default="", help_text="As it was given, if as text.")
+    a = models.DecimalField(max_digits=DIGITS + DECIMALS, decimal_places=DECIMALS)
+    b = models.DecimalField(max_digits=DIGITS + DECIMALS, decimal_places=DECIMALS)
+    operation = models.CharField(
+        max_length=LONGEST_OPERATION, blank=True, db_default="", help_text="As it was given, if as text."
+    )
     priority = models.SmallIntegerField(db_default=5, help_text="0 is the most urgent, 9 the least.")
 
     class Meta:
@@ -53,7 +62,7 @@ class Operands(BaseModel):
 
 
 class TaskSchedule(Operands):
-    """When to add two numbers again and again. `next_run_at` is the truth; whoever sees it due fires it, once."""
+    """When to add two numbers again and again. `next_run_at` is the truth: whoever sees it due fires it, once."""
 
     class MisfirePolicy(models.TextChoices):
         LATEST = "latest", "run the latest missed occurrence"
@@ -91,7 +100,9 @@ class TaskSchedule(Operands):
         indexes: ClassVar = [
             # Serves: the tick. It holds only what will still fire.
             models.Index(
-                name="schedule_by_next_run", fields=["next_run_at"], condition=Q(enabled=True, next_run_at__isnull=False)
+                name="schedule_by_next_run",
+                fields=["next_run_at"],
+                condition=Q(enabled=True, next_run_at__isnull=False),
             ),
             models.Index(name="schedule_by_owner", fields=["owner", "-id"]),
         ]
@@ -103,7 +114,8 @@ class TaskSchedule(Operands):
             models.CheckConstraint(name="schedule_priority_is_0_to_9", condition=Q(priority__range=(0, 9))),
             models.CheckConstraint(
                 name="schedule_runs_at_most_x_times",
-                condition=Q(schedule_x_times=None) | Q(schedule_x_times__gte=1, run_count__lte=models.F("schedule_x_times")),
+                condition=Q(schedule_x_times=None)
+                | Q(schedule_x_times__gte=1, run_count__lte=models.F("schedule_x_times")),
             ),
         ]
 
@@ -112,7 +124,7 @@ class TaskSchedule(Operands):
 
     @property
     def recurrence(self) -> Recurrence:
-        """When it fires; raises BadRecurrence or ZoneInfoNotFoundError where the row is broken."""
+        """When it fires; raises BadRecurrence where the row is broken."""
         rule = make_rule(
             interval=self.interval,
             every_x_days=self.every_x_days,
@@ -120,7 +132,7 @@ class TaskSchedule(Operands):
             cron=self.cron,
             rrule=self.rrule,
         )
-        return Recurrence(rule, self.scheduled_at, ZoneInfo(self.timezone), self.ends_at)
+        return Recurrence(rule, self.scheduled_at, zone_named(self.timezone), self.ends_at)
 
     def schedule_celery_beat_task(self) -> None:
         """Makes the PeriodicTask through which Beat's admin shows, pauses and runs this schedule."""
@@ -136,15 +148,19 @@ class TaskSchedule(Operands):
         )
 
     def update_celery_beat_task(self) -> None:
-        """Makes the PeriodicTask say what the schedule says; makes it anew if someone deleted it."""
+        """Makes the PeriodicTask say what the schedule says; makes it anew if someone deleted it.
+
+        One that says so already is not written, since every write makes Beat read its schedules again.
+        """
         if self.periodic_task is None:
             self.schedule_celery_beat_task()
             return
         self.interval_schedule = self._shared_interval()
-        self.periodic_task.interval = self.interval_schedule
-        self.periodic_task.start_time = self.scheduled_at
-        self.periodic_task.enabled = self.enabled
-        self.periodic_task.save()
+        wanted = {"interval": self.interval_schedule, "start_time": self.scheduled_at, "enabled": self.enabled}
+        if any(getattr(self.periodic_task, name) != value for name, value in wanted.items()):
+            for name, value in wanted.items():
+                setattr(self.periodic_task, name, value)
+            self.periodic_task.save()
 
     def delete_celery_beat_task(self) -> None:
         """Deletes the PeriodicTask. The interval row stays, since others share it."""
@@ -156,12 +172,16 @@ class TaskSchedule(Operands):
         """The interval row of that length, shared by all schedules with it; what Beat's admin shows for other rules is
         how often somebody might look.
         """
-        if self.interval:
+        days = self.every_x_days or 0
+        every, period = 1, IntervalSchedule.MINUTES
+        if self.every_x_hours:
+            every, period = 24 * days + self.every_x_hours, IntervalSchedule.HOURS
+        elif days:
+            every, period = days, IntervalSchedule.DAYS
+        elif self.interval:
             every, period = self.interval, IntervalSchedule.SECONDS
-        elif self.every_x_days or self.every_x_hours:
-            every, period = 24 * (self.every_x_days or 0) + (self.every_x_hours or 0), IntervalSchedule.HOURS
-        else:
-            every, period = 1, IntervalSchedule.MINUTES
+            if every > MOST_IN_BEAT:
+                every, period = timedelta(seconds=every).days, IntervalSchedule.DAYS
         # Beat's table allows the same interval twice, so the oldest row is the shared one.
         shared = IntervalSchedule.objects.filter(every=every, period=period).order_by("id").first()
         return shared or IntervalSchedule.objects.create(every=every, period=period)
@@ -172,8 +192,15 @@ class Task(Operands):
 
     owner = models.CharField(max_length=150, blank=True, db_default="")
     job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="+", help_text="The latest run of it.")
+    # It keeps naming a schedule that was deleted, which is therefore as quick with a million tasks as with none.
     schedule = models.ForeignKey(
-        TaskSchedule, null=True, on_delete=models.SET_NULL, related_name="tasks", db_index=False
+        TaskSchedule,
+        null=True,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        related_name="tasks",
+        db_index=False,
+        help_text="The schedule that made it, also when that is deleted by now.",
     )
     scheduled_for = models.DateTimeField(null=True, help_text="The occurrence of its schedule that it is.")
 
@@ -181,13 +208,17 @@ class Task(Operands):
         indexes: ClassVar = [
             # Serves: an owner's tasks, newest first.
             models.Index(name="task_by_owner", fields=["owner", "-id"]),
-            # Serves: a schedule's tasks, newest first, and letting go of them when it is deleted.
+            # Serves: a schedule's tasks, newest first, and whether its last one has ended.
             models.Index(name="task_by_schedule", fields=["schedule", "-id"], condition=Q(schedule__isnull=False)),
         ]
         constraints: ClassVar = [
             models.CheckConstraint(name="task_priority_is_0_to_9", condition=Q(priority__range=(0, 9))),
             # However many fire a schedule at once, an occurrence is one task.
-            models.UniqueConstraint(name="task_once_an_occurrence", fields=["schedule", "scheduled_for"]),
+            models.UniqueConstraint(
+                name="task_once_an_occurrence",
+                fields=["schedule", "scheduled_for"],
+                condition=Q(scheduled_for__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:

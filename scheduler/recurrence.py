@@ -1,4 +1,4 @@
-"""Recurrences: from a rule, its start and its time zone to the instants at which it fires. Pure: no clock, no database.
+"""Recurrences: from a rule, its start and its time zone to the instants when it fires. Pure: no clock, no database.
 
 Rules that speak of days or times of day (every_x_days, cron, rrule) count in local time. A local time that the clocks
 skip fires at the first valid instant after it; one that they repeat fires once, the first time. Rules that speak of
@@ -10,31 +10,38 @@ Every occurrence is computed from the start, never from an earlier run, so nothi
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import islice, takewhile
-from zoneinfo import ZoneInfo
+from functools import cache
+from itertools import takewhile
+from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
-from dateutil.rrule import DAILY, HOURLY, MINUTELY, SECONDLY, WEEKLY, rrule, rrulestr
+from dateutil.rrule import DAILY, HOURLY, MINUTELY, MONTHLY, SECONDLY, WEEKLY, YEARLY, rrule, rrulestr
 
-SECOND = timedelta(seconds=1)
-# No zone's clocks are ever put forward or back by more; how far local time may differ from elapsed time in a day.
-CLOCK_CHANGE = timedelta(hours=25)
+MICROSECOND, SECOND, MINUTE = timedelta(microseconds=1), timedelta(seconds=1), timedelta(minutes=1)
 LONGEST_INTERVAL = timedelta(days=36_525)
+LONGEST_CRON, LONGEST_RRULE = 200, 500
+
+# What keeps every question to an RRULE quick. COUNT has to be counted from the start, and a day's times are gone
+# through one by one. A rule that finds no day among so many (270 years of them) never will, as far as anyone cares.
 MOST_COUNTED = 10_000
-EXPANSION_SECONDS = 1.0
+MOST_TIMES_A_DAY = 288
+MOST_DAYS_SEARCHED = 100_000
 
 
 class BadRecurrence(ValueError):
-    """The rule cannot be used; `field` names the part of it that is wrong."""
+    """The rule cannot be used; `fields` are the parts of it that are wrong."""
 
-    def __init__(self, field: str, message: str) -> None:
-        self.field = field
+    def __init__(self, field: str, message: str, *more_fields: str) -> None:
+        self.fields = (field, *more_fields)
         super().__init__(message)
+
+
+# What the rules below have in common: `instants` yields every occurrence later than `after`, and perhaps a few earlier
+# ones, rising. It may begin at the local time of `after`: however clocks are changed, they first show a later time
+# later.
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,7 @@ class Elapsed:
     def instants(self, start: datetime, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
         steps = max(0, (after - start) // self.interval)
         while True:
-            try:
-                yield start + steps * self.interval
-            except OverflowError:
-                return
+            yield start + steps * self.interval
             steps += 1
 
 
@@ -61,12 +65,10 @@ class Days:
 
     def instants(self, start: datetime, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
         local_start = to_local(start, zone)
-        steps = max(0, (to_local(after, zone) - CLOCK_CHANGE - local_start) // self.interval)
+        steps = max(0, (to_local(after, zone) - local_start) // self.interval)
         while True:
-            try:
-                yield to_instant(local_start + steps * self.interval, zone)
-            except OverflowError:
-                return
+            # The start may be in an hour that the clocks repeat, the second time.
+            yield to_instant(local_start + steps * self.interval, zone) if steps else start
             steps += 1
 
 
@@ -77,7 +79,7 @@ class Cron:
     expression: str
 
     def instants(self, start: datetime, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
-        for local in CronSim(self.expression, to_local(max(start, after), zone) - CLOCK_CHANGE):
+        for local in CronSim(self.expression, to_local(max(start - MINUTE, after), zone)):
             yield to_instant(local, zone)
 
 
@@ -88,9 +90,17 @@ class RRule:
     text: str
 
     def instants(self, start: datetime, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
-        rule = _parse_rrule(self.text, to_local(start, zone), zone)
-        for local in _moved_forward(rule, to_local(after, zone) - CLOCK_CHANGE):
-            yield to_instant(local, zone)
+        local_start = to_local(start, zone)
+        rule = _moved_forward(_parse_rrule(self.text, local_start, zone), to_local(after, zone))
+        search = _bound_search(rule)
+        try:
+            for local in rule:
+                search.days = 0
+                yield start if local == local_start else to_instant(local, zone)
+        except BadRecurrence:
+            raise
+        except ValueError as error:  # Dateutil found only now that nothing fits the rule.
+            raise BadRecurrence("rrule", f"{self.text!r} cannot be followed: {error}.") from None
 
 
 Rule = Elapsed | Days | Cron | RRule
@@ -107,11 +117,10 @@ class Recurrence:
 
     def after(self, instant: datetime) -> Iterator[datetime]:
         """The occurrences later than the instant, rising, none twice; the first may be the start itself."""
-        latest = instant
-        for occurrence in self.rule.instants(self.start, self.zone, instant):
-            if self.end and occurrence > self.end:
-                return
-            if occurrence > latest and occurrence >= self.start:
+        latest = max(instant, self.start - MICROSECOND)
+        occurrences = self.rule.instants(self.start, self.zone, instant)
+        while (occurrence := _next(occurrences)) and (self.end is None or occurrence <= self.end):
+            if occurrence > latest:
                 latest = occurrence
                 yield occurrence
 
@@ -133,6 +142,18 @@ class Recurrence:
         return self.next_after(self.start - SECOND)
 
 
+def zone_named(name: str) -> ZoneInfo:
+    """The time zone of that IANA name; raises BadRecurrence for none."""
+    if name not in _zone_names():
+        raise BadRecurrence("timezone", f"{name[:100]!r} is no time zone; give an IANA name such as Europe/Bucharest.")
+    return ZoneInfo(name)
+
+
+@cache
+def _zone_names() -> set[str]:
+    return available_timezones()
+
+
 def make_rule(
     *,
     interval: int | None = None,
@@ -142,35 +163,35 @@ def make_rule(
     rrule: str | None = None,
 ) -> Rule:
     """The one rule that is given; raises BadRecurrence for none, for two, or for one that says nothing useful."""
-    calendar = every_x_days is not None or every_x_hours is not None
-    given = [interval is not None, calendar, cron is not None, rrule is not None]
-    if sum(given) != 1:
-        raise BadRecurrence(
-            "interval", "Give exactly one of interval, every_x_days and/or every_x_hours, cron and rrule."
-        )
+    amounts = {"every_x_days": every_x_days, "every_x_hours": every_x_hours}
+    calendar = {name: amount for name, amount in amounts.items() if amount is not None}
+    others = {"interval": interval, "cron": cron, "rrule": rrule}
+    given = [*calendar, *(name for name, value in others.items() if value is not None)]
+    if not given or len(given) > max(1, len(calendar)):
+        message = "Give exactly one of interval, every_x_days and/or every_x_hours, cron and rrule."
+        raise BadRecurrence(*(given[:1] or ["interval"]), message, *given[1:])
     if interval is not None:
-        return Elapsed(_bounded("interval", timedelta, seconds=interval))
-    if calendar:
-        field = "every_x_hours" if every_x_days is None else "every_x_days"
-        length = _bounded(field, timedelta, days=every_x_days or 0, hours=every_x_hours or 0)
-        return Days(length) if every_x_days else Elapsed(length)
+        return Elapsed(_bounded("interval", interval, SECOND))
     if cron is not None:
         return Cron(_checked_cron(cron))
-    assert rrule is not None
-    return RRule(rrule)
+    if rrule is not None:
+        return RRule(rrule)
+    days = _bounded("every_x_days", every_x_days or 0, timedelta(days=1), least=0)
+    hours = _bounded("every_x_hours", every_x_hours or 0, timedelta(hours=1), least=0)
+    if not days + hours:
+        raise BadRecurrence(given[0], "Nothing lies between two runs.", *given[1:])
+    return Days(days + hours) if days else Elapsed(hours)
 
 
 def require_firing(recurrence: Recurrence) -> None:
-    """Raises BadRecurrence for a recurrence that never fires, or whose first occurrences take too long to find.
-
-    An RRULE may search the calendar until the year 9999, so another process, which can be stopped, tries it first.
-    """
+    """Raises BadRecurrence for a recurrence that never fires, or whose first occurrences take too long to find."""
+    if recurrence.end is not None and recurrence.end < recurrence.start:
+        raise BadRecurrence("ends_at", "The end is before the start.")
     field = {Elapsed: "interval", Days: "every_x_days", Cron: "cron", RRule: "rrule"}[type(recurrence.rule)]
-    if isinstance(recurrence.rule, RRule):
-        _parse_rrule(recurrence.rule.text, to_local(recurrence.start, recurrence.zone), recurrence.zone)
-        _try_elsewhere(recurrence.rule.text, to_local(recurrence.start, recurrence.zone))
+    if replace(recurrence, end=None).first() is None:
+        raise BadRecurrence(field, "This never fires.")
     if recurrence.first() is None:
-        raise BadRecurrence(field, "This never fires between its start and its end.")
+        raise BadRecurrence("ends_at", "This never fires between its start and its end.")
 
 
 def to_local(instant: datetime, zone: ZoneInfo) -> datetime:
@@ -199,36 +220,44 @@ def _clock_change(before: datetime, after: datetime, zone: ZoneInfo) -> datetime
     return after.replace(microsecond=0)
 
 
-def _bounded(field: str, make: type[timedelta], **amounts: int) -> timedelta:
+def _next(occurrences: Iterator[datetime]) -> datetime | None:
+    """The next one; None after the last, and where the calendar ends."""
     try:
-        length = make(**amounts)
+        return next(occurrences, None)
     except OverflowError:
-        length = timedelta.max
-    if not SECOND <= length <= LONGEST_INTERVAL or min(amounts.values()) < 0:
-        raise BadRecurrence(field, f"At least 1 second and at most {LONGEST_INTERVAL.days:,} days between two runs.")
-    return length
+        return None
+
+
+def _bounded(field: str, amount: int, unit: timedelta, *, least: int = 1) -> timedelta:
+    if not least <= amount <= LONGEST_INTERVAL // unit:
+        raise BadRecurrence(field, f"{least} to {LONGEST_INTERVAL // unit:,} (a hundred years), not {amount:,}.")
+    return amount * unit
 
 
 def _checked_cron(expression: str) -> str:
-    if len(expression.split()) != 5:
+    if len(expression) > LONGEST_CRON or len(expression.split()) != 5:
         raise BadRecurrence("cron", "Five fields: minute, hour, day of month, month and day of week.")
     try:
-        CronSim(expression, datetime(2000, 1, 1))
-    except (CronSimError, ValueError) as error:
-        raise BadRecurrence("cron", f"{expression!r} is no cron expression that ever fires: {error}.") from None
+        CronSim(expression, datetime(2000, 1, 1))  # noqa: DTZ001 - local time has no zone here
+    except (CronSimError, ValueError, AssertionError, TypeError) as error:
+        raise BadRecurrence("cron", f"{expression!r} is no cron expression: {error}.") from None
     return expression
 
 
 def _parse_rrule(text: str, local_start: datetime, zone: ZoneInfo) -> rrule:
-    body = text.strip().removeprefix("RRULE:")
-    if not re.fullmatch(r"[A-Z]+=[A-Z0-9,+-]+(;[A-Z]+=[A-Z0-9,+-]+)*", body) or len(body) > 500:
+    body = text.strip().upper().removeprefix("RRULE:")
+    if not re.fullmatch(r"[A-Z]+=[A-Z0-9,+-]+(;[A-Z]+=[A-Z0-9,+-]+)*", body) or len(text) > LONGEST_RRULE:
         raise BadRecurrence("rrule", "One RFC 5545 rule, such as FREQ=WEEKLY;BYDAY=MO,WE; its start is scheduled_at.")
+    names = [part.partition("=")[0] for part in body.split(";")]
+    if len(set(names)) < len(names) or {"COUNT", "UNTIL"} <= set(names):
+        raise BadRecurrence("rrule", "Each part comes once, and COUNT and UNTIL exclude each other.")
     try:
-        rule = rrulestr(re.sub(r"UNTIL=(\d{8}T\d{6})Z", lambda match: _local_until(match[1], zone), body), dtstart=local_start)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        rule = rrulestr(
+            re.sub(r"UNTIL=(\d{8}T\d{6})Z", lambda match: _local_until(match[1], zone), body), dtstart=local_start
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise BadRecurrence("rrule", f"{body!r} is no rule: {error}.") from None
-    if rule._count is not None and rule._count > MOST_COUNTED:
-        raise BadRecurrence("rrule", f"COUNT is at most {MOST_COUNTED:,}; use UNTIL, ends_at or schedule_x_times.")
+    _require_bounded(rule)
     return rule
 
 
@@ -237,39 +266,83 @@ def _local_until(utc: str, zone: ZoneInfo) -> str:
     return f"UNTIL={to_local(until, zone):%Y%m%dT%H%M%S}"
 
 
-def _moved_forward(rule: rrule, local: datetime) -> rrule:
-    """The same rule begun later by whole steps, so that finding the next occurrence does not walk through all the past.
+# How long one step of each frequency is; months and years at their longest.
+STEPS = {
+    SECONDLY: SECOND,
+    MINUTELY: MINUTE,
+    HOURLY: timedelta(hours=1),
+    DAILY: timedelta(days=1),
+    WEEKLY: timedelta(weeks=1),
+    MONTHLY: timedelta(days=31),
+    YEARLY: timedelta(days=366),
+}
 
-    A rule that counts its occurrences has to; months and years are walked in no time.
+
+def _require_bounded(rule: rrule) -> None:
+    """Refuses what would take long to expand. Dateutil keeps these parts of a rule private; its version is pinned."""
+    if not 1 <= rule._interval <= LONGEST_INTERVAL // STEPS[rule._freq]:
+        raise BadRecurrence("rrule", f"INTERVAL is at least 1 and at most {LONGEST_INTERVAL.days:,} days.")
+    if rule._count is not None and rule._count > MOST_COUNTED:
+        raise BadRecurrence("rrule", f"COUNT is at most {MOST_COUNTED:,}; use UNTIL, ends_at or schedule_x_times.")
+    if len(rule._timeset or ()) > MOST_TIMES_A_DAY:
+        raise BadRecurrence(
+            "rrule", f"At most {MOST_TIMES_A_DAY} times a day; use FREQ=MINUTELY or SECONDLY for more."
+        )
+    if rule._byweekno and rule._freq != YEARLY:
+        raise BadRecurrence("rrule", "BYWEEKNO goes with FREQ=YEARLY only (RFC 5545, section 3.3.10).")
+
+
+def _moved_forward(rule: rrule, local: datetime) -> rrule:
+    """The same rule begun later by whole steps, so that finding its next occurrence does not walk through the past.
+
+    It begins a step earlier than it might, since dateutil does not see the whole of a rule's first week or month. A
+    rule that counts its occurrences has to be walked.
     """
-    units = {
-        SECONDLY: SECOND,
-        MINUTELY: timedelta(minutes=1),
-        HOURLY: timedelta(hours=1),
-        DAILY: timedelta(days=1),
-        WEEKLY: timedelta(weeks=1),
-    }
-    if rule._count is not None or rule._freq not in units:
+    if rule._count is not None:
         return rule
-    step = units[rule._freq] * rule._interval
-    steps = (local - rule._dtstart) // step
+    if rule._freq in (YEARLY, MONTHLY):
+        return _moved_years(rule, local)
+    step = STEPS[rule._freq] * rule._interval
+    steps = (local - rule._dtstart) // step - 1
     return rule.replace(dtstart=rule._dtstart + steps * step) if steps > 0 else rule
 
 
-def _try_elsewhere(text: str, local_start: datetime) -> None:
-    try:
-        subprocess.run(
-            [sys.executable, "-m", "scheduler.recurrence", text, local_start.isoformat()],
-            check=True,
-            capture_output=True,
-            timeout=EXPANSION_SECONDS,
-        )
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-        raise BadRecurrence(
-            "rrule", f"The rule's first occurrences could not be found within {EXPANSION_SECONDS:g} s."
-        ) from None
+def _moved_years(rule: rrule, local: datetime) -> rrule:
+    """Begun later by so many years that the same day of the same month comes round in them, also 29 February."""
+    years = 4 * rule._interval
+    steps = (local.year - rule._dtstart.year) // years - 1
+    while steps > 0:
+        try:
+            return rule.replace(dtstart=rule._dtstart.replace(year=rule._dtstart.year + steps * years))
+        except ValueError:  # There is no 29 February 2100.
+            steps -= 1
+    return rule
 
 
-if __name__ == "__main__":
-    # What `_try_elsewhere` runs: finds the first occurrences and prints nothing.
-    list(islice(_parse_rrule(sys.argv[1], datetime.fromisoformat(sys.argv[2]), ZoneInfo("UTC")), 3))
+class _Search(Collection[int]):
+    """The weekdays or months of a rule. Dateutil asks about every day it looks at, so an endless search ends here."""
+
+    def __init__(self, values: Collection[int]) -> None:
+        self.values = frozenset(values)
+        self.days = 0
+
+    def __contains__(self, value: object) -> bool:
+        self.days += 1
+        if self.days > MOST_DAYS_SEARCHED:
+            raise BadRecurrence("rrule", f"The rule finds nothing among {MOST_DAYS_SEARCHED:,} days.")
+        return value in self.values
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self.values))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def _bound_search(rule: rrule) -> _Search:
+    """Makes the rule give up a search for its next day; the answer counts the days since it was last reset."""
+    if rule._bymonth:
+        rule._bymonth = search = _Search(rule._bymonth)
+    else:
+        rule._byweekday = search = _Search(rule._byweekday or range(7))
+    return search
