@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -147,20 +147,20 @@ def _refusal_response(error: Exception, refusal: Refusal) -> HttpResponse:
     headers = {}
     if retry_after := getattr(error, "retry_after_seconds", None):
         headers["Retry-After"] = str(retry_after)
-    where = getattr(error, "where", "")
+    problems, where = getattr(error, "problems", ()), getattr(error, "where", "")
     return problem(
         refusal.status,
-        refusal.detail or str(error),
+        refusal.detail or _in_words(problems) or str(error),
         type=refusal.type,
         title=refusal.title,
-        errors=_as_errors(getattr(error, "problems", ()), where),
+        errors=[({"in": where} if where else {}) | each._asdict() for each in problems],
         headers=headers,
     )
 
 
-def _as_errors(problems: Iterable[Problem], where: str = "") -> list[dict[str, str]]:
-    """Each problem as an object; `in` says where the pointer points if not into the body."""
-    return [({"in": where} if where else {}) | each._asdict() for each in problems]
+def _in_words(problems: Sequence[Problem]) -> str:
+    """The problems as one text, for whoever reads no further."""
+    return " ".join(f"{each.pointer}: {each.detail}" if each.pointer else each.detail for each in problems[:3])
 
 
 def _rest_framework_response(error: exceptions.APIException) -> HttpResponse:
@@ -174,6 +174,8 @@ def _rest_framework_response(error: exceptions.APIException) -> HttpResponse:
     detail = str(error.detail)
     if isinstance(error, exceptions.UnsupportedMediaType):
         detail += " Send JSON, and say so: curl --json '{…}', or -H 'Content-Type: application/json'."
+    elif isinstance(error, exceptions.NotAcceptable):
+        detail += " Answers here are application/json."
     elif isinstance(error, exceptions.NotAuthenticated):
         detail += " Send 'Authorization: Bearer TOKEN'; `manage.py token USERNAME` makes a token."
     return problem(error.status_code, detail, headers=headers)
@@ -251,7 +253,9 @@ class JSONParser(BaseParser):
 
     media_type = "application/json"
 
-    def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
+    def parse(
+        self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> Any:
         assert parser_context is not None
         body = parser_context["request"].body
         return strict_json.read(body) if body.strip() else {}
@@ -284,9 +288,7 @@ class NewestFirst(BasePagination):
     default_limit, max_limit = 50, 200
     parameters = ("cursor", "limit")
 
-    def paginate_queryset(
-        self, queryset: QuerySet[Any], request: Request, view: APIView | None = None
-    ) -> list[Any]:
+    def paginate_queryset(self, queryset: QuerySet[Any], request: Request, view: APIView | None = None) -> list[Any]:
         limit = self._limit(request)
         if cursor := request.query_params.get("cursor"):
             queryset = queryset.filter(pk__lt=self._key(queryset.model, cursor))
@@ -304,7 +306,12 @@ class NewestFirst(BasePagination):
             "type": "object",
             "required": ["next", "results"],
             "properties": {
-                "next": {"type": ["string", "null"], "format": "uri", "description": "The next page; null on the last."},
+                "next": {
+                    "type": ["string", "null"],
+                    "format": "uri",
+                    "description": "The next page; null on the last.",
+                    "example": "http://localhost:8000/jobs?cursor=01980c5e-7a00-7000-8000-000000000000",
+                },
                 "results": schema,
             },
         }
@@ -357,6 +364,11 @@ def read_query(serializer_class: Input, request: Request) -> dict[str, Any]:
 
 def read_body(serializer_class: Input, request: Request) -> dict[str, Any]:
     """The body's fields, checked and converted; raises BadInput for each that does not fit, or is not known."""
+    if not isinstance(request.data, dict):
+        name = {list: "an array", str: "a text", bool: "true or false", type(None): "null"}.get(
+            type(request.data), "a number"
+        )
+        raise BadInput("", [Problem("", "not_an_object", f"The body is to be a JSON object, not {name}.")])
     return _read("", serializer_class, request.data)
 
 

@@ -8,7 +8,12 @@ import msgspec
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.plumbing import build_bearer_security_scheme_object
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
+from drf_spectacular.utils import (
+    OpenApiExample,
+    OpenApiParameter,
+    OpenApiResponse,
+    extend_schema_serializer,
+)
 from rest_framework import serializers
 
 from orchestrator.kinds import all_kinds
@@ -31,6 +36,59 @@ NEW_JOBS: dict[str, Any] = {
     "Urgent, in more slices": {"kind": "demo.slices", "payload": {"slices": 10}, "priority": 0},
     "Later, with three attempts": {"kind": "demo.slices", "run_at": "2030-01-31T12:00:00Z", "max_attempts": 3},
 }
+A_JOB = {
+    "job_id": JOB,
+    "kind": "demo.slices",
+    "status": "RUNNING",
+    "waiting_for": None,
+    "priority": 5,
+    "owner": "ada",
+    "attempt": 2,
+    "max_attempts": 3,
+    "progress": {"done": 2, "total": 5, "message": "slice 3 of 5"},
+    "result": None,
+    "error": "",
+    "attempts": [
+        {
+            "number": 1,
+            "outcome": "LOST",
+            "error": "Its worker died while it ran.",
+            "worker": "io@host",
+            "started_at": "2030-01-31T12:00:00.000000Z",
+            "ended_at": "2030-01-31T12:00:15.000000Z",
+        }
+    ],
+    "parent": None,
+    "name": "",
+    "children": None,
+    "celery_task_id": "0b6b1a3c-7f0c-4c3d-8f6e-4a1d3c5e7f90",
+    "worker": "io@host",
+    "run_at": "2030-01-31T12:00:00.000000Z",
+    "created_at": "2030-01-31T12:00:00.000000Z",
+    "started_at": "2030-01-31T12:00:16.000000Z",
+    "finished_at": None,
+    "updated_at": "2030-01-31T12:00:18.000000Z",
+    "links": {
+        "self": f"http://localhost:8000/jobs/{JOB}",
+        "cancel": f"http://localhost:8000/jobs/{JOB}",
+        "retry": None,
+        "parent": None,
+        "children": None,
+    },
+}
+BAD_PRIORITY = {
+    "type": "urn:muster:problem:bad-input",
+    "title": "The request does not fit",
+    "status": 400,
+    "detail": "/priority: Ensure this value is less than or equal to 9.",
+    "errors": [
+        {
+            "pointer": "/priority",
+            "code": "max_value",
+            "detail": "Ensure this value is less than or equal to 9.",
+        }
+    ],
+}
 
 HEALTH = {
     "type": "object",
@@ -38,7 +96,11 @@ HEALTH = {
     "properties": {"status": {"const": "alive"}},
     "example": {"status": "alive"},
 }
-_CHECK = {"type": "object", "required": ["ok"], "properties": {"ok": {"type": "boolean"}, "detail": {"type": "string"}}}
+_CHECK = {
+    "type": "object",
+    "required": ["ok"],
+    "properties": {"ok": {"type": "boolean"}, "detail": {"type": "string"}},
+}
 READINESS = {
     "type": "object",
     "required": ["status", "checks"],
@@ -88,10 +150,13 @@ class ProblemError(serializers.Serializer[Any]):
         return {"in": where, **super().get_fields()}
 
 
+@extend_schema_serializer(examples=[OpenApiExample("Bad input", BAD_PRIORITY, media_type="application/problem+json")])
 class Problem(serializers.Serializer[Any]):
     """RFC 9457: why a request was refused."""
 
-    type = serializers.CharField(help_text="For programs: `urn:muster:problem:…`, or `about:blank` where the status says it all.")
+    type = serializers.CharField(
+        help_text="For programs: `urn:muster:problem:…`, or `about:blank` where the status says it all."
+    )
     title = serializers.CharField()
     status = serializers.IntegerField()
     detail = serializers.CharField(help_text="For people: what was wrong, with which value, and what would be right.")
@@ -157,6 +222,4 @@ class BearerToken(OpenApiAuthenticationExtension):
     name = "token"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
-        return build_bearer_security_scheme_object(header_name="Authorization", token_prefix="Bearer")
-
-
+        return build_bearer_security_scheme_object(header_name="Authorization", token_prefix="Bearer")  # noqa: S106 It is a word.

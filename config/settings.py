@@ -257,7 +257,10 @@ SPECTACULAR_SETTINGS = {
         "displayRequestDuration": True,
         "persistAuthorization": True,
         "tryItOutEnabled": True,
+        # Or the address of this document is sent to validator.swagger.io.
+        "validatorUrl": None,
     },
+    "TAGS": [{"name": "orchestration"}, {"name": "jobs"}, {"name": "health"}],
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",

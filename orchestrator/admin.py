@@ -264,7 +264,7 @@ class JobAdmin(WatchedAdmin):
         ("Work", {"fields": ("payload_shown", "result_shown", "error")}),
         ("Pipeline", {"fields": (("parent", "child_name"), ("children", "unfinished_dependencies"))}),
         (
-            "Attempts",
+            "Running",
             {"fields": (("attempts_used", "alone"), ("worker_shown", "deadline"), "celery_task")},
         ),
         ("Times", {"fields": (("created", "due", "rank_shown"), ("started", "finished", "updated"))}),
@@ -365,7 +365,7 @@ class JobAdmin(WatchedAdmin):
 
     @display(description="priority")
     def urgency(self, job: Job) -> str:
-        return f"{job.priority} of 0 (most urgent) to 9"
+        return f"{job.priority} (0 is the most urgent, 9 the least)"
 
     @display(description="called there")
     def child_name(self, job: Job) -> str:

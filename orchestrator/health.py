@@ -1,4 +1,4 @@
-"""Whether this process can do its work: the database, the broker, the workers and the tick, asked without ever hanging."""
+"""Whether all that work needs is there: database, broker, workers and tick, asked without ever hanging."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import DurationField, ExpressionWrapper, F
 from django.db.models.functions import Now
+from kombu import Connection
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -33,7 +34,12 @@ def readiness() -> tuple[bool, dict[str, Check]]:
     """Whether all is well, and each check with `ok` and what it found, after little more than a second at the most."""
     deadline = time.monotonic() + CHECK_SECONDS
     database, broker = _database.start(), _broker.start()
-    checks = {"database": {"ok": True}, "broker": {"ok": True}, "workers": {"ok": False}, "tick": {"ok": False}}
+    checks: dict[str, Check] = {
+        "database": {"ok": True},
+        "broker": {"ok": True},
+        "workers": {"ok": False},
+        "tick": {"ok": False},
+    }
     try:
         checks |= database.result(max(0, deadline - time.monotonic()))
     except Exception as error:
@@ -126,8 +132,8 @@ def _ping_broker() -> None:
             redis.ping()
     else:
         limits = {"read_timeout": CHECK_SECONDS, "write_timeout": CHECK_SECONDS}
-        with current_app.connection_for_write(connect_timeout=CHECK_SECONDS, transport_options=limits) as link:
-            link.ensure_connection(max_retries=1, timeout=CHECK_SECONDS)
+        with Connection(url, connect_timeout=CHECK_SECONDS, transport_options=limits) as link:
+            link.ensure_connection(max_retries=1, timeout=1)
 
 
 _database = Probe(_look_into_database)

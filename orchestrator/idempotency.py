@@ -83,11 +83,11 @@ def answered_once(method: Method[View, Arguments]) -> Method[View, Arguments]:
 
 
 def _first_answer(owner: str, key: str, fingerprint: str) -> Response:
-    kept = IdempotencyKey.objects.get(owner=owner, key=key)
-    if kept.fingerprint != fingerprint:
+    row = IdempotencyKey.objects.get(owner=owner, key=key)
+    if row.fingerprint != fingerprint:
         raise KeyUsedOtherwise
-    headers = {**kept.answer["headers"], "Idempotency-Replayed": "true"}
-    return Response(kept.answer["body"], status=kept.answer["status"], headers=headers)
+    kept: dict[str, Any] = row.answer or {}
+    return Response(kept["body"], kept["status"], headers={**kept["headers"], "Idempotency-Replayed": "true"})
 
 
 def _as_kept(response: Response) -> dict[str, Any]:

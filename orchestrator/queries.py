@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from django.conf import settings
@@ -26,6 +26,16 @@ CLOCKS_AGREE_WITHIN_SECONDS = 3_600
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 0.5
 
 User = AbstractBaseUser | AnonymousUser
+
+if TYPE_CHECKING:
+
+    class ShownJob(Job):
+        """A job with its surroundings, as `shown_job` and `shown_jobs` read it."""
+
+        children_counts: dict[str, int] | None
+        kind_is_paused: bool
+        is_due: bool
+        failed_attempts: list[Attempt]
 
 
 def sees_everything(user: User) -> bool:
@@ -51,30 +61,31 @@ def orchestration_of(jobs: QuerySet[Job], owner: str, job_id: UUID) -> Job:
     return jobs.defer("payload").get(id=job_id, owner=owner, kind=ORCHESTRATION, parent=None)
 
 
-def shown_job(jobs: QuerySet[Job], job_id: UUID) -> Job:
+def shown_job(jobs: QuerySet[Job], job_id: UUID) -> ShownJob:
     """The job with all that is told of it; raises Job.DoesNotExist."""
     job = _with_surroundings(jobs).get(id=job_id)
     add_attempts([job])
     return job
 
 
-def shown_jobs(jobs: QuerySet[Job]) -> QuerySet[Job]:
+def shown_jobs(jobs: QuerySet[Job]) -> QuerySet[ShownJob]:
     """The jobs with all that a list tells of them; the page's attempts are left to `add_attempts`."""
     return _with_surroundings(jobs).defer("payload")
 
 
-def _with_surroundings(jobs: QuerySet[Job]) -> QuerySet[Job]:
+def _with_surroundings(jobs: QuerySet[Job]) -> QuerySet[ShownJob]:
     """Each with `children_counts`, and with what `waiting_for` needs, in the one statement that reads it."""
     counts = {status.lower(): Count("id", filter=Q(status=status)) for status in Status.values}
     children = Job.objects.filter(parent=OuterRef("id")).order_by().values("parent")
-    return jobs.annotate(
+    with_surroundings = jobs.annotate(
         children_counts=Subquery(children.annotate(counts=JSONObject(total=Count("id"), **counts)).values("counts")),
         kind_is_paused=Exists(Kind.objects.filter(name=OuterRef("kind"), paused_at__isnull=False)),
         is_due=ExpressionWrapper(Q(run_at__lte=Now()), output_field=BooleanField()),
     )
+    return cast("QuerySet[ShownJob]", with_surroundings)
 
 
-def add_attempts(jobs: Collection[Job]) -> None:
+def add_attempts(jobs: Collection[ShownJob]) -> None:
     """Sets each job's `failed_attempts`, oldest first, with one statement for all of them, or none if none started."""
     tried = {job.id: job for job in jobs if job.attempt or job.started_at}
     for job in jobs:
@@ -84,7 +95,7 @@ def add_attempts(jobs: Collection[Job]) -> None:
             tried[attempt.job_id].failed_attempts.append(attempt)
 
 
-def waiting_for(job: Job) -> str | None:
+def waiting_for(job: ShownJob) -> str | None:
     """What a shown job waits for before it can go on; None when it runs or has ended."""
     if job.status in FINAL or job.worker_id:
         return None
@@ -149,4 +160,3 @@ def _place_to_wait() -> Iterator[bool]:
     finally:
         with _lock:
             _waiting -= has_place
-

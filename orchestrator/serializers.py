@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.urls import reverse
-from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
+from drf_spectacular.utils import OpenApiExample, extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
+from config.openapi import A_JOB
 from orchestrator.kinds import Kind
 from orchestrator.models import Attempt, Job
 from orchestrator.queries import waiting_for
@@ -56,6 +57,13 @@ class Moment(serializers.DateTimeField):
         return super().enforce_timezone(value)
 
 
+class Seconds(serializers.FloatField):
+    """A span of time, as its seconds."""
+
+    def to_representation(self, value: timedelta) -> float:
+        return value.total_seconds()
+
+
 class Strict(serializers.Serializer[Any]):
     """Input in which a field that is not known is a mistake, not ignored."""
 
@@ -63,7 +71,7 @@ class Strict(serializers.Serializer[Any]):
         known = ", ".join(self.fields) or "none"
         unknown = set(data) - set(self.fields) if isinstance(data, Mapping) else set()
         errors: dict[str, Any] = {
-            name: [serializers.ErrorDetail(f"There is no field {name!r} here; the fields are: {known}.", "unknown")]
+            name: [serializers.ErrorDetail(f"{name!r} is not known here; known are: {known}.", "unknown")]
             for name in sorted(unknown)
         }
         try:
@@ -135,9 +143,7 @@ class WaitOption(Strict):
 
 
 class PathUsername(serializers.Serializer[Any]):
-    username = serializers.CharField(
-        max_length=150, trim_whitespace=False, validators=[UnicodeUsernameValidator()]
-    )
+    username = serializers.CharField(max_length=150, trim_whitespace=False, validators=[UnicodeUsernameValidator()])
 
 
 class PathJob(serializers.Serializer[Any]):
@@ -241,7 +247,7 @@ class Links(serializers.Serializer[Job]):
         return f"{_url(self, 'jobs')}?parent={job.id}" if job.children_counts else None
 
 
-@extend_schema_serializer(component_name="Job")
+@extend_schema_serializer(component_name="Job", examples=[OpenApiExample("A job", A_JOB, response_only=True)])
 class ShownJob(serializers.Serializer[Job]):
     """A piece of work that was accepted, and how it is doing."""
 
@@ -276,7 +282,10 @@ class ShownJob(serializers.Serializer[Job]):
         return waiting_for(job)
 
 
-@extend_schema_serializer(component_name="JobWithPayload")
+@extend_schema_serializer(
+    component_name="JobWithPayload",
+    examples=[OpenApiExample("A job", A_JOB | {"payload": {"slices": 5, "seconds_per_slice": 1}}, response_only=True)],
+)
 class ShownJobWithPayload(ShownJob):
     """A job and what it was given."""
 
@@ -292,11 +301,13 @@ class ShownKind(serializers.Serializer[Any]):
     priority = serializers.IntegerField(source="kind.priority")
     max_attempts = serializers.IntegerField(source="kind.max_attempts")
     batch_size = serializers.IntegerField(source="kind.batch_size")
-    timeout_seconds = serializers.FloatField(source="kind.timeout.total_seconds", allow_null=True, default=None)
-    backoff_seconds = serializers.FloatField(source="kind.backoff.total_seconds")
-    backoff_ceiling_seconds = serializers.FloatField(source="kind.backoff_ceiling.total_seconds")
+    timeout_seconds = Seconds(source="kind.timeout", allow_null=True)
+    backoff_seconds = Seconds(source="kind.backoff")
+    backoff_ceiling_seconds = Seconds(source="kind.backoff_ceiling")
     on_cancel = serializers.ChoiceField(choices=["rollback", "keep"], source="kind.on_cancel")
-    is_pipeline = serializers.SerializerMethodField(help_text="Whether every job of the kind is submitted with children.")
+    is_pipeline = serializers.SerializerMethodField(
+        help_text="Whether every job of the kind is submitted with children."
+    )
     max_unfinished_per_owner = serializers.IntegerField(source="kind.max_unfinished_per_owner", allow_null=True)
     paused_at = serializers.DateTimeField(allow_null=True, help_text="Nothing of the kind is started since.")
     payload = serializers.SerializerMethodField(help_text="JSON Schema (2020-12) of the payload.")
@@ -316,5 +327,3 @@ class ShownKinds(serializers.Serializer[Any]):
 
 def _url(serializer: serializers.BaseSerializer[Any], name: str, *arguments: Any) -> str:
     return serializer.context["root"] + reverse(name, args=arguments)
-
-

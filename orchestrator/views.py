@@ -29,13 +29,13 @@ class OrchestrateView(APIView):
         operation_id="orchestrate",
         tags=["orchestration"],
         summary="Start the two-batch orchestration",
-        description="Five draws at once, their sum, five more draws each offset by it, their sum, and both sums combined. "
+        description="Five draws at once, their sum, five more draws offset by it, their sum, and both sums combined. "
         "A user may have only so many unfinished ones; 429 says why and when to try again.",
         parameters=[USERNAME, IDEMPOTENCY_KEY, LOCATION],
         request=serializers.NoFields,
         responses={
             202: OpenApiResponse(serializers.Started, "Accepted; follow `status_url`."),
-            **problems(400, 403, 413, 415, 422, 429),
+            **problems(400, 403, 413, 415, 422),
         },
         examples=[example(202, "Started", openapi.STARTED)],
     )
@@ -80,7 +80,7 @@ class JobsView(APIView):
         request=serializers.NewJob,
         responses={
             202: OpenApiResponse(serializers.ShownJob, "Accepted; it will reach a final state."),
-            **problems(400, 403, 413, 415, 422, 429),
+            **problems(400, 403, 413, 415, 422),
         },
         examples=[example(None, name, body) for name, body in openapi.NEW_JOBS.items()],
     )
@@ -104,9 +104,7 @@ class JobsView(APIView):
         pages = NewestFirst()
         page = pages.paginate_queryset(queries.shown_jobs(_filtered(request, filters)), request)
         queries.add_attempts(page)
-        return pages.get_paginated_response(
-            serializers.ShownJob(page, many=True, context=_context(request)).data
-        )
+        return pages.get_paginated_response(serializers.ShownJob(page, many=True, context=_context(request)).data)
 
 
 class JobView(APIView):
@@ -136,7 +134,7 @@ class JobView(APIView):
         responses={
             200: OpenApiResponse(serializers.ShownJob, "It is CANCELLED."),
             202: OpenApiResponse(serializers.ShownJob, "It is running and will notice."),
-            **problems(400, 404, 409),
+            **problems(400, 403, 404, 409),
         },
     )
     def delete(self, request: Request, job_id: str) -> Response:
@@ -156,7 +154,7 @@ class RetryView(APIView):
         request=serializers.NoFields,
         responses={
             202: OpenApiResponse(serializers.ShownJob, "It waits for its next attempt."),
-            **problems(400, 404, 409, 413, 415, 422, 429),
+            **problems(400, 403, 404, 409, 413, 415, 422),
         },
     )
     @answered_once
@@ -222,9 +220,7 @@ def _filtered(request: Request, filters: dict[str, Any]) -> Any:
     if statuses := filters.get("status"):
         jobs = jobs.filter(status__in=statuses)
     exact = {name: filters[name] for name in ("kind", "owner", "parent") if name in filters}
-    return queries.created_between(
-        jobs.filter(**exact), filters.get("created_after"), filters.get("created_before")
-    )
+    return queries.created_between(jobs.filter(**exact), filters.get("created_after"), filters.get("created_before"))
 
 
 def _owner(request: Request, asked: dict[str, Any]) -> str:

@@ -228,9 +228,7 @@ def test_innocents_of_a_crash_complete_though_they_have_one_attempt(kind: Declar
 
 
 @pytest.mark.parametrize("max_attempts", [1, 3])
-def test_a_job_that_kills_its_worker_each_time_ends_failed(
-    max_attempts: int, kind: DeclareKind, hire: Hire
-) -> None:
+def test_a_job_that_kills_its_worker_each_time_ends_failed(max_attempts: int, kind: DeclareKind, hire: Hire) -> None:
     batching = kind(max_attempts=max_attempts, **BATCH)
     job, innocent = submit(batching), submit(batching)
 

@@ -30,7 +30,8 @@ def test_a_claim_leases_the_job_to_the_worker(kind: DeclareKind, worker: WorkerP
 
     claimed = claim(waiting, worker)
 
-    assert claimed is not None and claimed.id == job.id
+    assert claimed is not None
+    assert claimed.id == job.id
     assert (claimed.status, claimed.attempt, claimed.ready) == ("RUNNING", 1, False)
     assert (claimed.worker_id, claimed.worker_name, claimed.celery_task_id) == (worker.row_id, worker.name, "the-bell")
     assert claimed.deadline_at - claimed.started_at == pytest.approx(timedelta(seconds=100), abs=timedelta(seconds=1))
@@ -155,7 +156,8 @@ def test_each_claim_yields_another_job(kind: DeclareKind, hire: Hire) -> None:
 
 
 BACKLOG = """
-INSERT INTO orchestrator_job (id, kind, queue, status, payload, run_at, rank, ready, finished_at, unfinished_dependencies)
+INSERT INTO orchestrator_job
+    (id, kind, queue, status, payload, run_at, rank, ready, finished_at, unfinished_dependencies)
 SELECT gen_random_uuid(), %(kind)s, 'default', status, '{}', run_at, run_at, ready, finished_at, unfinished
 FROM generate_series(1, 5000) AS n,
 LATERAL (VALUES
@@ -172,9 +174,8 @@ def test_a_claim_costs_the_same_however_many_jobs_wait(
     statement: str, kind: DeclareKind, worker: WorkerProcess
 ) -> None:
     waiting = kind()
-    parameters = {
-        "kind": waiting.name, "worker": worker.row_id, "worker_name": "", "celery_task_id": "", "timeout": None, "limit": 200,
-    }  # fmt: skip
+    parameters = {"kind": waiting.name, "worker": worker.row_id, "limit": 200, "timeout": None}
+    parameters |= {"worker_name": "", "celery_task_id": ""}
 
     with connection.cursor() as cursor:
         cursor.execute(BACKLOG, {"kind": waiting.name})

@@ -14,7 +14,7 @@ import pytest
 from django.db import DatabaseError, transaction
 from django.db.models.functions import Now
 
-from orchestrator import moves, upkeep, workers
+from orchestrator import engine, moves, upkeep, workers
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Kind, Worker
 from orchestrator.running import Interrupted, LeaseLost, RunningJob
@@ -253,9 +253,10 @@ def test_a_lease_whose_end_could_not_be_recorded_is_taken_back(
 
     failing = kind(explode, backoff_seconds=0)
     job = submit(failing)
-    with monkeypatch.context() as away, pytest.raises(DatabaseError):
+    with monkeypatch.context() as away:
         away.setattr(moves, "end_attempt", fail_to_record)
-        run(failing, worker)
+        with pytest.raises(DatabaseError):
+            run(failing, worker)
     left = again(job)
 
     for _ in range(2):
@@ -389,8 +390,6 @@ def test_a_handler_that_does_not_listen_is_left_behind_with_its_process(
 def test_a_draining_process_answers_no_bell(
     kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestrator import engine
-
     monkeypatch.setattr(engine, "current_process", lambda: worker)
     waiting = kind()
     job = submit(waiting)

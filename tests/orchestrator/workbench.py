@@ -106,7 +106,7 @@ def fail(job: Job, error: str = "ValueError: no", *, mendable: bool = False) -> 
 
 
 def pipeline(parent: Kind, step: Kind, after: dict[str, Sequence[str]], **options: Any) -> tuple[Job, dict[str, Job]]:
-    """Submits a pipeline of children, each with what it comes after, and answers the parent and the children by name."""
+    """Submits children, each with what it comes after, and answers the parent and the children by name."""
     children = [Child(name=name, kind=step.name, after=names) for name, names in after.items()]
     job = submit(parent, children=children, **options)
     return job, {child.name: child for child in Job.objects.filter(parent=job)}

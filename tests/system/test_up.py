@@ -35,7 +35,7 @@ from config.processes import MARK, KeepingManager
 from config.settings import BASE_DIR, Environment
 from tests import servers
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120
 
 
 def until(condition: Callable[[], Any], patience: float = PATIENCE_SECONDS) -> Any:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from orchestrator.management.commands import up
 
 POLL_SECONDS = 0.2
+SHOWN = ("job_id", "kind", "status", "progress", "result", "error", "created_at", "updated_at")
 FINAL = ("COMPLETED", "FAILED", "CANCELLED")
 
 
@@ -35,7 +36,7 @@ class Command(up.Command):
         except (requests.RequestException, Refused) as failure:
             self.console.print(f"The demonstration ended early: {failure}", style="red", markup=False)
         if not self.is_over():
-            self.console.print(f"\n{self.summary()}", markup=False, highlight=False)
+            self.console.print(f"\n{self.summary()}", markup=False, highlight=False, soft_wrap=True)
 
     def is_over(self) -> bool:
         return self.manager.is_stopping
@@ -69,7 +70,7 @@ class Demonstration:
             return
         for path in (f"/status/ada/{orchestration}", f"/jobs/{jobs['Demo job in five slices']}"):
             self._console.print(f"\nGET {path}", style="bold", highlight=False)
-            self._console.print_json(data=self._get(path))
+            self._console.print_json(data={key: value for key, value in self._get(path).items() if key in SHOWN})
 
     def _submit(self, path: str) -> str:
         answer = self._http.post(f"{self._url}{path}", timeout=10)

@@ -24,6 +24,7 @@ from honcho.printer import Printer
 from config import embedded
 from config.development import data_dir, write_environment
 from config.processes import MARK, KeepingManager, processes_marked
+from orchestrator.health import readiness
 
 # Beyond the grace period of the jobs: time that the processes have for the rest of their shutdown.
 SHUTDOWN_ALLOWANCE_SECONDS = 8
@@ -41,20 +42,25 @@ class Command(BaseCommand):
         self.folder = data_dir().resolve()
         self.logs = self.folder / "logs"
         self.stopping = threading.Event()
-        self.manager = KeepingManager(
-            self.printer(), self.logs, patience=settings.ENV.SHUTDOWN_GRACE_SECONDS + SHUTDOWN_ALLOWANCE_SECONDS
-        )
-        with only_one(self.folder), ExitStack() as servers, interruptible():
-            try:
-                begin_logs(self.logs)
-                self.start_servers(servers)
-                call_command("migrate", interactive=False, verbosity=0)
-                connections.close_all()
-                self.run_processes()
-            except (embedded.PortTaken, embedded.ServerFailed) as failure:
-                raise CommandError(str(failure)) from None
-            finally:
-                self.stopping.set()
+        env = settings.ENV
+        self.postgres = embedded.Postgres(self.folder / "postgres", env.POSTGRES_PORT, self.logs / "postgres.log")
+        self.valkey = embedded.Valkey(self.folder / "valkey", env.VALKEY_PORT, self.logs / "valkey.log")
+        with only_one(self.folder), ExitStack() as servers:
+            begin_logs(self.logs)
+            patience = env.SHUTDOWN_GRACE_SECONDS + SHUTDOWN_ALLOWANCE_SECONDS
+            self.manager = KeepingManager(self.printer(), self.logs, patience=patience)
+            ignore_signals()
+            self.stop_remains()
+            with interruptible():
+                try:
+                    self.start_servers(servers)
+                    call_command("migrate", interactive=False, verbosity=0)
+                    connections.close_all()
+                    self.run_processes()
+                except (embedded.PortTaken, embedded.ServerFailed) as failure:
+                    raise CommandError(str(failure)) from None
+                finally:
+                    self.stopping.set()
         self.stdout.write("Everything has stopped; the data is kept.")
 
     def printer(self) -> Printer:
@@ -64,43 +70,45 @@ class Command(BaseCommand):
         """What is left to do once everything serves; runs beside the processes."""
         self.stdout.write(self.summary())
 
-    def start_servers(self, stack: ExitStack) -> None:
-        """Starts the servers that the environment does not name others for, to be stopped with the stack."""
-        env = settings.ENV
-        postgres = embedded.Postgres(self.folder / "postgres", env.POSTGRES_PORT, self.logs / "postgres.log")
-        valkey = embedded.Valkey(self.folder / "valkey", env.VALKEY_PORT, self.logs / "valkey.log")
-        self.stop_remains(postgres, valkey)
-        ports = {"WEB_PORT": env.WEB_PORT, "FLOWER_PORT": env.FLOWER_PORT}
-        wanted = []
-        if env.DATABASE_URL == postgres.url:
-            ports["POSTGRES_PORT"] = env.POSTGRES_PORT
-            wanted.append(postgres)
-        if env.BROKER_URL == valkey.url:
-            ports["VALKEY_PORT"] = env.VALKEY_PORT
-            wanted.append(valkey)
-        for setting, port in ports.items():
-            embedded.require_free_port(port, setting)
-        write_environment()
-        for server in wanted:
-            stack.enter_context(embedded.kept_running(server, self.manager.say))
-
-    def stop_remains(self, *servers: embedded.Server) -> None:
+    def stop_remains(self) -> None:
         """Stops what is left of an `up` that was killed, in the order of any shutdown."""
         left = processes_marked(self.folder)
         for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
         embedded.end_all(left, patience=settings.ENV.SHUTDOWN_GRACE_SECONDS)
-        for server in reversed(servers):
+        for server in (self.valkey, self.postgres):
             left += server.stop_remains()
         if left:
             pids = ", ".join(str(process.pid) for process in left)
             self.manager.say(f"stopped what an earlier run, which was killed, had left: {pids}")
 
+    def start_servers(self, stack: ExitStack) -> None:
+        """Starts the servers that the environment does not name others for, to be stopped with the stack."""
+        env = settings.ENV
+        ports = {"WEB_PORT": env.WEB_PORT, "FLOWER_PORT": env.FLOWER_PORT}
+        wanted: list[embedded.Server] = []
+        if env.DATABASE_URL == self.postgres.url:
+            ports["POSTGRES_PORT"] = env.POSTGRES_PORT
+            wanted.append(self.postgres)
+        if env.BROKER_URL == self.valkey.url:
+            ports["VALKEY_PORT"] = env.VALKEY_PORT
+            wanted.append(self.valkey)
+        for setting, port in ports.items():
+            embedded.require_free_port(port, setting)
+        write_environment()
+        for server in wanted:
+            stack.enter_context(embedded.kept_running(server, self.manager.say))
+
     def run_processes(self) -> None:
+        """Runs the Procfile until told to stop.
+
+        They keep Python's bytecode whatever the shell says: without it a killed worker is back in five seconds
+        instead of one.
+        """
         env = settings.ENV
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
             MARK: str(self.folder),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "PYTHONUNBUFFERED": "1",
@@ -113,15 +121,21 @@ class Command(BaseCommand):
         self.manager.loop()
 
     def await_ready(self) -> None:
-        while not self.stopping.wait(0.1):
-            if self.manager.is_stopping:
+        while not self.is_ready():
+            if self.stopping.wait(0.2) or self.manager.is_stopping:
                 return
-            with suppress(OSError):
-                urllib.request.urlopen(f"{self.url}/api/health/ready/", timeout=5).close()  # noqa: S310
-                break
         self.ready_seconds = time.monotonic() - self.began_at
         self.new_password = create_admin()
         self.when_ready()
+
+    def is_ready(self) -> bool:
+        """Whether the web process answers, and all else is well: asked here, since each "no" over HTTP is logged."""
+        try:
+            urllib.request.urlopen(f"{self.url}/api/health/", timeout=5).close()  # noqa: S310
+        except OSError:
+            return False
+        everything_is_well, _ = readiness()
+        return everything_is_well
 
     @property
     def url(self) -> str:
@@ -170,14 +184,19 @@ def only_one(folder: Path) -> Iterator[None]:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Ends the block, quietly, at SIGINT, SIGTERM or a closed terminal; what follows is not interrupted again."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         with suppress(KeyboardInterrupt):
             yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        ignore_signals()
+
+
+def ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def begin_logs(folder: Path) -> None:

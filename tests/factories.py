@@ -1,0 +1,46 @@
+"""Valid objects, where the test states only what matters."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import django.utils.timezone
+from django.contrib.auth.models import User
+
+from orchestrator.ids import uuid7
+from orchestrator.models import Attempt, Job
+from orchestrator.states import FINAL, Status
+
+
+def make_job(status: Status = Status.CREATED, *, created_at: datetime | None = None, **columns: Any) -> Job:
+    """A job as it could be found in that state, of a time in its life that its id also tells."""
+    now = django.utils.timezone.now()
+    job = Job(id=id_of(created_at) if created_at else uuid7(), created_at=created_at or now, status=status)
+    job.kind, job.queue, job.run_at, job.rank, job.updated_at = "demo.slices", "io", now, now, now
+    job.owner, job.error, job.priority, job.max_attempts, job.attempt = "", "", 5, 3, 0
+    job.ready = status == Status.CREATED and not columns.get("unfinished_dependencies")
+    if status != Status.CREATED:
+        job.attempt, job.started_at = 1, now
+    if status in FINAL:
+        job.finished_at = now
+    for name, value in columns.items():
+        setattr(job, name, value)
+    job.save(force_insert=True)
+    return Job.objects.get(id=job.id)
+
+
+def id_of(moment: datetime) -> UUID:
+    """A job's id of that time."""
+    return UUID(int=(int(moment.timestamp() * 1000) << 80) | (uuid7().int & ((1 << 80) - 1)))
+
+
+def make_attempt(job: Job, **columns: Any) -> Attempt:
+    return Attempt.objects.create(
+        job=job, **{"number": 1, "outcome": Attempt.Outcome.RAISED, "error": "ValueError: no"} | columns
+    )
+
+
+def make_user(username: str = "ada", **columns: Any) -> User:
+    return User.objects.create_user(username=username, **columns)

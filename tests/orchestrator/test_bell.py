@@ -1,0 +1,330 @@
+"""Bells: merged while unanswered, never waited for, and never a reason that a job is overlooked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Task
+from django.core.cache import cache
+
+from config.celery import app
+from orchestrator import bell, engine
+from orchestrator.bell import Doorbell, Ringer
+from orchestrator.kinds import Kind
+from orchestrator.models import Job
+from orchestrator.submission import submit
+from orchestrator.workers import WorkerProcess
+from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, Hire, again
+
+
+class Published(list[str]):
+    """The names of the messages that were sent, in order."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.begun = threading.Event()
+        self.open.set()
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> Published:
+    sent = Published()
+
+    def send(task: Task, *args: Any, **options: Any) -> str:
+        sent.begun.set()
+        assert sent.open.wait(PATIENCE_SECONDS)
+        sent.append(task.name)
+        return "sent"
+
+    monkeypatch.setattr(Task, "apply_async", send)
+    return sent
+
+
+@pytest.fixture
+def ringer() -> Ringer:
+    return Ringer()
+
+
+@pytest.fixture
+def bells(kind: DeclareKind) -> Iterator[list[Kind]]:
+    declared = [kind() for _ in range(3)]
+    yield declared
+    for each in declared:
+        bell.mark_answered(each.name)
+
+
+def test_a_bell_is_one_message_that_carries_no_work(bells: list[Kind], published: Published, ringer: Ringer) -> None:
+    ringer.ask(bells[0].task)
+
+    assert ringer.wait_until_idle(PATIENCE_SECONDS)
+    assert published == [bells[0].name]
+
+
+def test_bells_asked_for_while_one_is_published_merge(
+    bells: list[Kind], published: Published, ringer: Ringer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bell, "_may_ring", lambda name: True)
+    published.open.clear()
+    ringer.ask(bells[0].task)
+    assert published.begun.wait(PATIENCE_SECONDS)
+
+    for _ in range(100):
+        ringer.ask(bells[1].task)
+        ringer.ask(bells[0].task)
+    published.open.set()
+
+    assert ringer.wait_until_idle(PATIENCE_SECONDS)
+    assert sorted(published) == sorted([bells[0].name, bells[0].name, bells[1].name])
+
+
+def test_while_a_message_lies_unanswered_no_second_one_is_sent(bells: list[Kind], published: Published) -> None:
+    answers = [bells[0].task.apply_async() for _ in range(3)]
+    bells[1].task.apply_async()
+
+    assert answers == ["sent", None, None]
+    assert published == [bells[0].name, bells[1].name]
+
+
+def test_an_answered_bell_may_ring_again(bells: list[Kind], published: Published) -> None:
+    bells[0].task.apply_async()
+
+    bell.mark_answered(bells[0].name)
+    bells[0].task.apply_async()
+
+    assert len(published) == 2
+
+
+def test_a_lost_message_holds_up_the_next_for_a_moment_only(bells: list[Kind], published: Published) -> None:
+    bells[0].task.apply_async()
+
+    expires_in = cache._cache.get_client().ttl(cache.make_key(f"bell:{bells[0].name}"))
+
+    assert 0 < expires_in <= bell.UNANSWERED_SECONDS
+
+
+def test_a_message_that_could_not_be_sent_does_not_count_as_lying_there(
+    bells: list[Kind], published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(task: Task, *args: Any, **options: Any) -> None:
+        raise ConnectionError("no broker")
+
+    with monkeypatch.context() as down:
+        down.setattr(Task, "apply_async", refuse)
+        with pytest.raises(ConnectionError):
+            bells[0].task.apply_async()
+
+    assert bells[0].task.apply_async() == "sent"
+
+
+def test_a_bell_that_fails_does_not_hold_up_the_others(
+    bells: list[Kind], published: Published, ringer: Ringer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Doorbell.apply_async
+
+    def fail_for_one(task: Doorbell, *args: Any, **options: Any) -> Any:
+        if task.name == bells[0].name:
+            raise ConnectionError("no broker")
+        return send(task, *args, **options)
+
+    monkeypatch.setattr(Doorbell, "apply_async", fail_for_one)
+    for each in bells:
+        ringer.ask(each.task)
+
+    assert ringer.wait_until_idle(PATIENCE_SECONDS)
+    assert sorted(published) == sorted([bells[1].name, bells[2].name])
+
+
+def test_without_a_cache_every_bell_is_rung(
+    bells: list[Kind], published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("no cache")
+
+    monkeypatch.setattr(bell.cache, "add", away)
+    monkeypatch.setattr(bell.cache, "delete", away)
+
+    bells[0].task.apply_async()
+    bell.mark_answered(bells[0].name)
+    bells[0].task.apply_async()
+
+    assert len(published) == 2
+
+
+def test_a_bell_is_marked_as_answered_before_the_claim(
+    bells: list[Kind], hire: Hire, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[Job] = []
+    claimed_at_first = threading.Event()
+    claim = engine.run_leased
+
+    def claim_then_submit(kind: Kind, process: WorkerProcess, celery_task_id: str) -> bool:
+        ran = claim(kind, process, celery_task_id)
+        if not ran and not claimed_at_first.is_set():
+            claimed_at_first.set()
+            late.append(submit(kind))
+            assert bell._ringer().wait_until_idle(PATIENCE_SECONDS)
+        return ran
+
+    worker = hire()
+    monkeypatch.setattr(engine, "current_process", lambda: worker)
+    monkeypatch.setattr(engine, "run_leased", claim_then_submit)
+    bells[0].task.apply_async()
+    published.clear()
+
+    engine.answer_bell(bells[0], celery_task_id="the-bell")
+
+    assert again(late[0]).status == "CREATED"
+    assert published == [bells[0].name], "the job that came too late for the claim has a bell of its own"
+
+
+def test_who_answers_rings_for_the_rest_before_starting_work(
+    kind: DeclareKind, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung: list[str] = []
+    seen: list[int] = []
+    waiting = kind(lambda running: seen.append(len(rung)))
+    for _ in range(2):
+        submit(waiting)
+    monkeypatch.setattr(bell, "ring", lambda kind: rung.append(kind.name))
+    worker = hire()
+    monkeypatch.setattr(engine, "current_process", lambda: worker)
+
+    engine.answer_bell(waiting, celery_task_id="the-bell")
+
+    assert seen == [1, 1], "one for the second job, none after it"
+
+
+def test_an_answered_bell_goes_on_until_nothing_is_ready(
+    kind: DeclareKind, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = kind()
+    jobs = [submit(waiting) for _ in range(5)]
+    worker = hire()
+    monkeypatch.setattr(engine, "current_process", lambda: worker)
+
+    engine.answer_bell(waiting, celery_task_id="the-bell")
+
+    assert {again(job).status for job in jobs} == {"COMPLETED"}
+
+
+def test_a_time_slice_that_is_spent_rings_for_the_rest(
+    kind: DeclareKind, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung: list[str] = []
+    clock = iter(range(0, 100, 1))
+    waiting = kind(execution="transactional", batch_size=2)
+    jobs = [submit(waiting) for _ in range(5)]
+    worker = hire()
+    monkeypatch.setattr(engine, "current_process", lambda: worker)
+    monkeypatch.setattr(engine.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(bell, "ring", lambda kind: rung.append(kind.name))
+
+    engine.answer_bell(waiting, celery_task_id="the-bell")
+
+    assert sum(again(job).status == "COMPLETED" for job in jobs) == 2
+    assert rung[-1] == waiting.name
+
+
+def test_a_process_without_a_row_claims_nothing(
+    kind: DeclareKind, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = kind()
+    job = submit(waiting)
+    worker = hire()
+    worker.registered.clear()
+    monkeypatch.setattr(engine, "REGISTRATION_SECONDS", 0)
+    monkeypatch.setattr(engine, "current_process", lambda: worker)
+
+    engine.answer_bell(waiting, celery_task_id="the-bell")
+
+    assert again(job).status == "CREATED"
+
+
+UNREACHABLE = """
+import django, time
+django.setup()
+from orchestrator import bell
+from orchestrator.kinds import all_kinds
+began = time.monotonic()
+for kind in all_kinds():
+    bell.ring(kind)
+print(time.monotonic() - began)
+"""
+
+
+@pytest.mark.parametrize("broker", ["redis://127.0.0.1:1/0", "redis://192.0.2.1:6379/0"])
+def test_ringing_returns_at_once_while_the_broker_is_down_or_silent(broker: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", UNREACHABLE],
+        env={**os.environ, "BROKER_URL": broker, "LOG_LEVEL": "ERROR"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert float(ended.stdout) < 0.5
+
+
+FORKED = """
+import django, os
+django.setup()
+from orchestrator import bell
+from orchestrator.kinds import all_kinds
+first, second, *_ = all_kinds()
+bell.ring(first)
+assert bell._ringer().wait_until_idle(20)
+before = bell._ringer()
+bell._lock.acquire()  # As if another thread rang just while this one forks.
+child = os.fork()
+if child == 0:
+    bell.mark_answered(second.name)
+    bell.ring(second)
+    idle = bell._ringer().wait_until_idle(20)
+    from django.core.cache import cache
+    os._exit(0 if idle and bell._ringer() is not before and cache.get(bell._flag(second.name)) else 1)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_forked_child_rings_by_itself() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, check=True, env={**os.environ}
+    )
+
+    assert ended.stdout.strip() == "0"
+
+
+def test_a_message_reaches_the_kinds_own_queue_and_wakes_that_kind(
+    kind: DeclareKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        engine, "answer_bell", lambda kind, celery_task_id: answered.append((kind.name, celery_task_id))
+    )
+    io = kind(queue="io")
+
+    io.task.apply(("an argument of a newer release",), {"unknown": 1}, task_id="the-id")
+
+    assert answered == [(io.name, "the-id")]
+    assert app.amqp.router.route({}, io.name).get("queue") or io.task.queue == "io"
+
+
+def test_an_answer_takes_no_time_when_there_is_nothing(
+    kind: DeclareKind, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = hire()
+    monkeypatch.setattr(engine, "current_process", lambda: worker)
+    began = time.monotonic()
+
+    engine.answer_bell(kind(), celery_task_id="the-bell")
+
+    assert time.monotonic() - began < 1

@@ -1,0 +1,185 @@
+"""The tick: its parts may run at any time, by many at once, or not for an hour."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from django.db import transaction
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from orchestrator import bell, upkeep
+from orchestrator.models import Job, Upkeep
+from orchestrator.models import Kind as KindRow
+from orchestrator.submission import submit
+from orchestrator.workers import WorkerProcess, give_up
+from tests.orchestrator.workbench import (
+    PATIENCE_SECONDS,
+    DeclareKind,
+    Hire,
+    again,
+    lease,
+    make_due,
+    pipeline,
+    threads,
+)
+
+PARTS = {part.__name__: part for part in upkeep._parts}
+
+
+@pytest.fixture
+def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds whose bells were rung."""
+    names: list[str] = []
+    monkeypatch.setattr(bell, "ring", lambda kind: names.append(kind.name))
+    return names
+
+
+@pytest.fixture
+def trouble(kind: DeclareKind, hire: Hire) -> dict[str, Job]:
+    """Something to do for every part."""
+    waiting, patient = kind(backoff_seconds=0), kind(max_attempts=3, backoff_seconds=0)
+    orphan, overdue, future = submit(waiting), submit(patient), submit(waiting, run_at=in_an_hour())
+    dead, hanging = hire("dead@here"), hire("hanging@here")
+    lease(waiting, dead)
+    give_up(dead.row_id)
+    lease(patient, hanging)
+    Job.objects.filter(id=overdue.id).update(deadline_at=Now())
+    parent, children = pipeline(waiting, waiting, {"a": ()})
+    Job.objects.filter(id=parent.id).update(status="RUNNING", unwinding=True, error="The child 'z' failed: no")
+    make_due(future)
+    return {"orphan": orphan, "overdue": overdue, "future": future, "parent": parent, "child": children["a"]}
+
+
+def in_an_hour() -> datetime:
+    return timezone.now() + timedelta(hours=1)
+
+
+def picture() -> list[tuple[object, ...]]:
+    """Everything a part could change, but for the times."""
+    return list(
+        Job.objects.order_by("id").values_list("id", "status", "ready", "attempt", "error", "worker_id", "unwinding")
+    )
+
+
+def test_one_tick_puts_everything_right(trouble: dict[str, Job]) -> None:
+    upkeep.tick()
+
+    now = {name: again(job) for name, job in trouble.items()}
+    assert {name: (job.status, job.ready) for name, job in now.items()} == {
+        "orphan": ("CREATED", True),
+        "overdue": ("CREATED", True),
+        "future": ("CREATED", True),
+        "parent": ("FAILED", False),
+        "child": ("CANCELLED", False),
+    }
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_doing_a_part_again_changes_nothing(name: str, trouble: dict[str, Job]) -> None:
+    PARTS[name]()
+    once, attempts = picture(), again(trouble["orphan"]).attempts.count()
+
+    PARTS[name]()
+
+    assert picture() == once
+    assert again(trouble["orphan"]).attempts.count() == attempts
+
+
+def test_two_ticks_at_once_do_everything_once(trouble: dict[str, Job]) -> None:
+    together = threading.Barrier(2, timeout=PATIENCE_SECONDS)
+
+    def tick() -> None:
+        for part in upkeep._parts:
+            together.wait()
+            part()
+        upkeep.tick()
+
+    with threads(2) as call:
+        for ticking in [call(tick), call(tick)]:
+            ticking.result(PATIENCE_SECONDS)
+
+    assert [again(trouble[name]).attempts.count() for name in ("orphan", "overdue")] == [1, 1]
+    assert [again(trouble[name]).attempt for name in ("orphan", "overdue")] == [1, 1]
+    assert again(trouble["parent"]).status == "FAILED"
+
+
+@pytest.mark.parametrize("broken", range(len(upkeep._parts)))
+def test_a_part_that_fails_does_not_hold_up_the_others(
+    broken: int, trouble: dict[str, Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def recorded(part: Callable[[], None]) -> Callable[[], None]:
+        return lambda: (part(), done.append(part.__name__))  # type: ignore[return-value]
+
+    def explode() -> None:
+        raise ValueError
+
+    parts = [recorded(part) for part in upkeep._parts]
+    parts[broken] = explode
+    monkeypatch.setattr(upkeep, "_parts", parts)
+
+    upkeep.tick()
+
+    assert done == [name for position, name in enumerate(PARTS) if position != broken]
+    assert Upkeep.objects.filter(part="tick").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "held"),
+    [("end_overdue_attempts", "overdue"), ("make_due_ready", "future"), ("unwind_pipelines", "child")],
+)
+def test_a_part_waits_for_no_job_that_someone_holds(part: str, held: str, trouble: dict[str, Job]) -> None:
+    before = again(trouble[held])
+
+    with transaction.atomic():
+        Job.objects.select_for_update().get(id=before.id)
+        with threads(1) as call:
+            call(PARTS[part]).result(PATIENCE_SECONDS)
+
+    assert again(before).updated_at == before.updated_at
+
+
+def test_the_tick_rings_for_kinds_with_ready_jobs_only(kind: DeclareKind, hire: Hire, rung: list[str]) -> None:
+    ready, idle, future, paused = kind(), kind(), kind(), kind()
+    hire()
+    submit(ready)
+    submit(paused)
+    submit(future, run_at=timezone.now() + timedelta(hours=1))
+    KindRow.objects.filter(name=paused.name).update(paused_at=Now())
+    rung.clear()
+
+    upkeep.ring_for_ready()
+
+    assert rung == [ready.name]
+    assert idle.name not in rung
+
+
+def test_more_due_jobs_than_a_statement_takes_are_ready_after_a_few(
+    kind: DeclareKind, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "DUE_BATCH", 2)
+    waiting = kind()
+    jobs = [submit(waiting, run_at=timezone.now() + timedelta(hours=1)) for _ in range(5)]
+    make_due(*jobs)
+
+    counts = []
+    for _ in range(3):
+        upkeep.make_due_ready()
+        counts.append(Job.objects.filter(ready=True).count())
+
+    assert counts == [2, 4, 5]
+
+
+def test_what_waits_for_others_or_has_ended_is_not_made_ready(kind: DeclareKind, worker: WorkerProcess) -> None:
+    step = kind()
+    pipeline(step, step, {"a": (), "b": ("a",)})
+    lease(step, worker)
+
+    upkeep.make_due_ready()
+
+    assert not Job.objects.filter(ready=True).exists()
