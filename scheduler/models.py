@@ -187,6 +187,15 @@ class TaskSchedule(Operands):
         return shared or IntervalSchedule.objects.create(every=every, period=period)
 
 
+class TaskStatus(models.TextChoices):
+    """How a task is doing, which its job says."""
+
+    PENDING = "PENDING"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
 class Task(Operands):
     """Two numbers to add. Its state is its job's."""
 

@@ -346,8 +346,8 @@ def _require_few_missed(schedule: TaskSchedule, recurrence: Recurrence, now: dat
     if len(list(islice(missed, MOST_BACKFILLED + 1))) > MOST_BACKFILLED:
         raise BadRecurrence(
             "scheduled_at",
-            f"More than {MOST_BACKFILLED:,} occurrences since then would run at once; start later, or leave out what is "
-            "missed (misfire_policy latest or skip).",
+            f"More than {MOST_BACKFILLED:,} occurrences since then would run at once; start later, or leave out what "
+            "is missed (misfire_policy latest or skip).",
         )
 
 
