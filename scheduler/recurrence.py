@@ -25,10 +25,12 @@ LONGEST_INTERVAL = timedelta(days=36_525)
 LONGEST_CRON, LONGEST_RRULE = 200, 500
 
 # What keeps every question to an RRULE quick. COUNT has to be counted from the start, and a day's times are gone
-# through one by one. A rule that finds no day among so many (270 years of them) never will, as far as anyone cares.
+# through one by one. A rule that finds no day among so many (270 years of them) never will, as far as anyone cares;
+# so many minutes are those of four years, from one 29 February to the next.
 MOST_COUNTED = 10_000
 MOST_TIMES_A_DAY = 288
 MOST_DAYS_SEARCHED = 100_000
+MOST_MINUTES_SEARCHED = 2_200_000
 
 
 class BadRecurrence(ValueError):
@@ -92,10 +94,11 @@ class RRule:
     def instants(self, start: datetime, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
         local_start = to_local(start, zone)
         rule = _moved_forward(_parse_rrule(self.text, local_start, zone), to_local(after, zone))
-        search = _bound_search(rule)
+        searches = _bound_searches(rule)
         try:
             for local in rule:
-                search.days = 0
+                for search in searches:
+                    search.looks = 0
                 yield start if local == local_start else to_instant(local, zone)
         except BadRecurrence:
             raise
@@ -288,6 +291,8 @@ def _require_bounded(rule: rrule) -> None:
         raise BadRecurrence(
             "rrule", f"At most {MOST_TIMES_A_DAY} times a day; use FREQ=MINUTELY or SECONDLY for more."
         )
+    if rule._freq == SECONDLY and (rule._byhour or rule._byminute):
+        raise BadRecurrence("rrule", "With BYHOUR or BYMINUTE, use FREQ=MINUTELY or HOURLY and BYSECOND.")
     if rule._byweekno and rule._freq != YEARLY:
         raise BadRecurrence("rrule", "BYWEEKNO goes with FREQ=YEARLY only (RFC 5545, section 3.3.10).")
 
@@ -320,16 +325,19 @@ def _moved_years(rule: rrule, local: datetime) -> rrule:
 
 
 class _Search(Collection[int]):
-    """The weekdays or months of a rule. Dateutil asks about every day it looks at, so an endless search ends here."""
+    """The weekdays, months or hours of a rule. Dateutil asks about every day or minute it looks at, so an endless search
+    ends here.
+    """
 
-    def __init__(self, values: Collection[int]) -> None:
+    def __init__(self, values: Collection[int], most_looks: int) -> None:
         self.values = frozenset(values)
-        self.days = 0
+        self.most_looks = most_looks
+        self.looks = 0
 
     def __contains__(self, value: object) -> bool:
-        self.days += 1
-        if self.days > MOST_DAYS_SEARCHED:
-            raise BadRecurrence("rrule", f"The rule finds nothing among {MOST_DAYS_SEARCHED:,} days.")
+        self.looks += 1
+        if self.looks > self.most_looks:
+            raise BadRecurrence("rrule", "The rule finds nothing, or not soon enough.")
         return value in self.values
 
     def __iter__(self) -> Iterator[int]:
@@ -339,10 +347,16 @@ class _Search(Collection[int]):
         return len(self.values)
 
 
-def _bound_search(rule: rrule) -> _Search:
-    """Makes the rule give up a search for its next day; the answer counts the days since it was last reset."""
+def _bound_searches(rule: rrule) -> list[_Search]:
+    """Makes the rule give up looking for its next occurrence; the answers count the looks since they were last reset."""
+    searches = []
     if rule._bymonth:
-        rule._bymonth = search = _Search(rule._bymonth)
+        rule._bymonth = _Search(rule._bymonth, MOST_DAYS_SEARCHED)
+        searches.append(rule._bymonth)
     else:
-        rule._byweekday = search = _Search(rule._byweekday or range(7))
-    return search
+        rule._byweekday = _Search(rule._byweekday or range(7), MOST_DAYS_SEARCHED)
+        searches.append(rule._byweekday)
+    if rule._freq == MINUTELY and rule._byhour:
+        rule._byhour = _Search(rule._byhour, MOST_MINUTES_SEARCHED)
+        searches.append(rule._byhour)
+    return searches
