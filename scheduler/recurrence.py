@@ -25,11 +25,11 @@ LONGEST_INTERVAL = timedelta(days=36_525)
 LONGEST_CRON, LONGEST_RRULE = 200, 500
 
 # What keeps every question to an RRULE quick. COUNT has to be counted from the start, and a day's times are gone
-# through one by one. A rule that finds no day among so many (270 years of them) never will, as far as anyone cares;
+# through one by one. A rule that finds no day among so many (137 years of them) never will, as far as anyone cares;
 # so many minutes are those of four years, from one 29 February to the next.
 MOST_COUNTED = 10_000
 MOST_TIMES_A_DAY = 288
-MOST_DAYS_SEARCHED = 100_000
+MOST_DAYS_SEARCHED = 50_000
 MOST_MINUTES_SEARCHED = 2_200_000
 
 
@@ -325,8 +325,8 @@ def _moved_years(rule: rrule, local: datetime) -> rrule:
 
 
 class _Search(Collection[int]):
-    """The weekdays, months or hours of a rule. Dateutil asks about every day or minute it looks at, so an endless search
-    ends here.
+    """The weekdays, months or hours of a rule. Dateutil asks about every day or minute it looks at, so an endless
+    search ends here.
     """
 
     def __init__(self, values: Collection[int], most_looks: int) -> None:
@@ -348,7 +348,7 @@ class _Search(Collection[int]):
 
 
 def _bound_searches(rule: rrule) -> list[_Search]:
-    """Makes the rule give up looking for its next occurrence; the answers count the looks since they were last reset."""
+    """Makes the rule give up looking for its next occurrence; the answers count the looks since their last reset."""
     searches = []
     if rule._bymonth:
         rule._bymonth = _Search(rule._bymonth, MOST_DAYS_SEARCHED)

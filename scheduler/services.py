@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from io import StringIO
 from itertools import islice, takewhile
 from typing import Any
 from uuid import UUID
@@ -42,8 +43,9 @@ MOST_TIMES = 2**31 - 1
 # Occurrences one request may add: by a backfill, or by a start that long ago.
 MOST_BACKFILLED = 10_000
 
-INSERT_TASKS = """
-INSERT INTO scheduler_task (id, owner, a, b, operation, priority, job_id, schedule_id, scheduled_for) VALUES %s
+# COPY takes half the time of an INSERT of many rows, for PostgreSQL and for Python.
+COPY_TASKS = """
+COPY scheduler_task (id, owner, a, b, operation, priority, job_id, schedule_id, scheduled_for) FROM STDIN
 """
 
 # Schedules that were fired, moved on to their next occurrence.
@@ -127,7 +129,7 @@ class Firing:
 def create_tasks(tasks: Sequence[NewTask]) -> list[UUID]:
     """Accepts the tasks, all or none, set-wise; answers their ids in order."""
     ids = [uuid7() for _ in tasks]
-    with transaction.atomic():
+    with connection.wrap_database_errors, transaction.atomic():
         job_ids = submission.submit_many(
             add,
             [
@@ -135,16 +137,21 @@ def create_tasks(tasks: Sequence[NewTask]) -> list[UUID]:
                 for id, task in zip(ids, tasks, strict=True)
             ],
         )
-        rows = [
-            (
-                str(id), task.owner, task.a, task.b, task.operation, task.priority, str(job_id),
-                task.schedule_id and str(task.schedule_id), task.scheduled_for,
-            )
-            for id, task, job_id in zip(ids, tasks, job_ids, strict=True)
-        ]  # fmt: skip
+        rows = "".join(map(_row, ids, tasks, job_ids))
         with connection.cursor() as cursor:
-            execute_values(cursor.cursor, INSERT_TASKS, rows, page_size=1_000)
+            cursor.copy_expert(COPY_TASKS, StringIO(rows))
     return ids
+
+
+def _row(id: UUID, task: NewTask, job_id: UUID) -> str:
+    """A task as COPY reads it."""
+    owner, operation = _escaped(task.owner), _escaped(task.operation)
+    schedule, occurrence = task.schedule_id or r"\N", task.scheduled_for or r"\N"
+    return f"{id}\t{owner}\t{task.a}\t{task.b}\t{operation}\t{task.priority}\t{job_id}\t{schedule}\t{occurrence}\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\t", r"\t").replace("\n", r"\n").replace("\r", r"\r")
 
 
 def run_again(task_id: UUID) -> None:
@@ -189,10 +196,8 @@ def create_schedule(schedule: TaskSchedule) -> None:
 
     Raises BadRecurrence for one that would never fire, or that says something that cannot be.
     """
-    now = database_now()
-    schedule.scheduled_at = (schedule.scheduled_at or now).replace(microsecond=0)
+    schedule.scheduled_at = (schedule.scheduled_at or database_now()).replace(microsecond=0)
     recurrence = checked(schedule)
-    _require_few_missed(schedule, recurrence, now)
     with transaction.atomic():
         schedule.next_run_at = recurrence.first() if schedule.enabled else None
         schedule.schedule_celery_beat_task()
@@ -285,6 +290,8 @@ def checked(schedule: TaskSchedule) -> Recurrence:
         raise BadRecurrence("schedule_x_times", f"It has run {schedule.run_count:,} times already.")
     recurrence = schedule.recurrence
     require_firing(recurrence)
+    if schedule._state.adding:
+        _require_few_missed(schedule, recurrence)
     return recurrence
 
 
@@ -339,9 +346,10 @@ def _next(schedule: TaskSchedule, recurrence: Recurrence, after: datetime) -> da
     return recurrence.next_after(after)
 
 
-def _require_few_missed(schedule: TaskSchedule, recurrence: Recurrence, now: datetime) -> None:
+def _require_few_missed(schedule: TaskSchedule, recurrence: Recurrence) -> None:
     if schedule.misfire_policy != TaskSchedule.MisfirePolicy.ALL:
         return
+    now = database_now()
     missed = takewhile(lambda at: at <= now, recurrence.after(recurrence.start - MICROSECOND))
     if len(list(islice(missed, MOST_BACKFILLED + 1))) > MOST_BACKFILLED:
         raise BadRecurrence(

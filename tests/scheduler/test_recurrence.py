@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -23,6 +24,15 @@ def recurrence(
 ) -> Recurrence:
     ends = datetime.fromisoformat(end) if end else None
     return Recurrence(make_rule(**rule), datetime.fromisoformat(start), zone_named(zone), ends)
+
+
+def refused(call: Callable[[], Any]) -> tuple[str, ...] | None:
+    """The fields for which the call is refused; None if it is not."""
+    try:
+        call()
+    except BadRecurrence as refusal:
+        return refusal.fields
+    return None
 
 
 def local(recurring: Recurrence, after: str, count: int) -> list[str]:
@@ -117,9 +127,7 @@ def test_seconds_and_hours_alone_are_elapsed_time(rule: Any) -> None:
 
     occurrences = list(islice(hourly.after(hourly.start), 8))
 
-    assert {later - earlier for earlier, later in zip(occurrences, occurrences[1:], strict=False)} == {
-        timedelta(hours=1)
-    }
+    assert {later - earlier for earlier, later in pairwise(occurrences)} == {timedelta(hours=1)}
 
 
 def test_days_and_hours_are_their_sum_by_the_clock_on_the_wall() -> None:
@@ -147,7 +155,7 @@ def test_a_day_that_samoa_skipped_runs_when_the_next_one_begins() -> None:
 
 # Any rule
 
-instants = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)).map(lambda at: at.replace(microsecond=0, tzinfo=UTC))
+instants = st.integers(1_577_836_800, 2_208_988_800).map(lambda seconds: datetime.fromtimestamp(seconds, UTC))
 rules = st.one_of(
     st.builds(dict, interval=st.integers(1, 10**8)),
     st.builds(dict, every_x_days=st.integers(1, 400), every_x_hours=st.one_of(st.none(), st.integers(0, 100))),
@@ -190,7 +198,7 @@ def test_occurrences_strictly_rise_between_start_and_end(recurring: Recurrence) 
 def test_the_next_after_an_occurrence_is_the_next_of_the_row(recurring: Recurrence, place: int) -> None:
     occurrences = list(islice(recurring.after(recurring.start - timedelta(seconds=1)), 40))
 
-    for earlier, later in list(zip(occurrences, occurrences[1:], strict=False))[place : place + 3]:
+    for earlier, later in list(pairwise(occurrences))[place : place + 3]:
         assert recurring.next_after(earlier) == later
         assert recurring.next_after(later - timedelta(microseconds=1)) == later
         assert recurring.latest(later) == later
@@ -255,8 +263,8 @@ def test_a_rule_that_says_nothing_useful_names_what_is_wrong(rule: dict[str, Any
 @pytest.mark.parametrize(
     "text",
     [
-        "", "*", "* * * *", "* * * * * *", "60 * * * *", "* 24 * * *", "0 0 32 * *", "0 0 30 2 *", "@daily", "a b c d e",
-        "*/0 * * * *", "0 0 * * 1L/2", "0 0 * * 1#6", "٣ * * * *", "0 0 * * MON" + "," * 300,
+        "", "*", "* * * *", "* * * * * *", "60 * * * *", "* 24 * * *", "0 0 32 * *", "0 0 30 2 *", "@daily",
+        "a b c d e", "*/0 * * * *", "0 0 * * 1L/2", "0 0 * * 1#6", "٣ * * * *", "0 0 * * MON" + "," * 300,
     ],
 )  # fmt: skip
 def test_a_cron_expression_that_is_none_is_refused(text: str) -> None:
@@ -269,10 +277,7 @@ def test_a_cron_expression_that_is_none_is_refused(text: str) -> None:
 @settings(deadline=None)
 @given(st.text(alphabet="0123456789*/,-#LW ?MONJ", max_size=30))
 def test_any_text_as_cron_is_refused_or_fires(text: str) -> None:
-    try:
-        require_firing(recurrence(cron=text))
-    except BadRecurrence as refusal:
-        assert refusal.fields == ("cron",)
+    assert refused(lambda: require_firing(recurrence(cron=text))) in (None, ("cron",))
 
 
 HOSTILE = [
@@ -331,10 +336,31 @@ def _fires(recurring: Recurrence) -> Any:
 @given(
     st.lists(
         st.sampled_from(
-            ["FREQ=YEARLY", "FREQ=MONTHLY", "FREQ=WEEKLY", "FREQ=HOURLY", "FREQ=MINUTELY", "FREQ=SECONDLY", "INTERVAL=7", "INTERVAL=3600"]
-            + ["COUNT=5", "UNTIL=20270101T000000Z", "BYMONTH=2", "BYMONTHDAY=-1", "BYMONTHDAY=30", "BYYEARDAY=366"]
-            + ["BYWEEKNO=53", "BYDAY=5MO", "BYDAY=SU", "BYHOUR=2", "BYMINUTE=30", "BYSECOND=59", "BYSETPOS=-1", "WKST=SU"]
-            + ["BYEASTER=1"]
+            [
+                "FREQ=YEARLY",
+                "FREQ=MONTHLY",
+                "FREQ=WEEKLY",
+                "FREQ=HOURLY",
+                "FREQ=MINUTELY",
+                "FREQ=SECONDLY",
+                "INTERVAL=7",
+                "INTERVAL=3600",
+                "COUNT=5",
+                "UNTIL=20270101T000000Z",
+                "BYMONTH=2",
+                "BYMONTHDAY=-1",
+                "BYMONTHDAY=30",
+                "BYYEARDAY=366",
+                "BYWEEKNO=53",
+                "BYDAY=5MO",
+                "BYDAY=SU",
+                "BYHOUR=2",
+                "BYMINUTE=30",
+                "BYSECOND=59",
+                "BYSETPOS=-1",
+                "WKST=SU",
+                "BYEASTER=1",
+            ]
         ),
         max_size=6,
     ).map(";".join)
@@ -342,10 +368,7 @@ def _fires(recurring: Recurrence) -> Any:
 def test_any_rrule_is_refused_or_fires_soon(text: str) -> None:
     began = time.process_time()
 
-    try:
-        list(islice(_fires(recurrence(BUCHAREST, rrule=text)), 10))
-    except BadRecurrence as refusal:
-        assert refusal.fields[0] == "rrule"
+    assert refused(lambda: list(islice(_fires(recurrence(BUCHAREST, rrule=text)), 10))) in (None, ("rrule",))
 
     assert time.process_time() - began < 3
 
@@ -365,7 +388,9 @@ def test_until_is_read_in_utc() -> None:
     assert len(list(daily_rule.after(daily_rule.start - timedelta(seconds=1)))) == 3
 
 
-@pytest.mark.parametrize("name", ["", "Europe", "Mars/Olympus", "../../etc/passwd", "europe/bucharest ", "UTC\0", "x" * 999])
+@pytest.mark.parametrize(
+    "name", ["", "Europe", "Mars/Olympus", "../../etc/passwd", "europe/bucharest ", "UTC\0", "x" * 999]
+)
 def test_an_unknown_zone_is_refused(name: str) -> None:
     with pytest.raises(BadRecurrence) as refusal:
         zone_named(name)
@@ -385,7 +410,8 @@ def test_an_end_before_the_first_occurrence_is_refused(end: str, rule: dict[str,
 
 
 def test_where_the_calendar_ends_so_do_the_occurrences() -> None:
-    for rule in ({"every_x_days": 36_525}, {"interval": 3_155_760_000}, {"cron": "0 0 29 2 *"}, {"rrule": "FREQ=YEARLY"}):
+    seldom = [{"every_x_days": 36_525}, {"interval": 3_155_760_000}, {"cron": "0 0 29 2 *"}, {"rrule": "FREQ=YEARLY"}]
+    for rule in seldom:
         late = recurrence(NEW_YORK, "8999-12-31T00:00:00+00:00", **rule)
 
         assert len(list(islice(late.after(late.start), 2_000))) <= 1_001
