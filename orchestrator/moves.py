@@ -72,8 +72,8 @@ SET status = 'COMPLETED',
 WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s AND worker_id = %(worker)s
 """
 
-# The jobs of a batch are done, in its order: a microsecond apart, since PostgreSQL may write them in any order. They pass
-# RUNNING within this transaction, so nobody else sees them there.
+# The jobs of a batch are done, in its order: a microsecond apart, since PostgreSQL may write them in any order. They
+# pass RUNNING within this transaction, so nobody else sees them there.
 COMPLETE_LOCKED = """
 UPDATE orchestrator_job job
 SET status = 'COMPLETED',

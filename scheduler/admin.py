@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django import forms
 from django.contrib import admin, messages
+from django.core.exceptions import NON_FIELD_ERRORS
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
@@ -218,8 +219,10 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
             "cron", "rrule", "schedule_x_times", "misfire_policy", "overlap", "enabled",
         )  # fmt: skip
 
-    def validate_constraints(self) -> None:
-        """In place of the database's constraints, which would say the same without a field's name."""
+    def _post_clean(self) -> None:
+        """The database's constraints would say the same as these checks, but without a field's name."""
+        super()._post_clean()
+        without_field = self.errors.pop(NON_FIELD_ERRORS, None)
         if self.errors:
             return
         try:
@@ -227,6 +230,9 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
         except BadRecurrence as refusal:
             for name in refusal.fields:
                 self.add_error(name, str(refusal))
+        else:
+            if without_field:
+                self.errors[NON_FIELD_ERRORS] = without_field
 
 
 @admin.register(TaskSchedule)

@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 from typing import ClassVar
 
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -55,7 +56,12 @@ class Operands(BaseModel):
     operation = models.CharField(
         max_length=LONGEST_OPERATION, blank=True, db_default="", help_text="As it was given, if as text."
     )
-    priority = models.SmallIntegerField(db_default=5, help_text="0 is the most urgent, 9 the least.")
+    priority = models.SmallIntegerField(
+        db_default=5,
+        default=5,
+        validators=[MinValueValidator(0), MaxValueValidator(9)],
+        help_text="0 is the most urgent, 9 the least.",
+    )
 
     class Meta:
         abstract = True

@@ -179,7 +179,7 @@ def test_after_that_it_goes_on_as_ever(policy: str) -> None:
 
 
 def test_an_occurrence_that_is_a_little_late_is_not_missed() -> None:
-    often, seldom = make_schedule(misfire_policy="skip", interval=7), make_schedule(misfire_policy="skip", interval=3_600)
+    often, seldom = (make_schedule(misfire_policy="skip", interval=seconds) for seconds in (7, 3_600))
 
     fire_due(now=MONDAY + timedelta(seconds=2.9))
     assert occurrences(often) == [MONDAY]
@@ -261,11 +261,11 @@ def test_seven_days_of_ragged_ticks_leave_a_seven_second_interval_on_its_second(
 
     while now < MONDAY + timedelta(days=7):
         fire_due(now=now)
-        now += timedelta(seconds=lags.uniform(0.5, 4_800))
+        now += timedelta(seconds=lags.uniform(0.5, 6_900))
 
     run = occurrences(schedule)
     assert {(at - MONDAY) % (7 * SECOND) for at in run} == {timedelta(0)}
-    assert len(run) > 200
+    assert len(run) > 100
     assert again(schedule).run_count + again(schedule).missed_count == (run[-1] - MONDAY) // (7 * SECOND) + 1
 
 
