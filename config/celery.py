@@ -1,6 +1,7 @@
 """Celery: the app, its queues and settings, and the tick. Here and nowhere else."""
 
 import os
+from typing import Any
 
 from celery import Celery
 from django.conf import settings
@@ -9,10 +10,20 @@ from kombu import Queue
 from config.settings import is_redis
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+# Django's checks are `manage.py migrate`'s: for them a worker would import every view, serializer and admin page.
+os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
 CONTROL_QUEUE = "control"
 
 app = Celery("muster")
+
+
+def route(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_: Any) -> dict[str, str] | None:
+    """A task's own queue; Celery's default for tasks that name none."""
+    queue = getattr(task, "answered_in", None)
+    return {"queue": queue} if queue else None
+
+
 env = settings.ENV
 
 app.conf.update(
@@ -43,6 +54,7 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,
     task_queues=[Queue(name) for name in (*settings.QUEUES, CONTROL_QUEUE)],
     task_default_queue=settings.QUEUES[0],
+    task_routes=(route,),
     task_create_missing_queues=False,
     worker_send_task_events=True,
     worker_hijack_root_logger=False,

@@ -66,6 +66,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(ge=0, le=3_600, description="Time running jobs have to finish once a worker is told to stop.")
     ] = 10
 
+    IDEMPOTENCY_KEY_HOURS: Annotated[
+        float, Meta(gt=0, le=8_760, description="How long a client's Idempotency-Key is remembered.")
+    ] = 24
     MAX_BODY_BYTES: Annotated[int, Meta(ge=1_000, description="Largest request body.")] = 5_000_000
     MAX_RESULT_BYTES: Annotated[int, Meta(ge=1_000, description="Largest result of a job, as JSON.")] = 1_000_000
     MAX_CHILDREN: Annotated[int, Meta(ge=1, description="Most children of one pipeline.")] = 100_000
@@ -75,6 +78,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
     DATA_DIR: Annotated[str, Meta(description="Where `manage.py up` keeps its servers' data.")] = "data"
     WEB_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of `manage.py up`'s web server.")] = 8000
+    FLOWER_URL: Annotated[
+        str, Meta(description="Where people reach Flower; empty: FLOWER_PORT of the host they reach the admin by.")
+    ] = ""
     FLOWER_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of `manage.py up`'s Flower.")] = 5555
     POSTGRES_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of the embedded PostgreSQL.")] = 54320
     VALKEY_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of the embedded Valkey.")] = 63790
@@ -243,6 +249,8 @@ REST_FRAMEWORK = {
 
 REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer"}
 
+UNFOLD = {"SITE_TITLE": "Muster", "SITE_HEADER": "Muster"}
+
 SPECTACULAR_SETTINGS = {
     "TITLE": "Muster",
     "DESCRIPTION": "Job orchestration on PostgreSQL and Celery: submit work, watch it, cancel it, retry it.",
@@ -273,6 +281,14 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)-7s %(name)s %(message)s"}},
+    # Whoever asks whether all is ready need not read each "not yet" in the log as an error.
+    "filters": {
+        "no_503": {
+            "()": "django.utils.log.CallbackFilter",
+            "callback": lambda record: getattr(record, "status_code", None) != 503,
+        }
+    },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {"django.request": {"filters": ["no_503"]}},
     "root": {"handlers": ["console"], "level": ENV.LOG_LEVEL},
 }

@@ -416,8 +416,10 @@ class JobAdmin(WatchedAdmin):
         if not job.celery_task_id:
             return "-"
         host = job.shown_on.rpartition(":")[0] or job.shown_on
-        url = f"http://{host}:{settings.ENV.FLOWER_PORT}/task/{job.celery_task_id}"
-        return format_html('<a href="{}" class="text-link">{} in Flower</a>', url, job.celery_task_id)
+        flower = settings.ENV.FLOWER_URL.rstrip("/") or f"http://{host}:{settings.ENV.FLOWER_PORT}"
+        return format_html(
+            '<a href="{}/task/{}" class="text-link">{} in Flower</a>', flower, job.celery_task_id, job.celery_task_id
+        )
 
     @display(description="in the API")
     def links(self, job: Job) -> SafeString:

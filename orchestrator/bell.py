@@ -26,6 +26,7 @@ class Doorbell(Task[Any, Any]):
     """A Celery task whose message says only "there may be work". While one lies unanswered no second one is sent."""
 
     abstract = True
+    answered_in: str  # The queue whose workers answer it; config.celery routes by it.
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
         """Sends the message and answers Celery's result, or None where one lies unanswered already."""

@@ -68,7 +68,7 @@ def _attempt(running: RunningJob) -> None:
     try:
         with running.own_transaction():
             try:
-                result = kind.handler(running, *_payload_argument(kind, job))
+                result = _call(kind, running)
                 running.keep_progress()
                 moves.complete(job, result)
             except Cancelled:
@@ -146,8 +146,13 @@ def _complete_together(kind: Kind, jobs: Sequence[Job], worker_name: str, celery
             if len(results) != len(jobs):
                 raise ValueError(f"{kind.name} was given {len(jobs)} jobs and returned {len(results)} results.")
         else:
-            results = [kind.handler(job, *_payload_argument(kind, job.row)) for job in running]
+            results = [_call(kind, job) for job in running]
         moves.complete_locked(jobs, results, worker_name=worker_name, celery_task_id=celery_task_id)
+
+
+def _call(kind: Kind, running: RunningJob) -> Any:
+    """A handler may take the payload as its second argument, or the job alone."""
+    return kind.handler(running, running.payload) if kind.takes_payload else kind.handler(running)
 
 
 def _fail(job: Job, kind: Kind, error: BaseException, *, worker_name: str | None = None) -> None:
@@ -163,8 +168,3 @@ def _fail(job: Job, kind: Kind, error: BaseException, *, worker_name: str | None
 
 def _as_text(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
-
-
-def _payload_argument(kind: Kind, job: Job) -> tuple[Any, ...]:
-    """The payload as the handler's second argument, or nothing for a handler that takes the job alone."""
-    return (kind.read_payload(job.payload),) if kind.takes_payload else ()

@@ -54,17 +54,18 @@ Method = Callable[Concatenate[View, Request, Arguments], Response]
 
 
 def answered_once(method: Method[View, Arguments]) -> Method[View, Arguments]:
-    """Makes a view's method heed the Idempotency-Key header, if the request has one.
+    """Makes a view's method one transaction that heeds the Idempotency-Key header, if the request has one.
 
-    The key, the work and the answer are one transaction: all are there or nothing is, whatever crashes. A refusal
-    raises, so it is not kept, and the key may be used again.
+    The key, the work and the answer are all there or nothing is, whatever crashes, and the answer shows what was
+    submitted as nobody has touched it yet. A refusal raises, so it is not kept, and the key may be used again.
     """
 
     @wraps(method)
     def answer(view: View, request: Request, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Response:
         key = request.headers.get("Idempotency-Key")
         if key is None:
-            return method(view, request, *args, **kwargs)
+            with transaction.atomic():
+                return method(view, request, *args, **kwargs)
         if not re.fullmatch(r"[\x20-\x7e]{1,255}", key):
             raise BadKey
         # READ COMMITTED, PostgreSQL's default, is what makes the first answer visible here once it is committed.

@@ -179,7 +179,7 @@ def job(
 def _doorbell(name: str, queue: str) -> Doorbell:
     """The Celery task of the kind's name. Arguments it does not know come from newer senders."""
 
-    @app.task(name=name, queue=queue, bind=True, base=Doorbell)
+    @app.task(name=name, answered_in=queue, bind=True, base=Doorbell)
     def answer(self: Doorbell, *args: Any, **kwargs: Any) -> None:
         from orchestrator.engine import answer_bell
 

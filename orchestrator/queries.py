@@ -12,16 +12,36 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
-from django.db.models import BooleanField, Count, Exists, ExpressionWrapper, OuterRef, Q, QuerySet, Subquery
-from django.db.models.functions import JSONObject, Now
+from django.db.models import BooleanField, JSONField, QuerySet
+from django.db.models.expressions import RawSQL
 
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Kind
-from orchestrator.states import FINAL, Status
+from orchestrator.states import FINAL
 
 ORCHESTRATION = "orchestration.two_batches"
 # Ids hold the time of the web process that made them, created_at that of PostgreSQL.
 CLOCKS_AGREE_WITHIN_SECONDS = 3_600
+# A job's children by status; NULL for a job without any.
+CHILDREN_COUNTS = """
+SELECT jsonb_build_object(
+    'total', count(*),
+    'created', count(*) FILTER (WHERE child.status = 'CREATED'),
+    'running', count(*) FILTER (WHERE child.status = 'RUNNING'),
+    'completed', count(*) FILTER (WHERE child.status = 'COMPLETED'),
+    'failed', count(*) FILTER (WHERE child.status = 'FAILED'),
+    'cancelled', count(*) FILTER (WHERE child.status = 'CANCELLED')
+)
+FROM orchestrator_job child
+WHERE child.parent_id = orchestrator_job.id
+HAVING count(*) > 0
+"""
+# Whether nothing of a job's kind is to be started.
+KIND_IS_PAUSED = """
+EXISTS (SELECT FROM orchestrator_kind kind WHERE kind.name = orchestrator_job.kind AND kind.paused_at IS NOT NULL)
+"""
+# Whether a job's time has come, by the clock that decides.
+IS_DUE = "orchestrator_job.run_at <= statement_timestamp()"
 # How often a request that waits for a job looks at it: soon at first, then less and less often.
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 0.5
 
@@ -75,12 +95,11 @@ def shown_jobs(jobs: QuerySet[Job]) -> QuerySet[ShownJob]:
 
 def _with_surroundings(jobs: QuerySet[Job]) -> QuerySet[ShownJob]:
     """Each with `children_counts`, and with what `waiting_for` needs, in the one statement that reads it."""
-    counts = {status.lower(): Count("id", filter=Q(status=status)) for status in Status.values}
-    children = Job.objects.filter(parent=OuterRef("id")).order_by().values("parent")
+    # SQL, since making it out of the ORM's expressions takes as long as all the rest of a submission (7 ms).
     with_surroundings = jobs.annotate(
-        children_counts=Subquery(children.annotate(counts=JSONObject(total=Count("id"), **counts)).values("counts")),
-        kind_is_paused=Exists(Kind.objects.filter(name=OuterRef("kind"), paused_at__isnull=False)),
-        is_due=ExpressionWrapper(Q(run_at__lte=Now()), output_field=BooleanField()),
+        children_counts=RawSQL(CHILDREN_COUNTS, (), JSONField()),  # noqa: S611 - a constant
+        kind_is_paused=RawSQL(KIND_IS_PAUSED, (), BooleanField()),  # noqa: S611 - a constant
+        is_due=RawSQL(IS_DUE, (), BooleanField()),  # noqa: S611 - a constant
     )
     return cast("QuerySet[ShownJob]", with_surroundings)
 

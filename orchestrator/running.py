@@ -62,6 +62,11 @@ class RunningJob:
     def id(self) -> str:
         return str(self.row.id)
 
+    @cached_property
+    def payload(self) -> Any:
+        """The payload as the kind's payload type."""
+        return self.kind.read_payload(self.row.payload)
+
     @property
     def owner(self) -> str:
         return self.row.owner

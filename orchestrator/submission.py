@@ -125,7 +125,7 @@ def submit(
     with transaction.atomic():
         _check_cap(kind, owner)
         _insert(rows, dependencies)
-    return Job.objects.get(id=job["id"])
+        return Job.objects.get(id=job["id"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 from celery import signals
 from celery.worker.state import active_requests
 
-from config.celery import app
+from config.celery import CONTROL_QUEUE, app
 from orchestrator import bell, upkeep, workers
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 _celery_worker: Any = None
 
 
-@app.task(name="orchestrator.tick", base=bell.Doorbell, queue="control")
+# No events: a tick a second would push everything else out of Flower's list.
+@app.task(name="orchestrator.tick", base=bell.Doorbell, answered_in=CONTROL_QUEUE, send_events=False)
 def tick(*args: Any, **kwargs: Any) -> None:
     """Beat's message, every second. Merged like any other bell, so that ticks do not pile up while nobody answers."""
     bell.mark_answered("orchestrator.tick")
@@ -34,8 +35,9 @@ def remember_celery_worker(sender: str, instance: Any, **_: Any) -> None:
 
 @signals.worker_process_init.connect
 def start_child(**_: Any) -> None:
-    """A child of the prefork pool begins."""
-    _start_process()
+    """A child of the prefork pool begins. The solo pool sends this, too, before there is a worker to speak of."""
+    if _celery_worker and _has_children():
+        _start_process()
 
 
 @signals.worker_ready.connect

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from django.conf import settings
 from django.db import connection
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 
 from orchestrator import bell, moves, pipelines, workers
 from orchestrator.kinds import all_kinds
-from orchestrator.models import Attempt, Job, Kind, Upkeep
+from orchestrator.models import Attempt, IdempotencyKey, Job, Kind, Upkeep, Worker
 
 logger = logging.getLogger(__name__)
 
 # Most jobs made ready by one statement.
 DUE_BATCH = 10_000
+
+# Most rows of a table that one pruning deletes, and how long it rests in between.
+PRUNE_BATCH = 5_000
+PRUNE_EVERY = timedelta(minutes=1)
+# How long a worker's row is kept after its end.
+ENDED_WORKER_DAYS = 7
 
 # Jobs whose time has come.
 MAKE_DUE_READY = """
@@ -89,3 +98,19 @@ def ring_for_ready() -> None:
     for kind in all_kinds():
         if kind.name in waiting:
             bell.ring(kind)
+
+
+@part
+def prune() -> None:
+    """Deletes what nobody will ask for again, a batch a minute."""
+    Upkeep.objects.get_or_create(part="prune", defaults={"ran_at": datetime.min.replace(tzinfo=UTC)})
+    if not Upkeep.objects.filter(part="prune", ran_at__lt=Now() - PRUNE_EVERY).update(ran_at=Now()):
+        return
+    forgotten = timedelta(hours=settings.ENV.IDEMPOTENCY_KEY_HOURS)
+    _delete_some(IdempotencyKey.objects.filter(created_at__lt=Now() - forgotten).order_by("created_at"))
+    long_ended = Worker.objects.filter(ended_at__lt=Now() - timedelta(days=ENDED_WORKER_DAYS), trying={})
+    _delete_some(long_ended.exclude(Exists(Job.objects.filter(worker=OuterRef("id")))))
+
+
+def _delete_some(rows: QuerySet[Any]) -> None:
+    rows.model.objects.filter(pk__in=list(rows.values_list("pk", flat=True)[:PRUNE_BATCH])).delete()

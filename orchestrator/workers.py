@@ -115,11 +115,9 @@ class WorkerProcess:
             self._running[running.row.id, running.row.attempt] = running
 
     def drop(self, running: RunningJob) -> None:
-        """A job does not run here any more. The next look sees to it that its lease has ended, too."""
-        attempted = running.row.id, running.row.attempt
+        """A job does not run here any more."""
         with self._lock:
-            self._running.pop(attempted, None)
-            self._astray.add(attempted)
+            self._running.pop((running.row.id, running.row.attempt), None)
 
     def note_trying(self, attempts: Mapping[str, int]) -> None:
         """Notes, in a commit of its own, the transactional jobs about to run with the attempts they had so far.
@@ -154,9 +152,8 @@ class WorkerProcess:
             self._register()
         if time.monotonic() - self._renewed_at >= settings.ENV.HEARTBEAT_SECONDS:
             self._renew()
-        if self._running or self._astray:
-            self._heed_leases()
-            self._write_progress()
+        self._heed_leases()
+        self._write_progress()
         if self._trying != self._noted:
             self._write_trying()
         if self._drain_began:
@@ -194,7 +191,6 @@ class WorkerProcess:
         """Passes on to the handlers what the database says of their jobs, and gives back jobs that have no handler."""
         with self._lock:
             running = dict(self._running)
-            suspected = set(self._astray)
         leases = {
             (id, attempt): (cancelled, overdue)
             for id, attempt, cancelled, overdue in self._read_aside(LEASES, {"id": self.row_id})
@@ -208,14 +204,13 @@ class WorkerProcess:
         # Between a claim and `take`, or between the last write and `drop`, the two accounts differ for a moment.
         # A difference at two looks is real: the job was taken away, or the end of its attempt could not be recorded.
         astray = leases.keys() ^ running.keys()
-        for id, attempt in astray & suspected:
+        for id, attempt in astray & self._astray:
             if (id, attempt) in running:
                 running[id, attempt].stop(LeaseLost)
             else:
                 own = Job.objects.filter(id=id, attempt=attempt, worker=self.row_id)
                 take_back(own, "Its end could not be recorded.")
-        with self._lock:
-            self._astray = (self._astray - suspected) | astray
+        self._astray = astray
 
     def _write_progress(self) -> None:
         with self._lock:

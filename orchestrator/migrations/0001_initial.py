@@ -8,209 +8,389 @@ import orchestrator.ids
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Kind',
+            name="Kind",
             fields=[
-                ('name', models.CharField(max_length=100, primary_key=True, serialize=False)),
-                ('queue', models.CharField(max_length=50)),
-                ('description', models.TextField(blank=True)),
-                ('paused_at', models.DateTimeField(blank=True, null=True)),
+                ("name", models.CharField(max_length=100, primary_key=True, serialize=False)),
+                ("queue", models.CharField(max_length=50)),
+                ("description", models.TextField(blank=True)),
+                ("paused_at", models.DateTimeField(blank=True, null=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Upkeep',
+            name="Upkeep",
             fields=[
-                ('part', models.CharField(max_length=50, primary_key=True, serialize=False)),
-                ('ran_at', models.DateTimeField()),
+                ("part", models.CharField(max_length=50, primary_key=True, serialize=False)),
+                ("ran_at", models.DateTimeField()),
             ],
             options={
-                'verbose_name_plural': 'upkeep',
+                "verbose_name_plural": "upkeep",
             },
         ),
         migrations.CreateModel(
-            name='IdempotencyKey',
+            name="IdempotencyKey",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('owner', models.CharField(blank=True, max_length=150)),
-                ('key', models.CharField(max_length=255)),
-                ('fingerprint', models.CharField(help_text="SHA-256 of the request's method, path and body.", max_length=64)),
-                ('answer', models.JSONField(null=True)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("owner", models.CharField(blank=True, max_length=150)),
+                ("key", models.CharField(max_length=255)),
+                (
+                    "fingerprint",
+                    models.CharField(help_text="SHA-256 of the request's method, path and body.", max_length=64),
+                ),
+                ("answer", models.JSONField(null=True)),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
             ],
             options={
-                'indexes': [models.Index(fields=['created_at'], name='idempotency_key_by_age')],
-                'constraints': [models.UniqueConstraint(fields=('owner', 'key'), name='idempotency_key_is_used_once')],
+                "indexes": [models.Index(fields=["created_at"], name="idempotency_key_by_age")],
+                "constraints": [models.UniqueConstraint(fields=("owner", "key"), name="idempotency_key_is_used_once")],
             },
         ),
         migrations.CreateModel(
-            name='Job',
+            name="Job",
             fields=[
-                ('id', models.UUIDField(default=orchestrator.ids.uuid7, editable=False, primary_key=True, serialize=False)),
-                ('kind', models.CharField(max_length=100)),
-                ('queue', models.CharField(max_length=50)),
-                ('owner', models.CharField(blank=True, db_default='', max_length=150)),
-                ('status', models.CharField(choices=[('CREATED', 'Created'), ('RUNNING', 'Running'), ('COMPLETED', 'Completed'), ('FAILED', 'Failed'), ('CANCELLED', 'Cancelled')], db_default='CREATED', max_length=9)),
-                ('priority', models.SmallIntegerField(db_default=5, help_text='0 is the most urgent, 9 the least.')),
-                ('payload', models.JSONField(default=dict)),
-                ('result', models.JSONField(null=True)),
-                ('error', models.TextField(blank=True, db_default='')),
-                ('attempt', models.IntegerField(db_default=0, help_text='How many attempts were started; the fence of every write.')),
-                ('max_attempts', models.IntegerField(db_default=1)),
-                ('run_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), help_text='Not before this time.')),
-                ('rank', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), help_text='Its place in the queue: run_at + priority x 60 s.')),
-                ('ready', models.BooleanField(db_default=False, help_text='Could be claimed now.')),
-                ('runs_alone', models.BooleanField(db_default=False, help_text='A worker died with it in a batch.')),
-                ('worker_name', models.CharField(blank=True, db_default='', help_text='Who ran it last.', max_length=200)),
-                ('deadline_at', models.DateTimeField(null=True)),
-                ('cancel_requested_at', models.DateTimeField(null=True)),
-                ('celery_task_id', models.CharField(blank=True, db_default='', help_text='The bell that woke its worker.', max_length=50)),
-                ('progress_done', models.BigIntegerField(null=True)),
-                ('progress_total', models.BigIntegerField(null=True)),
-                ('progress_message', models.CharField(blank=True, db_default='', max_length=500)),
-                ('name', models.CharField(blank=True, db_default='', help_text='What a child is called within its pipeline.', max_length=100)),
-                ('unfinished_dependencies', models.IntegerField(db_default=0)),
-                ('unwinding', models.BooleanField(db_default=False, help_text='Its unstarted children are still to be cancelled.')),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('started_at', models.DateTimeField(null=True)),
-                ('finished_at', models.DateTimeField(null=True)),
-                ('updated_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('parent', models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='children', to='orchestrator.job')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=orchestrator.ids.uuid7, editable=False, primary_key=True, serialize=False
+                    ),
+                ),
+                ("kind", models.CharField(max_length=100)),
+                ("queue", models.CharField(max_length=50)),
+                ("owner", models.CharField(blank=True, db_default="", max_length=150)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("CREATED", "Created"),
+                            ("RUNNING", "Running"),
+                            ("COMPLETED", "Completed"),
+                            ("FAILED", "Failed"),
+                            ("CANCELLED", "Cancelled"),
+                        ],
+                        db_default="CREATED",
+                        max_length=9,
+                    ),
+                ),
+                ("priority", models.SmallIntegerField(db_default=5, help_text="0 is the most urgent, 9 the least.")),
+                ("payload", models.JSONField(default=dict)),
+                ("result", models.JSONField(null=True)),
+                ("error", models.TextField(blank=True, db_default="")),
+                (
+                    "attempt",
+                    models.IntegerField(
+                        db_default=0, help_text="How many attempts were started; the fence of every write."
+                    ),
+                ),
+                ("max_attempts", models.IntegerField(db_default=1)),
+                (
+                    "run_at",
+                    models.DateTimeField(
+                        db_default=django.db.models.functions.datetime.Now(), help_text="Not before this time."
+                    ),
+                ),
+                (
+                    "rank",
+                    models.DateTimeField(
+                        db_default=django.db.models.functions.datetime.Now(),
+                        help_text="Its place in the queue: run_at + priority x 60 s.",
+                    ),
+                ),
+                ("ready", models.BooleanField(db_default=False, help_text="Could be claimed now.")),
+                ("runs_alone", models.BooleanField(db_default=False, help_text="A worker died with it in a batch.")),
+                (
+                    "worker_name",
+                    models.CharField(blank=True, db_default="", help_text="Who ran it last.", max_length=200),
+                ),
+                ("deadline_at", models.DateTimeField(null=True)),
+                ("cancel_requested_at", models.DateTimeField(null=True)),
+                (
+                    "celery_task_id",
+                    models.CharField(
+                        blank=True, db_default="", help_text="The bell that woke its worker.", max_length=50
+                    ),
+                ),
+                ("progress_done", models.BigIntegerField(null=True)),
+                ("progress_total", models.BigIntegerField(null=True)),
+                ("progress_message", models.CharField(blank=True, db_default="", max_length=500)),
+                (
+                    "name",
+                    models.CharField(
+                        blank=True,
+                        db_default="",
+                        help_text="What a child is called within its pipeline.",
+                        max_length=100,
+                    ),
+                ),
+                ("unfinished_dependencies", models.IntegerField(db_default=0)),
+                (
+                    "unwinding",
+                    models.BooleanField(
+                        db_default=False, help_text="Its unstarted children are still to be cancelled."
+                    ),
+                ),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("started_at", models.DateTimeField(null=True)),
+                ("finished_at", models.DateTimeField(null=True)),
+                ("updated_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "parent",
+                    models.ForeignKey(
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="children",
+                        to="orchestrator.job",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Attempt',
+            name="Attempt",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.IntegerField()),
-                ('outcome', models.CharField(choices=[('RAISED', 'the handler raised'), ('TIMED_OUT', "the kind's timeout passed"), ('LOST', 'its worker died'), ('INTERRUPTED', 'its worker was told to stop')], max_length=11)),
-                ('error', models.TextField()),
-                ('traceback', models.TextField(blank=True)),
-                ('worker_name', models.CharField(blank=True, max_length=200)),
-                ('started_at', models.DateTimeField(null=True)),
-                ('ended_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('job', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='attempts', to='orchestrator.job')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("number", models.IntegerField()),
+                (
+                    "outcome",
+                    models.CharField(
+                        choices=[
+                            ("RAISED", "the handler raised"),
+                            ("TIMED_OUT", "the kind's timeout passed"),
+                            ("LOST", "its worker died"),
+                            ("INTERRUPTED", "its worker was told to stop"),
+                        ],
+                        max_length=11,
+                    ),
+                ),
+                ("error", models.TextField()),
+                ("traceback", models.TextField(blank=True)),
+                ("worker_name", models.CharField(blank=True, max_length=200)),
+                ("started_at", models.DateTimeField(null=True)),
+                ("ended_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "job",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="attempts", to="orchestrator.job"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
+                "ordering": ["id"],
             },
         ),
         migrations.CreateModel(
-            name='Worker',
+            name="Worker",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(help_text="Celery's name of the worker, as Flower shows it.", max_length=200)),
-                ('queues', models.JSONField(default=list)),
-                ('host', models.CharField(help_text='Where its process id means something.', max_length=200)),
-                ('pid', models.IntegerField()),
-                ('process_started', models.CharField(help_text='Tells two processes of the same id apart.', max_length=50)),
-                ('started_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('seen_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('draining_at', models.DateTimeField(null=True)),
-                ('ended_at', models.DateTimeField(null=True)),
-                ('lost', models.BooleanField(default=False, help_text='It ended without saying so.')),
-                ('trying', models.JSONField(default=dict, help_text='The transactional jobs it is about to run: {job id: attempts before this one}.')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "name",
+                    models.CharField(help_text="Celery's name of the worker, as Flower shows it.", max_length=200),
+                ),
+                ("queues", models.JSONField(default=list)),
+                ("host", models.CharField(help_text="Where its process id means something.", max_length=200)),
+                ("pid", models.IntegerField()),
+                (
+                    "process_started",
+                    models.CharField(help_text="Tells two processes of the same id apart.", max_length=50),
+                ),
+                ("started_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("seen_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("draining_at", models.DateTimeField(null=True)),
+                ("ended_at", models.DateTimeField(null=True)),
+                ("lost", models.BooleanField(default=False, help_text="It ended without saying so.")),
+                (
+                    "trying",
+                    models.JSONField(
+                        default=dict,
+                        help_text="The transactional jobs it is about to run: {job id: attempts before this one}.",
+                    ),
+                ),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('ended_at', None)), fields=['seen_at'], name='worker_alive_by_seen_at')],
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("ended_at", None)), fields=["seen_at"], name="worker_alive_by_seen_at"
+                    )
+                ],
             },
         ),
         migrations.AddField(
-            model_name='job',
-            name='worker',
-            field=models.ForeignKey(db_constraint=False, db_index=False, help_text='Its lease.', null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='jobs', to='orchestrator.worker'),
+            model_name="job",
+            name="worker",
+            field=models.ForeignKey(
+                db_constraint=False,
+                db_index=False,
+                help_text="Its lease.",
+                null=True,
+                on_delete=django.db.models.deletion.DO_NOTHING,
+                related_name="jobs",
+                to="orchestrator.worker",
+            ),
         ),
         migrations.CreateModel(
-            name='Dependency',
+            name="Dependency",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('depends_on', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='dependents', to='orchestrator.job')),
-                ('job', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='dependencies', to='orchestrator.job')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "depends_on",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="dependents", to="orchestrator.job"
+                    ),
+                ),
+                (
+                    "job",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="dependencies",
+                        to="orchestrator.job",
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('job', 'depends_on'), name='dependency_is_unique')],
+                "constraints": [models.UniqueConstraint(fields=("job", "depends_on"), name="dependency_is_unique")],
             },
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(condition=models.Q(('ready', True)), fields=['kind', 'rank', 'id'], name='job_ready_by_rank'),
+            model_name="job",
+            index=models.Index(
+                condition=models.Q(("ready", True)), fields=["kind", "rank", "id"], name="job_ready_by_rank"
+            ),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(condition=models.Q(('ready', False), ('status', 'CREATED'), ('unfinished_dependencies', 0)), fields=['run_at'], name='job_future_by_run_at'),
+            model_name="job",
+            index=models.Index(
+                condition=models.Q(("ready", False), ("status", "CREATED"), ("unfinished_dependencies", 0)),
+                fields=["run_at"],
+                name="job_future_by_run_at",
+            ),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(condition=models.Q(('worker__isnull', False)), fields=['worker'], name='job_leased_by_worker'),
+            model_name="job",
+            index=models.Index(
+                condition=models.Q(("worker__isnull", False)), fields=["worker"], name="job_leased_by_worker"
+            ),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(condition=models.Q(('deadline_at__isnull', False)), fields=['deadline_at'], name='job_running_by_deadline'),
+            model_name="job",
+            index=models.Index(
+                condition=models.Q(("deadline_at__isnull", False)),
+                fields=["deadline_at"],
+                name="job_running_by_deadline",
+            ),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(condition=models.Q(('unwinding', True)), fields=['id'], name='job_unwinding'),
+            model_name="job",
+            index=models.Index(condition=models.Q(("unwinding", True)), fields=["id"], name="job_unwinding"),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(condition=models.Q(('parent', None), ('status__in', ('CREATED', 'RUNNING')), models.Q(('owner', ''), _negated=True)), fields=['owner', 'kind'], name='job_unfinished_by_owner'),
+            model_name="job",
+            index=models.Index(
+                condition=models.Q(
+                    ("parent", None), ("status__in", ("CREATED", "RUNNING")), models.Q(("owner", ""), _negated=True)
+                ),
+                fields=["owner", "kind"],
+                name="job_unfinished_by_owner",
+            ),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(fields=['owner', '-id'], name='job_by_owner'),
+            model_name="job",
+            index=models.Index(fields=["owner", "-id"], name="job_by_owner"),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(fields=['kind', '-id'], name='job_by_kind'),
+            model_name="job",
+            index=models.Index(fields=["kind", "-id"], name="job_by_kind"),
         ),
         migrations.AddIndex(
-            model_name='job',
-            index=models.Index(condition=models.Q(('status', 'COMPLETED'), _negated=True), fields=['status', '-id'], name='job_by_status'),
+            model_name="job",
+            index=models.Index(
+                condition=models.Q(("status", "COMPLETED"), _negated=True),
+                fields=["status", "-id"],
+                name="job_by_status",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['CREATED', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED'])), name='job_status_is_known'),
+            model_name="job",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("status__in", ["CREATED", "RUNNING", "COMPLETED", "FAILED", "CANCELLED"])),
+                name="job_status_is_known",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('finished_at__isnull', False), ('status__in', ('COMPLETED', 'FAILED', 'CANCELLED'))), models.Q(('finished_at__isnull', True), ('status__in', ('CREATED', 'RUNNING'))), _connector='OR'), name='job_finished_exactly_in_final_states'),
+            model_name="job",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("finished_at__isnull", False), ("status__in", ("COMPLETED", "FAILED", "CANCELLED"))),
+                    models.Q(("finished_at__isnull", True), ("status__in", ("CREATED", "RUNNING"))),
+                    _connector="OR",
+                ),
+                name="job_finished_exactly_in_final_states",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.CheckConstraint(condition=models.Q(('priority__range', (0, 9))), name='job_priority_is_0_to_9'),
+            model_name="job",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("priority__range", (0, 9))), name="job_priority_is_0_to_9"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.CheckConstraint(condition=models.Q(('attempt__gte', 0), ('max_attempts__gte', 1)), name='job_attempts_are_counted'),
+            model_name="job",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("attempt__gte", 0), ("max_attempts__gte", 1)), name="job_attempts_are_counted"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.CheckConstraint(condition=models.Q(('ready', False), models.Q(('status__in', ('CREATED', 'RUNNING')), ('unfinished_dependencies', 0), ('worker__isnull', True)), _connector='OR'), name='job_ready_could_start'),
+            model_name="job",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("ready", False),
+                    models.Q(
+                        ("status__in", ("CREATED", "RUNNING")),
+                        ("unfinished_dependencies", 0),
+                        ("worker__isnull", True),
+                    ),
+                    _connector="OR",
+                ),
+                name="job_ready_could_start",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.CheckConstraint(condition=models.Q(('worker__isnull', True), ('status', 'RUNNING'), _connector='OR'), name='job_leased_only_while_running'),
+            model_name="job",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("worker__isnull", True), ("status", "RUNNING"), _connector="OR"),
+                name="job_leased_only_while_running",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.CheckConstraint(condition=models.Q(('deadline_at__isnull', True), ('worker__isnull', False), _connector='OR'), name='job_deadline_only_while_leased'),
+            model_name="job",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("deadline_at__isnull", True), ("worker__isnull", False), _connector="OR"),
+                name="job_deadline_only_while_leased",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.CheckConstraint(condition=models.Q(('result__isnull', True), ('status', 'COMPLETED'), _connector='OR'), name='job_result_only_when_completed'),
+            model_name="job",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("result__isnull", True), ("status", "COMPLETED"), _connector="OR"),
+                name="job_result_only_when_completed",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.CheckConstraint(condition=models.Q(('unfinished_dependencies__gte', 0)), name='job_dependencies_are_counted'),
+            model_name="job",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("unfinished_dependencies__gte", 0)), name="job_dependencies_are_counted"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='job',
-            constraint=models.UniqueConstraint(condition=models.Q(('parent__isnull', False)), fields=('parent', 'name'), name='job_child_name_is_unique'),
+            model_name="job",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("parent__isnull", False)),
+                fields=("parent", "name"),
+                name="job_child_name_is_unique",
+            ),
         ),
     ]

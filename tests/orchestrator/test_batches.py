@@ -57,7 +57,7 @@ def test_nothing_is_run_where_nothing_is_ready(kind: DeclareKind, worker: Worker
 
 def test_a_handler_may_take_its_whole_batch(kind: DeclareKind, worker: WorkerProcess) -> None:
     def add_many(jobs: list[RunningJob]) -> list[int]:
-        return [len(jobs) * 100 + job.row.payload["n"] for job in jobs]
+        return [len(jobs) * 100 + job.payload["n"] for job in jobs]
 
     adding = kind(add_many, takes_batch=True, **BATCH)
     ids = submit_many(adding, [{"n": n} for n in range(3)])
@@ -270,14 +270,14 @@ def test_a_batch_under_way_when_its_process_is_given_up_is_noted_in_the_new_row(
 def test_a_job_whose_batch_went_on_without_it_is_not_blamed(kind: DeclareKind, hire: Hire) -> None:
     batching = kind(**BATCH)
     done, cancelled, retried = (submit(batching) for _ in range(3))
-    noted = {str(job.id): 0 for job in (done, cancelled, retried)}
-    dead, survivor = hire("dead@here"), hire("survivor@here")
+    dead = hire("dead@here")
+    dead.note_trying({str(job.id): 0 for job in (done, cancelled, retried)})
     submission.cancel(cancelled.id)
-    Job.objects.filter(id=retried.id).update(attempt=1)
-    run(batching, survivor)
-    dead.note_trying(noted)
-    give_up(dead.row_id)
+    Job.objects.filter(id=retried.id).update(ready=False)
+    run(batching, hire("survivor@here"))
+    Job.objects.filter(id=retried.id).update(attempt=1, ready=True)
 
+    give_up(dead.row_id)
     take_back_from_ended()
 
     assert [again(job).attempts.count() for job in (done, cancelled, retried)] == [0, 0, 0]

@@ -66,7 +66,7 @@ def test_the_celery_task_has_the_name_and_queue_of_the_kind(kind: DeclareKind) -
     declared = kind(queue="io")
 
     assert declared.task.name == declared.name
-    assert declared.task.queue == "io"
+    assert declared.task.answered_in == "io"
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,20 @@ def test_a_child_that_runs_when_its_sibling_fails_may_finish_first(
     assert again(parent).status == "FAILED"
 
 
+def test_a_cancelled_step_is_not_made_ready_by_what_it_waited_for(
+    step: Kind, last: Kind, worker: WorkerProcess
+) -> None:
+    parent, children = pipeline(last, step, {"a": (), "b": (), "c": ("b",)})
+    one, two = lease(step, worker), lease(step, worker)
+    fail(one)
+
+    complete(two)
+
+    assert states(children) == {"a": "FAILED", "b": "COMPLETED", "c": "CANCELLED"}
+    assert (again(children["c"]).ready, again(children["c"]).unfinished_dependencies) == (False, 0)
+    assert again(parent).status == "FAILED"
+
+
 def test_the_first_child_that_failed_is_named(step: Kind, last: Kind, worker: WorkerProcess) -> None:
     parent, _ = pipeline(last, step, FAN)
     one, two = lease(step, worker), lease(step, worker)
@@ -206,6 +220,23 @@ def test_a_pipeline_is_cancelled_though_its_running_child_completes(
     complete(held)
 
     assert states(children) == {"a": "COMPLETED", "b": "CANCELLED", "c": "CANCELLED"}
+    assert again(parent).status == "CANCELLED"
+
+
+def test_the_own_step_of_a_cancelled_pipeline_cannot_start_before_it_is_unwound(
+    step: Kind, last: Kind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent, _ = pipeline(last, step, {"a": ()})
+    held = lease(step, worker)
+    submission.cancel(parent.id)
+
+    with monkeypatch.context() as crash:
+        crash.setattr(pipelines, "unwind", lambda parent_id: None)
+        complete(held)
+    left = again(parent)
+    upkeep.unwind_pipelines()
+
+    assert (left.status, left.ready, left.unfinished_dependencies) == ("RUNNING", False, 0)
     assert again(parent).status == "CANCELLED"
 
 

@@ -12,8 +12,9 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from orchestrator import bell, upkeep
-from orchestrator.models import Job, Upkeep
+from orchestrator.models import IdempotencyKey, Job, Upkeep, Worker
 from orchestrator.models import Kind as KindRow
+from orchestrator.states import Status
 from orchestrator.submission import submit
 from orchestrator.workers import WorkerProcess, give_up
 from tests.orchestrator.workbench import (
@@ -183,3 +184,41 @@ def test_what_waits_for_others_or_has_ended_is_not_made_ready(kind: DeclareKind,
     upkeep.make_due_ready()
 
     assert not Job.objects.filter(ready=True).exists()
+
+
+@pytest.mark.django_db
+def test_idempotency_keys_are_forgotten_after_their_time() -> None:
+    old = IdempotencyKey.objects.create(key="old", fingerprint="")
+    IdempotencyKey.objects.filter(id=old.id).update(created_at=timezone.now() - timedelta(hours=25))
+    IdempotencyKey.objects.create(key="young", fingerprint="")
+
+    upkeep.prune()
+
+    assert list(IdempotencyKey.objects.values_list("key", flat=True)) == ["young"]
+
+
+@pytest.mark.django_db
+def test_rows_of_workers_are_kept_for_a_week_and_as_long_as_they_hold_a_job(kind: DeclareKind) -> None:
+    ended = [
+        Worker.objects.create(
+            name=name, host="", pid=1, process_started="", ended_at=timezone.now() - timedelta(days=age)
+        )
+        for name, age in (("old", 8), ("holding", 8), ("young", 6))
+    ]
+    held = submit(kind())
+    Job.objects.filter(id=held.id).update(status=Status.RUNNING, ready=False, worker=ended[1].id)
+
+    upkeep.prune()
+
+    assert set(Worker.objects.values_list("name", flat=True)) == {"holding", "young"}
+
+
+@pytest.mark.django_db
+def test_pruning_rests_for_a_minute() -> None:
+    upkeep.prune()
+    old = IdempotencyKey.objects.create(key="old", fingerprint="")
+    IdempotencyKey.objects.filter(id=old.id).update(created_at=timezone.now() - timedelta(hours=25))
+
+    upkeep.prune()
+
+    assert IdempotencyKey.objects.exists()

@@ -328,6 +328,20 @@ def test_two_attempts_at_a_job_in_one_process_are_told_apart(kind: DeclareKind, 
     assert again(job).status == "COMPLETED"
 
 
+def test_progress_of_an_attempt_that_was_overtaken_is_not_written(kind: DeclareKind, hire: Hire) -> None:
+    waiting = kind(backoff_seconds=0)
+    job = submit(waiting)
+    frozen, survivor = hire("frozen@here"), hire("survivor@here")
+    running = take(lease(waiting, frozen), waiting, frozen)
+    running.progress(99)
+    moves.end_attempt(running.row, Attempt.Outcome.LOST)
+    lease(waiting, survivor)
+
+    frozen._look()
+
+    assert again(job).progress_done is None
+
+
 def test_a_draining_process_lets_its_jobs_finish_within_the_grace_period(
     kind: DeclareKind, worker: WorkerProcess
 ) -> None:

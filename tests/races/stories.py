@@ -36,8 +36,8 @@ def elsewhere(action: Callable[[], Any]) -> Future[Any]:
 
 @contextmanager
 def uncommitted(action: Callable[[], Any]) -> Iterator[Future[Any]]:
-    """Does it elsewhere, and commits only after the block; what it answered is known from then on."""
-    acted, commit = threading.Event(), threading.Event()
+    """Does it elsewhere, and commits only after the block, which must not wait for it; its answer is known then."""
+    acted, commit, waited_in_vain = threading.Event(), threading.Event(), threading.Event()
 
     def act_and_hold() -> Any:
         with transaction.atomic():
@@ -45,7 +45,8 @@ def uncommitted(action: Callable[[], Any]) -> Iterator[Future[Any]]:
                 return action()
             finally:
                 acted.set()
-                assert commit.wait(PATIENCE_SECONDS)
+                if not commit.wait(PATIENCE_SECONDS):
+                    waited_in_vain.set()
 
     future = elsewhere(act_and_hold)
     assert acted.wait(PATIENCE_SECONDS)
@@ -54,6 +55,7 @@ def uncommitted(action: Callable[[], Any]) -> Iterator[Future[Any]]:
     finally:
         commit.set()
         future.exception(PATIENCE_SECONDS)
+        assert not waited_in_vain.is_set(), "Something within the block waited for it to commit."
 
 
 def waiting(action: Callable[[], Any]) -> Future[Any]:

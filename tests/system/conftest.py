@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import servers
 from tests.system.stack import Stack
 
 
 @pytest.fixture(scope="session")
-def running_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("stack") / "data")
+def running_stack() -> Iterator[Stack]:
+    stack = Stack(servers.new_folder("stack") / "data")
     try:
         stack.wait_until_ready()
         yield stack
