@@ -10,7 +10,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
@@ -147,6 +147,14 @@ def test_a_schedule_can_be_run_now_while_it_fires() -> None:
         start(services.run_now, schedule.id).result(PATIENCE_SECONDS)
 
     assert Task.objects.filter(schedule=schedule.id, scheduled_for=None).count() == 1
+
+
+def test_the_database_itself_refuses_an_occurrence_twice() -> None:
+    schedule = make_schedule()
+    fire_due(now=MONDAY)
+
+    with pytest.raises(IntegrityError), transaction.atomic():
+        services.create_tasks([services._task(schedule, MONDAY)])
 
 
 # What was missed. Beat is off for the ten minutes after noon.
