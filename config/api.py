@@ -45,6 +45,9 @@ from orchestrator.idempotency import BadKey, KeyUsedOtherwise
 from orchestrator.kinds import BadPayload, Problem, UnknownKind
 from orchestrator.models import Job
 from orchestrator.submission import BadSubmission, NotCancellable, NotRetryable, TooManyUnfinished
+from scheduler.models import Task, TaskSchedule
+from scheduler.recurrence import BadRecurrence
+from scheduler.services import BadBackfill, NotEnded, NotPending
 
 # rest_framework.views imports this module while its first class is being made.
 if TYPE_CHECKING:
@@ -85,10 +88,26 @@ REFUSALS: dict[type[BaseException], Refusal] = {
     BadPayload: BAD_INPUT,
     BadSubmission: BAD_INPUT,
     BadKey: BAD_INPUT,
+    BadRecurrence: BAD_INPUT,
+    BadBackfill: BAD_INPUT,
     UnknownKind: Refusal(HTTPStatus.BAD_REQUEST, "unknown-kind", "There is no such kind of job"),
     Job.DoesNotExist: Refusal(
         HTTPStatus.NOT_FOUND, "no-such-job", "There is no such job", "No job has this id, or it is not yours to see."
     ),
+    Task.DoesNotExist: Refusal(
+        HTTPStatus.NOT_FOUND,
+        "no-such-task",
+        "There is no such task",
+        "No task has this id, or it is not yours to see.",
+    ),
+    TaskSchedule.DoesNotExist: Refusal(
+        HTTPStatus.NOT_FOUND,
+        "no-such-schedule",
+        "There is no such schedule",
+        "No schedule has this id, or it is not yours to see.",
+    ),
+    NotPending: Refusal(HTTPStatus.CONFLICT, "not-pending", "The task cannot be cancelled"),
+    NotEnded: Refusal(HTTPStatus.CONFLICT, "not-ended", "The task cannot be run again yet"),
     NotCancellable: Refusal(HTTPStatus.CONFLICT, "not-cancellable", "The job cannot be cancelled"),
     NotRetryable: Refusal(HTTPStatus.CONFLICT, "not-retryable", "The job cannot be retried"),
     KeyUsedOtherwise: Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "key-used-otherwise", "The Idempotency-Key is taken"),
@@ -147,7 +166,9 @@ def _refusal_response(error: Exception, refusal: Refusal) -> HttpResponse:
     headers = {}
     if retry_after := getattr(error, "retry_after_seconds", None):
         headers["Retry-After"] = str(retry_after)
-    problems, where = getattr(error, "problems", ()), getattr(error, "where", "")
+    # A rule of the domain names the fields that break it, and knows nothing of pointers.
+    named = [Problem(f"/{name}", "invalid", str(error)) for name in getattr(error, "fields", ())]
+    problems, where = getattr(error, "problems", named), getattr(error, "where", "")
     return problem(
         refusal.status,
         refusal.detail or _in_words(problems) or str(error),
@@ -252,13 +273,20 @@ class JSONParser(BaseParser):
     """Strict JSON, see `config.strict_json`. Django bounds how much is read, before reading it."""
 
     media_type = "application/json"
+    exact = False
 
     def parse(
         self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> Any:
         assert parser_context is not None
         body = parser_context["request"].body
-        return strict_json.read(body) if body.strip() else {}
+        return strict_json.read(body, exact=self.exact) if body.strip() else {}
+
+
+class ExactJSONParser(JSONParser):
+    """Strict JSON whose numbers with a point are the Decimals that were written."""
+
+    exact = True
 
 
 class JSONRenderer(BaseRenderer):
@@ -362,18 +390,21 @@ def read_query(serializer_class: Input, request: Request) -> dict[str, Any]:
     return _read("query", serializer_class, given)
 
 
-def read_body(serializer_class: Input, request: Request) -> dict[str, Any]:
-    """The body's fields, checked and converted; raises BadInput for each that does not fit, or is not known."""
+def read_body(serializer_class: Input, request: Request, *, partial: bool = False) -> dict[str, Any]:
+    """The body's fields, checked and converted; raises BadInput for each that does not fit, or is not known.
+
+    partial: fields that are left out get no default.
+    """
     if not isinstance(request.data, dict):
         name = {list: "an array", str: "a text", bool: "true or false", type(None): "null"}.get(
             type(request.data), "a number"
         )
         raise BadInput("", [Problem("", "not_an_object", f"The body is to be a JSON object, not {name}.")])
-    return _read("", serializer_class, request.data)
+    return _read("", serializer_class, request.data, partial=partial)
 
 
-def _read(where: str, serializer_class: Input, data: Any) -> dict[str, Any]:
-    serializer = serializer_class(data=data)
+def _read(where: str, serializer_class: Input, data: Any, *, partial: bool = False) -> dict[str, Any]:
+    serializer = serializer_class(data=data, partial=partial)
     if not serializer.is_valid():
         raise BadInput(where, list(problems_in(serializer.errors)))
     return serializer.validated_data

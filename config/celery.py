@@ -61,7 +61,7 @@ app.conf.update(
     worker_redirect_stdouts=False,
     timezone="UTC",
     enable_utc=True,
-    beat_scheduler="django_celery_beat.schedulers:DatabaseScheduler",
+    beat_scheduler="scheduler.beat:Scheduler",
     beat_max_loop_interval=5,
     beat_schedule={"tick": {"task": "orchestrator.tick", "schedule": env.TICK_SECONDS}},
 )

@@ -188,6 +188,9 @@ IDEMPOTENCY_KEY = OpenApiParameter(
 LOCATION = OpenApiParameter(
     "Location", OpenApiTypes.URI, OpenApiParameter.HEADER, response=[202], description="Where to follow it."
 )
+LOCATION_OF_NEW = OpenApiParameter(
+    "Location", OpenApiTypes.URI, OpenApiParameter.HEADER, response=[201], description="Where it is."
+)
 
 
 class ProblemError(serializers.Serializer[Any]):
@@ -222,8 +225,8 @@ WHY = {
     400: "The request does not fit; `errors` says where.",
     401: "A token is needed, or the one given is not valid.",
     403: "Not with this token, or not in another's name.",
-    404: "There is no such job, or it is not yours to see.",
-    409: "The job's state does not allow it.",
+    404: "There is none of that id, or it is not yours to see.",
+    409: "Its state does not allow it.",
     411: "Neither a Content-Length nor gzip says where the body ends.",
     413: "The body is too large.",
     415: "The body is not said to be JSON.",

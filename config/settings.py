@@ -293,7 +293,7 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "config.openapi.publish_payload_types",
     ],
-    "ENUM_NAME_OVERRIDES": {"JobStatus": "orchestrator.states.Status"},
+    "ENUM_NAME_OVERRIDES": {"JobStatus": "orchestrator.states.Status", "TaskStatus": "scheduler.models.TaskStatus"},
 }
 
 LOGGING = {

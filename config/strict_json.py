@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import msgspec
@@ -28,20 +29,34 @@ class BadJSON(ValueError):
         super().__init__(problems[0].detail)
 
 
-def read(body: bytes) -> Any:
+def read(body: bytes, *, exact: bool = False) -> Any:
     """The value of a JSON text.
+
+    exact: a number with a point or an exponent is the Decimal that was written, not the float next to it.
 
     Raises BadJSON for what is malformed, nested too deep, or holds a key twice, a NUL, half a surrogate pair, or a
     number that is none or far too long.
     """
     try:
-        value = msgspec.json.decode(body)
+        value = (_exact_decoder if exact else _decoder).decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         problems = list(_problems(body)) or [Problem("", "malformed", f"{error}.")]
         raise BadJSON(problems[:MAX_PROBLEMS]) from None
     if _is_suspicious(body, value) and (problems := list(_problems(body))):
         raise BadJSON(problems[:MAX_PROBLEMS])
     return value
+
+
+def _exactly(number: str) -> Decimal:
+    """The number; one that has no end as far as Decimal goes is infinite, for whoever reads it to refuse."""
+    try:
+        return Decimal(number)
+    except InvalidOperation:
+        return Decimal("Infinity")
+
+
+_decoder = msgspec.json.Decoder()
+_exact_decoder = msgspec.json.Decoder(float_hook=_exactly)
 
 
 def _is_suspicious(body: bytes, value: Any) -> bool:

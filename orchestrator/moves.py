@@ -72,7 +72,8 @@ SET status = 'COMPLETED',
 WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s AND worker_id = %(worker)s
 """
 
-# The jobs of a batch are done. They pass RUNNING within this transaction, so nobody else sees them there.
+# The jobs of a batch are done, in its order: a microsecond apart, since PostgreSQL may write them in any order. They
+# pass RUNNING within this transaction, so nobody else sees them there.
 COMPLETE_LOCKED = """
 UPDATE orchestrator_job job
 SET status = 'COMPLETED',
@@ -83,9 +84,9 @@ SET status = 'COMPLETED',
     worker_name = %(worker_name)s,
     celery_task_id = %(celery_task_id)s,
     started_at = CASE WHEN status = 'RUNNING' THEN started_at ELSE %(started_at)s END,
-    finished_at = clock_timestamp(),
+    finished_at = statement_timestamp() + done.place * interval '1 microsecond',
     updated_at = clock_timestamp()
-FROM unnest(%(ids)s::uuid[], %(results)s::text[]) AS done (id, result)
+FROM unnest(%(ids)s::uuid[], %(results)s::text[]) WITH ORDINALITY AS done (id, result, place)
 WHERE job.id = done.id AND job.ready
 """
 

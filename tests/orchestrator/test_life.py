@@ -194,6 +194,9 @@ class Life(RuleBasedStateMachine):
 
         job.ended(outcome.value, again=again, later=not interrupted)
         self.unwind_of(job)
+        if interrupted:
+            # Its worker drains and claims nothing more: the next attempt has the same number, but another worker.
+            self.workers = [self.hire() if worker == row.worker_id else worker for worker in self.workers]
 
     def let_go(self, data: Any) -> tuple[Expected, Job]:
         one = data.draw(st.sampled_from(self.held))

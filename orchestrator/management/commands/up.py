@@ -39,6 +39,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         self.began_at = time.monotonic()
+        # Each line is shown as it is said, also when it goes to a file.
+        self.stdout.reconfigure(line_buffering=True)
         self.folder = data_dir().resolve()
         self.logs = self.folder / "logs"
         self.stopping = threading.Event()

@@ -1,0 +1,50 @@
+"""The kind of job that adds two numbers, a whole batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Context, Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from django.db import connection
+from psycopg2.extras import execute_values
+
+from orchestrator.ids import uuid7
+from orchestrator.kinds import job
+from orchestrator.running import RunningJob
+
+# Enough for the sum of any two operands, so that every sum is exact.
+EXACT = Context(prec=60)
+
+WRITE_RESULTS = "INSERT INTO scheduler_taskresult (id, task_id, result) VALUES %s"
+
+
+class Addition(msgspec.Struct, forbid_unknown_fields=True):
+    """Decimals travel as text, since JSON's numbers are not exact."""
+
+    task_id: UUID
+    a: Decimal
+    b: Decimal
+
+
+@job("scheduler.add", execution="transactional", takes_batch=True, payload=Addition)
+def add(jobs: Sequence[RunningJob]) -> list[dict[str, Any]]:
+    """Adds a and b of each task and keeps the sums as the tasks' results."""
+    additions = [msgspec.convert(job.row.payload, Addition) for job in jobs]
+    sums = [EXACT.add(addition.a, addition.b) for addition in additions]
+    rows = [(str(uuid7()), str(addition.task_id), sum) for addition, sum in zip(additions, sums, strict=True)]
+    with connection.cursor() as cursor:
+        execute_values(cursor.cursor, WRITE_RESULTS, rows, page_size=1_000)
+    return [{"result": shown(sum)} for sum in sums]
+
+
+def shown(number: Decimal) -> int | float | str:
+    """A number as clients see it, exactly: a whole one as an integer, another as a JSON number where every reader's
+    double precision holds it, and else as text.
+    """
+    if number == number.to_integral_value():
+        return int(number)
+    text = format(number.normalize(EXACT), "f")
+    return float(text) if Decimal(repr(float(text))) == number else text

@@ -1,0 +1,257 @@
+"""A+B tasks with their results, and the schedules that make them."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import ClassVar
+
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.db.models.lookups import Exact
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
+
+from orchestrator.ids import uuid7
+from orchestrator.models import Job
+from scheduler.recurrence import Recurrence, make_rule, zone_named
+
+COUNT = models.IntegerField()
+# The columns of a recurrence, of which one is given; days and hours are one together.
+RECURRENCE = (
+    models.F("interval"),
+    models.Func("every_x_days", "every_x_hours", function="coalesce", output_field=COUNT),
+    models.F("cron"),
+    models.F("rrule"),
+)
+
+# The Celery task of every schedule's PeriodicTask.
+FIRE = "scheduler.fire"
+
+# An operand: so many digits before the point, and so many after it.
+DIGITS, DECIMALS = 30, 10
+LONGEST_OPERATION = 100
+
+# Beat keeps the length of an interval in a column of four bytes.
+MOST_IN_BEAT = 2**31 - 1
+
+
+class BaseModel(models.Model):
+    """What every row here has."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    updated_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        abstract = True
+
+
+class Operands(BaseModel):
+    """What to add, and how urgently."""
+
+    a = models.DecimalField(max_digits=DIGITS + DECIMALS, decimal_places=DECIMALS)
+    b = models.DecimalField(max_digits=DIGITS + DECIMALS, decimal_places=DECIMALS)
+    operation = models.CharField(
+        max_length=LONGEST_OPERATION, blank=True, db_default="", help_text="As it was given, if as text."
+    )
+    priority = models.SmallIntegerField(
+        db_default=5,
+        default=5,
+        validators=[MinValueValidator(0), MaxValueValidator(9)],
+        help_text="0 is the most urgent, 9 the least.",
+    )
+
+    class Meta:
+        abstract = True
+
+
+class TaskSchedule(Operands):
+    """When to add two numbers again and again. `next_run_at` is the truth: whoever sees it due fires it, once."""
+
+    class MisfirePolicy(models.TextChoices):
+        LATEST = "latest", "run the latest missed occurrence"
+        ALL = "all", "run every missed occurrence"
+        SKIP = "skip", "run none that was missed"
+
+    class Overlap(models.TextChoices):
+        ALLOW = "allow", "run although the last one has not ended"
+        SKIP = "skip", "leave out an occurrence while the last one has not ended"
+
+    owner = models.CharField(max_length=150, blank=True, db_default="")
+    scheduled_at = models.DateTimeField(help_text="The start, from which every occurrence is computed.")
+    ends_at = models.DateTimeField(null=True, blank=True)
+    timezone = models.CharField(max_length=64, db_default="UTC", default="UTC")
+    interval = models.BigIntegerField(null=True, blank=True, help_text="Seconds between two runs.")
+    every_x_days = models.IntegerField(null=True, blank=True)
+    every_x_hours = models.IntegerField(null=True, blank=True)
+    cron = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001 - null says that it is not the rule.
+    rrule = models.CharField(max_length=500, null=True, blank=True)  # noqa: DJ001
+    schedule_x_times = models.IntegerField(null=True, blank=True)
+    misfire_policy = models.CharField(max_length=6, choices=MisfirePolicy, default=MisfirePolicy.LATEST)
+    overlap = models.CharField(max_length=5, choices=Overlap, default=Overlap.ALLOW)
+
+    enabled = models.BooleanField(default=True)
+    next_run_at = models.DateTimeField(null=True, editable=False)
+    last_run_at = models.DateTimeField(null=True, editable=False)
+    run_count = models.IntegerField(db_default=0, default=0, editable=False)
+    missed_count = models.IntegerField(db_default=0, default=0, editable=False)
+    last_error = models.TextField(blank=True, db_default="", default="", editable=False)
+
+    interval_schedule = models.ForeignKey(IntervalSchedule, null=True, on_delete=models.PROTECT, editable=False)
+    periodic_task = models.OneToOneField(PeriodicTask, null=True, on_delete=models.SET_NULL, editable=False)
+
+    class Meta:
+        indexes: ClassVar = [
+            # Serves: the tick. It holds only what will still fire.
+            models.Index(
+                name="schedule_by_next_run",
+                fields=["next_run_at"],
+                condition=Q(enabled=True, next_run_at__isnull=False),
+            ),
+            models.Index(name="schedule_by_owner", fields=["owner", "-id"]),
+        ]
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                name="schedule_has_one_recurrence",
+                condition=Q(Exact(models.Func(*RECURRENCE, function="num_nonnulls", output_field=COUNT), 1)),
+            ),
+            models.CheckConstraint(name="schedule_priority_is_0_to_9", condition=Q(priority__range=(0, 9))),
+            models.CheckConstraint(
+                name="schedule_runs_at_most_x_times",
+                condition=Q(schedule_x_times=None)
+                | Q(schedule_x_times__gte=1, run_count__lte=models.F("schedule_x_times")),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.a} + {self.b} {self.id}"
+
+    @property
+    def recurrence(self) -> Recurrence:
+        """When it fires; raises BadRecurrence where the row is broken."""
+        rule = make_rule(
+            interval=self.interval,
+            every_x_days=self.every_x_days,
+            every_x_hours=self.every_x_hours,
+            cron=self.cron,
+            rrule=self.rrule,
+        )
+        return Recurrence(rule, self.scheduled_at, zone_named(self.timezone), self.ends_at)
+
+    def schedule_celery_beat_task(self) -> None:
+        """Makes the PeriodicTask through which Beat's admin shows, pauses and runs this schedule."""
+        self.interval_schedule = self._shared_interval()
+        self.periodic_task = PeriodicTask.objects.create(
+            name=f"{FIRE} {self.id}",
+            task=FIRE,
+            args=json.dumps([str(self.id)]),
+            interval=self.interval_schedule,
+            start_time=self.scheduled_at,
+            enabled=self.enabled,
+            description="A doorbell of its schedule, which decides when it runs.",
+        )
+
+    def update_celery_beat_task(self) -> None:
+        """Makes the PeriodicTask say what the schedule says; makes it anew if someone deleted it.
+
+        One that says so already is not written, since every write makes Beat read its schedules again.
+        """
+        if self.periodic_task is None:
+            self.schedule_celery_beat_task()
+            return
+        self.interval_schedule = self._shared_interval()
+        wanted = {"interval": self.interval_schedule, "start_time": self.scheduled_at, "enabled": self.enabled}
+        if any(getattr(self.periodic_task, name) != value for name, value in wanted.items()):
+            for name, value in wanted.items():
+                setattr(self.periodic_task, name, value)
+            self.periodic_task.save()
+
+    def delete_celery_beat_task(self) -> None:
+        """Deletes the PeriodicTask. The interval row stays, since others share it."""
+        if self.periodic_task:
+            self.periodic_task.delete()
+            self.periodic_task = None
+
+    def _shared_interval(self) -> IntervalSchedule:
+        """The interval row of that length, shared by all schedules with it; what Beat's admin shows for other rules is
+        how often somebody might look.
+        """
+        days = self.every_x_days or 0
+        every, period = 1, IntervalSchedule.MINUTES
+        if self.every_x_hours:
+            every, period = 24 * days + self.every_x_hours, IntervalSchedule.HOURS
+        elif days:
+            every, period = days, IntervalSchedule.DAYS
+        elif self.interval:
+            every, period = self.interval, IntervalSchedule.SECONDS
+            if every > MOST_IN_BEAT:
+                every, period = timedelta(seconds=every).days, IntervalSchedule.DAYS
+        # Beat's table allows the same interval twice, so the oldest row is the shared one.
+        shared = IntervalSchedule.objects.filter(every=every, period=period).order_by("id").first()
+        return shared or IntervalSchedule.objects.create(every=every, period=period)
+
+
+class TaskStatus(models.TextChoices):
+    """How a task is doing, which its job says."""
+
+    PENDING = "PENDING"
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+class Task(Operands):
+    """Two numbers to add. Its state is its job's."""
+
+    owner = models.CharField(max_length=150, blank=True, db_default="")
+    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="+", help_text="The latest run of it.")
+    # It keeps naming a schedule that was deleted, which is therefore as quick with a million tasks as with none.
+    schedule = models.ForeignKey(
+        TaskSchedule,
+        null=True,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        related_name="tasks",
+        db_index=False,
+        help_text="The schedule that made it, also when that is deleted by now.",
+    )
+    scheduled_for = models.DateTimeField(null=True, help_text="The occurrence of its schedule that it is.")
+
+    class Meta:
+        indexes: ClassVar = [
+            # Serves: an owner's tasks, newest first.
+            models.Index(name="task_by_owner", fields=["owner", "-id"]),
+            # Serves: a schedule's tasks, newest first, and whether its last one has ended.
+            models.Index(name="task_by_schedule", fields=["schedule", "-id"], condition=Q(schedule__isnull=False)),
+        ]
+        constraints: ClassVar = [
+            models.CheckConstraint(name="task_priority_is_0_to_9", condition=Q(priority__range=(0, 9))),
+            # However many fire a schedule at once, an occurrence is one task.
+            models.UniqueConstraint(
+                name="task_once_an_occurrence",
+                fields=["schedule", "scheduled_for"],
+                condition=Q(scheduled_for__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.a} + {self.b}"
+
+
+class TaskResult(BaseModel):
+    """What a run of a task came to."""
+
+    task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="results", db_index=False)
+    result = models.DecimalField(max_digits=41, decimal_places=10)
+
+    class Meta:
+        ordering: ClassVar = ["-id"]
+        indexes: ClassVar = [
+            # Serves: a task's results, newest first.
+            models.Index(name="result_by_task", fields=["task", "-id"]),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.result)

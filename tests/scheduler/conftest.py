@@ -1,0 +1,30 @@
+"""What tests of the scheduler use: a client of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from scheduler import services
+from tests.api.conftest import api, as_user, asks_for_tokens, unthrottled
+
+__all__ = ["api", "as_user", "asks_for_tokens", "unthrottled"]
+
+
+@pytest.fixture
+def admin_client(db: None) -> Client:
+    """As pytest-django's, but without the second that it takes to hash a password."""
+    client = Client()
+    client.force_login(User.objects.create(username="admin", is_staff=True, is_superuser=True))
+    return client
+
+
+@pytest.fixture(autouse=True)
+def beat_unknown() -> Iterator[None]:
+    """No test takes what another has seen of Beat for its own."""
+    services._beat_followed_until = None
+    yield
+    services._beat_followed_until = None

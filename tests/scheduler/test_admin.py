@@ -1,0 +1,234 @@
+"""The admin's pages for tasks and schedules: what they show, let people do, and cost."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.urls import reverse
+
+from orchestrator.states import Status
+from scheduler import services
+from scheduler.models import Task, TaskSchedule
+from scheduler.services import NewTask
+from tests.scheduler.desk import MONDAY, again, make_schedule, make_task, run_all
+
+pytestmark = pytest.mark.django_db
+
+TASKS, SCHEDULES = "admin:scheduler_task_changelist", "admin:scheduler_taskschedule_changelist"
+ADD, CHANGE = "admin:scheduler_taskschedule_add", "admin:scheduler_taskschedule_change"
+MOST_QUERIES = 8
+
+
+def listed(client: Client, page: str, **parameters: Any) -> list[Any]:
+    answer = client.get(reverse(page), parameters)
+    assert answer.status_code == 200
+    return list(answer.context["cl"].result_list)
+
+
+def act(client: Client, page: str, action: str, *rows: Any) -> str:
+    chosen = {"action": action, "_selected_action": [str(row.pk) for row in rows]}
+    return client.post(reverse(page), chosen, follow=True).content.decode()
+
+
+def form(**fields: Any) -> dict[str, Any]:
+    """What a browser sends for a schedule."""
+    whole = {
+        "a": "1", "b": "2", "priority": "5", "scheduled_at_0": "2096-04-02", "scheduled_at_1": "12:00:00",
+        "ends_at_0": "", "ends_at_1": "", "timezone": "UTC", "interval": "60", "every_x_days": "", "every_x_hours": "",
+        "cron": "", "rrule": "", "schedule_x_times": "", "misfire_policy": "latest", "overlap": "allow",
+        "enabled": "on",
+    }  # fmt: skip
+    return whole | fields
+
+
+def errors(response: Any) -> dict[str, Any]:
+    return response.context["adminform"].form.errors
+
+
+# Tasks
+
+
+def test_the_list_of_tasks_takes_few_queries_however_many_there_are(
+    admin_client: Client, django_assert_max_num_queries: Any
+) -> None:
+    services.create_tasks([NewTask(a=Decimal(1), b=Decimal(number)) for number in range(200)])
+
+    with django_assert_max_num_queries(MOST_QUERIES):
+        assert len(listed(admin_client, TASKS)) == 50
+
+
+def test_tasks_are_found_by_status_schedule_id_and_owner(admin_client: Client) -> None:
+    done = make_task(owner="ada")
+    run_all()
+    schedule = make_schedule()
+    waiting = Task.objects.get(id=services.run_now(schedule.id))
+
+    assert listed(admin_client, TASKS, status="SUCCESS") == [done]
+    assert listed(admin_client, TASKS, schedule=str(schedule.id)) == [waiting]
+    assert listed(admin_client, TASKS, schedule="nonsense") == []
+    assert listed(admin_client, TASKS, q=str(done.id)) == listed(admin_client, TASKS, q="ada") == [done]
+
+
+def test_a_task_is_shown_with_its_results_and_cannot_be_written(admin_client: Client) -> None:
+    task = make_task(a=Decimal("1.5"), operation="1.5+2")
+    run_all()
+
+    page = admin_client.get(reverse("admin:scheduler_task_change", args=[task.id]))
+    admin_client.post(reverse("admin:scheduler_task_change", args=[task.id]), {"a": "9"})
+
+    assert "3.5" in page.content.decode()
+    assert str(task.job_id) in page.content.decode()
+    assert Task.objects.get(id=task.id).a == Decimal("1.5")
+    assert admin_client.get(reverse("admin:scheduler_task_add")).status_code == 403
+
+
+def test_a_task_of_a_schedule_that_is_gone_is_still_shown(admin_client: Client) -> None:
+    schedule = make_schedule()
+    task = Task.objects.get(id=services.run_now(schedule.id))
+    services.delete_schedule(schedule.id)
+
+    assert listed(admin_client, TASKS) == [task]
+    assert admin_client.get(reverse("admin:scheduler_task_change", args=[task.id])).status_code == 200
+
+
+def test_tasks_are_cancelled_and_run_again_and_refusals_are_told(admin_client: Client) -> None:
+    waiting, done = make_task(), make_task()
+    act(admin_client, TASKS, "cancel_selected", waiting)
+
+    page = act(admin_client, TASKS, "cancel_selected", waiting, done)
+    assert "Cancelled 1." in page
+    assert "has ended already" in page
+    act(admin_client, TASKS, "run_selected", waiting)
+
+    assert Task.objects.select_related("job").get(id=waiting.id).job.status == Status.CREATED
+
+
+# Schedules
+
+
+def test_the_list_of_schedules_takes_few_queries_however_many_there_are(
+    admin_client: Client, django_assert_max_num_queries: Any
+) -> None:
+    for number in range(60):
+        make_schedule(interval=None, cron=f"{number} 6 * * *")
+
+    with django_assert_max_num_queries(MOST_QUERIES):
+        assert len(listed(admin_client, SCHEDULES)) == 50
+
+
+def test_a_schedule_is_made_with_its_first_run_and_its_row_in_beat(admin_client: Client) -> None:
+    response = admin_client.post(reverse(ADD), form(interval="", cron="30 8 * * *", timezone="Europe/Bucharest"))
+
+    assert response.status_code == 302, errors(response)
+    schedule = TaskSchedule.objects.get()
+    assert schedule.next_run_at == MONDAY.replace(hour=5, minute=30) + timedelta(days=1)
+    assert schedule.periodic_task is not None
+    assert schedule.owner == "admin"
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"interval": "0"}, "interval"),
+        ({"interval": ""}, "interval"),
+        ({"cron": "* * * * *"}, "cron"),
+        ({"interval": "", "cron": "nonsense"}, "cron"),
+        ({"interval": "", "rrule": "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30"}, "rrule"),
+        ({"timezone": "Mars/Olympus"}, "timezone"),
+        ({"ends_at_0": "2096-04-01", "ends_at_1": "12:00:00"}, "ends_at"),
+        ({"schedule_x_times": "0"}, "schedule_x_times"),
+        ({"a": "NaN"}, "a"),
+        ({"priority": "10"}, "priority"),
+    ],
+)
+@pytest.mark.parametrize("exists", [False, True])
+def test_what_does_not_fit_is_told_beside_its_field(
+    admin_client: Client, fields: dict[str, str], name: str, exists: bool
+) -> None:
+    page = reverse(CHANGE, args=[make_schedule().id]) if exists else reverse(ADD)
+
+    response = admin_client.post(page, form(**fields))
+
+    assert response.status_code == 200
+    assert name in errors(response)
+    assert TaskSchedule.objects.count() == exists
+
+
+def test_a_start_long_past_that_would_be_made_up_for_is_told_beside_its_field(admin_client: Client) -> None:
+    response = admin_client.post(reverse(ADD), form(scheduled_at_0="2000-01-01", misfire_policy="all"))
+
+    assert "scheduled_at" in errors(response)
+
+
+def test_a_change_of_operands_leaves_the_times_alone(admin_client: Client) -> None:
+    schedule = make_schedule(operation="1+2")
+
+    admin_client.post(reverse(CHANGE, args=[schedule.id]), form(a="7"))
+
+    changed = again(schedule)
+    assert (changed.a, changed.operation, changed.next_run_at) == (7, "", MONDAY)
+
+
+def test_a_change_of_times_goes_on_from_now(admin_client: Client) -> None:
+    schedule = make_schedule()
+
+    admin_client.post(reverse(CHANGE, args=[schedule.id]), form(interval="", every_x_days="1"))
+
+    assert (again(schedule).interval, again(schedule).every_x_days) == (None, 1)
+    assert again(schedule).periodic_task.interval.period == "days"
+
+
+def test_a_schedule_shows_its_next_runs_by_its_own_clocks(admin_client: Client) -> None:
+    schedule = make_schedule(interval=None, cron="30 8 * * *", timezone="Europe/Bucharest")
+
+    page = admin_client.get(reverse(CHANGE, args=[schedule.id])).content.decode()
+
+    assert "2096-04-03 08:30:00 EEST" in page
+    assert "2096-04-07 08:30:00 EEST" in page
+
+
+def test_a_broken_schedule_can_be_looked_at(admin_client: Client) -> None:
+    schedule = make_schedule()
+    TaskSchedule.objects.filter(id=schedule.id).update(timezone="Mars/Olympus", last_error="It is broken.")
+
+    page = admin_client.get(reverse(CHANGE, args=[schedule.id])).content.decode()
+
+    assert "It is broken." in page
+    assert listed(admin_client, SCHEDULES) == [schedule]
+
+
+def test_schedules_are_paused_resumed_run_and_deleted(admin_client: Client) -> None:
+    schedule = make_schedule()
+
+    act(admin_client, SCHEDULES, "pause_selected", schedule)
+    assert not again(schedule).enabled
+    act(admin_client, SCHEDULES, "resume_selected", schedule)
+    assert again(schedule).enabled
+    act(admin_client, SCHEDULES, "run_selected_now", schedule)
+    assert Task.objects.get().schedule_id == schedule.id
+
+    chosen = {"action": "delete_selected", "_selected_action": [str(schedule.id)], "post": "yes"}
+    admin_client.post(reverse(SCHEDULES), chosen)
+    assert not TaskSchedule.objects.exists()
+    assert Task.objects.count() == 1
+
+
+def test_who_may_only_look_can_change_nothing() -> None:
+    user = User.objects.create(username="guest", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=["view_task", "view_taskschedule"]))
+    guest = Client()
+    guest.force_login(user)
+    schedule, task = make_schedule(), make_task()
+
+    act(guest, SCHEDULES, "pause_selected", schedule)
+    act(guest, TASKS, "cancel_selected", task)
+    assert guest.post(reverse(CHANGE, args=[schedule.id]), form(a="7")).status_code == 403
+    assert guest.get(reverse(CHANGE, args=[schedule.id])).status_code == 200
+
+    assert again(schedule).enabled
+    assert Task.objects.select_related("job").get(id=task.id).job.status == Status.CREATED

@@ -1,0 +1,235 @@
+"""Beat and its admin: it reads no doorbells, and what is done to a schedule's row there happens to the schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django_celery_beat.models import IntervalSchedule, PeriodicTask, PeriodicTasks
+
+from config.celery import app
+from orchestrator.bell import Doorbell
+from orchestrator.tasks import tick as tick_task
+from scheduler import services
+from scheduler.beat import Scheduler
+from scheduler.models import FIRE, Task, TaskSchedule
+from scheduler.services import fire_due, follow_beat
+from scheduler.tasks import fire
+from tests.scheduler.desk import MINUTE, MONDAY, again, make_schedule, occurrences
+
+pytestmark = pytest.mark.django_db
+# Beat closes the connection now and then, which a test's transaction would not outlive.
+own_connection = pytest.mark.django_db(transaction=True)
+
+LIST = "admin:django_celery_beat_periodictask_changelist"
+
+
+def act(client: Client, action: str, *schedules: TaskSchedule) -> str:
+    """Chooses an action of Beat's admin for the schedules' rows."""
+    chosen = {"action": action, "_selected_action": [schedule.periodic_task_id for schedule in schedules]}
+    return client.post(reverse(LIST), chosen, follow=True).content.decode()
+
+
+# What Beat reads
+
+
+@own_connection
+def test_beat_ticks_and_reads_no_doorbell() -> None:
+    make_schedule()
+    other = PeriodicTask.objects.create(
+        name="someone else's", task="orchestrator.tick", interval=IntervalSchedule.objects.first()
+    )
+
+    beat = Scheduler(app, lazy=True)
+    beat.setup_schedule()
+
+    assert {"tick", other.name} <= beat.schedule.keys()
+    assert not [name for name in beat.all_as_schedule() if name.startswith(FIRE)]
+
+
+def test_beat_is_told_to_use_it() -> None:
+    assert app.conf.beat_scheduler == "scheduler.beat:Scheduler"
+    assert app.conf.beat_schedule["tick"]["task"] == tick_task.name
+
+
+@own_connection
+def test_reading_its_schedules_takes_beat_the_same_however_many_of_ours_there_are() -> None:
+    make_schedule()
+    beat = Scheduler(app, lazy=True)
+    beat.setup_schedule()
+    with CaptureQueriesContext(connection) as few:
+        beat.all_as_schedule()
+    for number in range(20):
+        make_schedule(interval=100 + number)
+
+    with CaptureQueriesContext(connection) as many:
+        beat.all_as_schedule()
+
+    assert len(many) == len(few)
+
+
+def test_a_beat_that_rings_doorbells_all_the_same_fires_nothing_twice() -> None:
+    """As Beat's own scheduler would."""
+    schedule = make_schedule(services.database_now() - MINUTE / 2)
+
+    for _ in range(3):
+        fire(str(schedule.id), "an argument of a newer sender", newer=True)
+    fire_due()
+
+    assert len(occurrences(schedule)) == 1
+
+
+def test_the_bell_of_a_schedule_that_is_gone_is_harmless() -> None:
+    schedule = make_schedule()
+    services.delete_schedule(schedule.id)
+
+    fire(str(schedule.id))
+
+
+# A schedule and its row
+
+
+def test_a_schedule_has_a_row_in_beat_that_says_what_it_says() -> None:
+    schedule = make_schedule(interval=90, enabled=False)
+
+    row = again(schedule).periodic_task
+    assert (row.task, row.enabled, row.start_time) == (FIRE, False, MONDAY)
+    assert (row.interval.every, row.interval.period) == (90, IntervalSchedule.SECONDS)
+
+    services.change_schedule(schedule.id, {"enabled": True, "interval": None, "every_x_days": 3})
+    row = again(schedule).periodic_task
+    assert (row.enabled, row.interval.every, row.interval.period) == (True, 3, IntervalSchedule.DAYS)
+
+
+def test_a_change_that_beat_need_not_know_of_does_not_make_it_read_again() -> None:
+    schedule = make_schedule()
+    before = PeriodicTasks.last_change()
+
+    services.change_schedule(schedule.id, {"a": 7})
+
+    assert PeriodicTasks.last_change() == before
+
+
+def test_a_row_that_was_deleted_is_survived_and_made_anew_by_the_next_change(admin_client: Client) -> None:
+    schedule = make_schedule()
+    row = reverse("admin:django_celery_beat_periodictask_delete", args=[schedule.periodic_task_id])
+    admin_client.post(row, {"post": "yes"})
+    assert again(schedule).periodic_task is None
+
+    fire_due(now=MONDAY)
+    follow_beat()
+    services.change_schedule(schedule.id, {"interval": 30})
+
+    assert occurrences(schedule) == [MONDAY]
+    assert again(schedule).periodic_task is not None
+
+
+def test_an_interval_row_that_schedules_share_cannot_be_deleted(admin_client: Client) -> None:
+    schedule = make_schedule()
+    row = reverse("admin:django_celery_beat_intervalschedule_delete", args=[schedule.interval_schedule_id])
+
+    admin_client.post(row, {"post": "yes"})
+
+    assert again(schedule).interval_schedule is not None
+
+
+# Beat's own admin
+
+
+def test_disabling_and_enabling_there_pauses_and_resumes(admin_client: Client) -> None:
+    schedule, other = make_schedule(), make_schedule()
+    follow_beat()
+
+    act(admin_client, "disable_tasks", schedule)
+    follow_beat()
+    assert [again(each).enabled for each in (schedule, other)] == [False, True]
+    fire_due(now=MONDAY)
+    assert occurrences(schedule) == []
+
+    act(admin_client, "enable_tasks", schedule)
+    follow_beat()
+    assert again(schedule).enabled
+    assert again(schedule).next_run_at == MONDAY
+
+
+def test_a_row_saved_there_without_its_tick_pauses(admin_client: Client) -> None:
+    schedule = make_schedule()
+    follow_beat()
+    row = again(schedule).periodic_task
+
+    row.enabled = False
+    row.save()
+    follow_beat()
+
+    assert not again(schedule).enabled
+
+
+def test_while_nothing_changes_there_one_statement_sees_it() -> None:
+    make_schedule()
+    follow_beat()
+
+    with CaptureQueriesContext(connection) as captured:
+        follow_beat()
+
+    assert len(captured) == 1
+
+
+def test_what_pausing_itself_writes_is_not_taken_for_someone_elses_doing() -> None:
+    schedule = make_schedule()
+    services.set_enabled(schedule.id, False)
+
+    follow_beat()
+    assert not again(schedule).enabled
+    services.set_enabled(schedule.id, True)
+    follow_beat()
+    assert again(schedule).enabled
+
+
+def test_a_broken_schedule_that_is_enabled_there_stays_paused_and_says_why(admin_client: Client) -> None:
+    broken, good = make_schedule(enabled=False), make_schedule(enabled=False)
+    TaskSchedule.objects.filter(id=broken.id).update(timezone="Mars/Olympus")
+
+    act(admin_client, "enable_tasks", broken, good)
+    follow_beat()
+
+    assert "Mars/Olympus" in again(broken).last_error
+    assert [again(each).enabled for each in (broken, good)] == [False, True]
+    assert [again(each).periodic_task.enabled for each in (broken, good)] == [False, True]
+
+
+def test_running_selected_rows_there_makes_tasks_at_once(admin_client: Client) -> None:
+    schedules = [make_schedule(), make_schedule(enabled=False)]
+
+    page = act(admin_client, "run_tasks", *schedules)
+
+    assert Task.objects.count() == 2
+    assert "Made tasks of 2." in page
+    assert {again(schedule).run_count for schedule in schedules} == {0}
+
+
+def test_running_other_rows_there_still_sends_their_messages(admin_client: Client) -> None:
+    schedule = make_schedule()
+    other = PeriodicTask.objects.create(
+        name="other", task="orchestrator.tick", interval=IntervalSchedule.objects.first()
+    )
+    chosen: dict[str, Any] = {"action": "run_tasks", "_selected_action": [other.pk, schedule.periodic_task_id]}
+
+    with patch.object(Doorbell, "apply_async") as sent:
+        admin_client.post(reverse(LIST), chosen)
+
+    assert sent.call_count == 1
+    assert Task.objects.count() == 1
+
+
+@pytest.mark.parametrize("page", ["periodictask", "intervalschedule"])
+def test_its_pages_open_with_many_rows(admin_client: Client, page: str) -> None:
+    schedules = [make_schedule() for _ in range(30)]
+    pk = schedules[0].periodic_task_id if page == "periodictask" else schedules[0].interval_schedule_id
+
+    assert admin_client.get(reverse(f"admin:django_celery_beat_{page}_changelist")).status_code == 200
+    assert admin_client.get(reverse(f"admin:django_celery_beat_{page}_change", args=[pk])).status_code == 200
