@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -50,6 +51,7 @@ def main() -> None:
         valkey.stop()
         postgres.stop()
         postgres.destroy()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare(database_url: str, broker_url: str) -> None:
