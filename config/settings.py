@@ -55,6 +55,25 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, description="Unfinished orchestrations a user may have.")
     ] = 3
 
+    INGESTION_EXTERNAL_SERVICE: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)+)?$",
+            description="Dotted path of what is called once for every 100 good records: a function of a list of "
+            "records and the keyword idempotency_key; empty: a stand-in that waits.",
+        ),
+    ] = ""
+    INGESTION_EXTERNAL_CALL_SECONDS: Annotated[
+        float, Meta(ge=0, le=3_600, description="Time the stand-in for the outside service takes.")
+    ] = 0.5
+
+    INGESTION_MAX_UPLOAD_RECORDS: Annotated[int, Meta(ge=1, description="Most records of one streamed upload.")] = (
+        1_000_000
+    )
+    INGESTION_MAX_UPLOAD_BYTES: Annotated[
+        int, Meta(ge=1, description="Most bytes of one streamed upload, after unpacking.")
+    ] = 2_000_000_000
+
     PRIORITY_STEP_SECONDS: Annotated[
         float, Meta(ge=0, le=86_400, description="Head start that one step of priority gives in the queue.")
     ] = 60
@@ -268,7 +287,7 @@ SPECTACULAR_SETTINGS = {
         # Or the address of this document is sent to validator.swagger.io.
         "validatorUrl": None,
     },
-    "TAGS": [{"name": "orchestration"}, {"name": "jobs"}, {"name": "health"}],
+    "TAGS": [{"name": "orchestration"}, {"name": "jobs"}, {"name": "ingestion"}, {"name": "health"}],
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",

@@ -16,6 +16,7 @@ SCHEMA_RENDERERS = [OpenApiJsonRenderer2, OpenApiJsonRenderer, OpenApiYamlRender
 urlpatterns = [
     path("", include("orchestrator.urls")),
     path("", include("scheduler.urls")),
+    path("api/data/", include("ingestion.urls")),
     path("api/schema/", SpectacularAPIView.as_view(renderer_classes=SCHEMA_RENDERERS), name="schema"),
     path("swagger/", SpectacularSwaggerView.as_view(), name="swagger"),
     path("api/docs/", SpectacularRedocView.as_view(template_name="orchestrator/redoc.html"), name="redoc"),

@@ -72,12 +72,15 @@ def _attempt(running: RunningJob) -> None:
                 running.keep_progress()
                 moves.complete(job, result)
             except Cancelled:
-                if kind.on_cancel == "rollback":
+                if kind.on_cancel == "rollback" or not running.is_cancelled:
                     raise
                 if moves.end_attempt(job, None) is None:
                     raise LeaseLost from None
-    except Cancelled:
-        moves.end_attempt(job, None)
+    except Cancelled as error:
+        if running.is_cancelled:
+            moves.end_attempt(job, None)
+        else:  # The handler raised it of its own accord.
+            _fail(job, kind, error)
     except Interrupted:
         moves.end_attempt(job, Attempt.Outcome.INTERRUPTED, error="The worker was told to stop.")
     except TimedOut:

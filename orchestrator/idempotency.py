@@ -63,24 +63,45 @@ def answered_once(method: Method[View, Arguments]) -> Method[View, Arguments]:
     @wraps(method)
     def answer(view: View, request: Request, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Response:
         key = request.headers.get("Idempotency-Key")
-        if key is None:
-            with transaction.atomic():
-                return method(view, request, *args, **kwargs)
-        if not re.fullmatch(r"[\x20-\x7e]{1,255}", key):
-            raise BadKey
-        # READ COMMITTED, PostgreSQL's default, is what makes the first answer visible here once it is committed.
-        with transaction.atomic():
-            owner, fingerprint = _owner(request), _fingerprint(request)
-            with connection.cursor() as cursor:
-                cursor.execute(TAKE_KEY, [owner, key, fingerprint])
-                is_first = cursor.rowcount == 1
-            if not is_first:
-                return _first_answer(owner, key, fingerprint)
-            response = method(view, request, *args, **kwargs)
-            IdempotencyKey.objects.filter(owner=owner, key=key).update(answer=_as_kept(response))
-            return response
+        if key is not None:
+            check_key(key)
+        fingerprint = "" if key is None else fingerprint_of(request, hashlib.sha256(request.body).digest())
+        return answer_once(request, key, fingerprint, lambda: method(view, request, *args, **kwargs))
 
     return answer
+
+
+def check_key(key: str) -> None:
+    """Raises BadKey for what is no key."""
+    if not re.fullmatch(r"[\x20-\x7e]{1,255}", key):
+        raise BadKey
+
+
+def answer_once(request: Request, key: str | None, fingerprint: str, work: Callable[[], Response]) -> Response:
+    """What `work` answers, in one transaction with the key; the first answer if the key was used for the same before.
+
+    Raises KeyUsedOtherwise.
+    """
+    if key is None:
+        with transaction.atomic():
+            return work()
+    # READ COMMITTED, PostgreSQL's default, is what makes the first answer visible here once it is committed.
+    with transaction.atomic():
+        owner = _owner(request)
+        with connection.cursor() as cursor:
+            cursor.execute(TAKE_KEY, [owner, key, fingerprint])
+            is_first = cursor.rowcount == 1
+        if not is_first:
+            return _first_answer(owner, key, fingerprint)
+        response = work()
+        IdempotencyKey.objects.filter(owner=owner, key=key).update(answer=_as_kept(response))
+        return response
+
+
+def fingerprint_of(request: Request, digest: bytes) -> str:
+    """Of what was asked: the method, the path in its one form with its query, and the body by its SHA-256."""
+    asked = f"{request.method} {request.path_info}?{request.META.get('QUERY_STRING', '')}\n"
+    return hashlib.sha256(asked.encode() + digest).hexdigest()
 
 
 def _first_answer(owner: str, key: str, fingerprint: str) -> Response:
@@ -101,9 +122,3 @@ def _as_kept(response: Response) -> dict[str, Any]:
 
 def _owner(request: Request) -> str:
     return request.user.get_username() if request.user.is_authenticated else ""
-
-
-def _fingerprint(request: Request) -> str:
-    """Of what was asked: the method, the path in its one form with its query, and the body to the byte."""
-    asked = f"{request.method} {request.path_info}?{request.META.get('QUERY_STRING', '')}\n"
-    return hashlib.sha256(asked.encode() + request.body).hexdigest()

@@ -49,6 +49,8 @@ class BadPayload(ValueError):
         super().__init__(f"{pointer}: {detail}.")
 
 
+MOST_ATTEMPTS = 1_000
+
 Handler = Callable[..., Any]
 Plan = Callable[[Any], "Sequence[Child]"]
 
@@ -149,6 +151,12 @@ def job(
             raise ValueError(f"The kind {name!r} names the queue {queue!r}; the QUEUES are {settings.QUEUES}.")
         if (takes_batch or batch_size) and execution != "transactional":
             raise ValueError(f"The kind {name!r} takes batches, so it must be transactional.")
+        if type(priority) is not int or not 0 <= priority <= 9:
+            raise ValueError(f"The kind {name!r} needs a priority from 0 (most urgent) to 9, not {priority!r}.")
+        if not 1 <= max_attempts <= MOST_ATTEMPTS:
+            raise ValueError(f"The kind {name!r} needs 1 to {MOST_ATTEMPTS:,} attempts, not {max_attempts!r}.")
+        if min(backoff_seconds, backoff_ceiling_seconds, batch_size or 1, timeout_seconds or 1) < 0:
+            raise ValueError(f"The kind {name!r} needs times and a batch size that are not negative.")
         _kinds[name] = Kind(
             name=name,
             handler=handler,

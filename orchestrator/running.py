@@ -137,6 +137,11 @@ class RunningJob:
             self._stop = reason
         self._stopped.set()
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the handler was asked to end because someone cancelled the job."""
+        return self._stop is Cancelled
+
     def take_progress(self) -> tuple[int | None, int | None, str] | None:
         """The progress not yet written, which the caller promises to write; None if there is none."""
         if self._progress is None:

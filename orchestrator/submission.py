@@ -19,7 +19,7 @@ from psycopg2.extras import execute_values
 
 from orchestrator import bell, pipelines
 from orchestrator.ids import uuid7
-from orchestrator.kinds import BadPayload, Kind, Problem, kind_named
+from orchestrator.kinds import MOST_ATTEMPTS, BadPayload, Kind, Problem, kind_named
 from orchestrator.models import Dependency, Job
 from orchestrator.states import FINAL, UNFINISHED, Status
 from orchestrator.storable import as_json, as_text
@@ -45,7 +45,6 @@ COLUMNS = (
     "unfinished_dependencies", "run_at",
 )  # fmt: skip
 
-MOST_ATTEMPTS = 1_000
 # PostgreSQL could hold more, but Python could not read it back, nor the rank that follows from it.
 RUN_AT_YEARS = range(1970, 9999)
 
@@ -287,8 +286,11 @@ def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[t
             raise BadSubmission(
                 f"{pointer}/after", "unknown", f"{child.name!r} comes after {sorted(unknown)}, not listed before it."
             )
+        kind = kind_named(child.kind)
+        if kind.plan:
+            raise BadSubmission(f"{pointer}/kind", "nested", f"{kind.name!r} is a pipeline itself, so it is no child.")
         row = _row(
-            kind_named(child.kind),
+            kind,
             child.payload,
             owner=parent["owner"],
             priority=parent["priority"] if child.priority is None else child.priority,

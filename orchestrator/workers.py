@@ -136,28 +136,27 @@ class WorkerProcess:
 
     def _live(self) -> None:
         while not self.ended.is_set():
-            try:
-                self._look()
-            # The database is away, or is asked for too much: the lease goes on if it is back before the lease is over.
-            except Exception as error:
-                logger.warning("The heartbeat of %s failed: %s", self.name, error)
-                self._close_connections()
+            self._look()
             self._look_now.wait(LOOK_SECONDS)
             self._look_now.clear()
         self._close_row()
         self._close_connections()
 
     def _look(self) -> None:
+        for part in (self._press_on, self._keep_row, self._heed_leases, self._write_progress, self._keep_note):
+            try:
+                part()
+            # The database is away, or a row is locked: that keeps no other part from being done. The lease goes on if
+            # the database is back before the lease is over.
+            except Exception as error:
+                logger.warning("The heartbeat of %s failed: %s", self.name, error)
+                self._close_connections()
+
+    def _keep_row(self) -> None:
         if self.row_id is None:
             self._register()
-        if time.monotonic() - self._renewed_at >= settings.ENV.HEARTBEAT_SECONDS:
+        elif time.monotonic() - self._renewed_at >= settings.ENV.HEARTBEAT_SECONDS:
             self._renew()
-        self._heed_leases()
-        self._write_progress()
-        if self._trying != self._noted:
-            self._write_trying()
-        if self._drain_began:
-            self._press_on(time.monotonic() - self._drain_began)
 
     def _register(self) -> None:
         row = Worker.objects.create(
@@ -226,15 +225,20 @@ class WorkerProcess:
                     cursor.cursor, WRITE_PROGRESS, rows, template="(%s, %s, %s, %s::bigint, %s::bigint, %s)"
                 )
 
+    def _keep_note(self) -> None:
+        if self._trying != self._noted:
+            self._write_trying()
+
     def _write_trying(self) -> None:
         with self._lock:
             noted = dict(self._trying)
         self._write_aside(NOTE_TRYING, {"id": self.row_id, "trying": Json(noted)})
         self._noted = noted
 
-    def _press_on(self, drained_seconds: float) -> None:
+    def _press_on(self) -> None:
         """Ends what still runs when the grace period is over; what does not listen is left behind with its process."""
-        if drained_seconds < settings.ENV.SHUTDOWN_GRACE_SECONDS:
+        drained_seconds = time.monotonic() - self._drain_began if self._drain_began else 0.0
+        if not self._drain_began or drained_seconds < settings.ENV.SHUTDOWN_GRACE_SECONDS:
             return
         with self._lock:
             running = list(self._running.values())

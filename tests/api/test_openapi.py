@@ -24,6 +24,13 @@ CODES = {
     ("delete", "/jobs/{job_id}"): {"200", "202", "400", "404", "409", "403"} | PROBLEMS,
     ("post", "/jobs/{job_id}/retry"): {"202", "400", "403", "404", "409", "413", "415", "422"} | PROBLEMS,
     ("get", "/kinds"): {"200"} | PROBLEMS,
+    ("post", "/api/data/ingest/"): {"202", "400", "403", "413", "415", "422"} | PROBLEMS,
+    ("post", "/api/data/ingest/stream/"): {"202", "400", "403", "411", "413", "415", "422"} | PROBLEMS,
+    ("get", "/api/data/status/{task_id}/"): {"200", "400", "404"} | PROBLEMS,
+    ("delete", "/api/data/status/{task_id}/"): {"200", "202", "400", "403", "404", "409"} | PROBLEMS,
+    ("get", "/api/data/status/{task_id}/errors/"): {"200", "400", "404"} | PROBLEMS,
+    ("get", "/api/data/records/"): {"200", "400"} | PROBLEMS,
+    ("get", "/api/data/records/{student_id}/"): {"200", "400", "404"} | PROBLEMS,
     ("get", "/api/health/"): {"200"},
     ("get", "/api/health/ready/"): {"200", "503"},
 }

@@ -44,6 +44,26 @@ def test_a_leased_kind_takes_no_batches(options: dict[str, Any]) -> None:
         job("test.refused", **options)(returns_nothing)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"priority": 10},
+        {"priority": True},
+        {"max_attempts": 0},
+        {"max_attempts": 1_001},
+        {"backoff_seconds": -1},
+        {"backoff_ceiling_seconds": -1},
+        {"timeout_seconds": -1},
+        {"batch_size": -1, "execution": "transactional"},
+    ],
+)
+def test_a_kind_whose_jobs_could_not_run_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"The kind 'test.refused' needs"):
+        job("test.refused", **options)(returns_nothing)
+
+    assert "test.refused" not in kinds._kinds
+
+
 def test_a_name_another_file_has_taken_is_refused() -> None:
     with pytest.raises(ValueError, match="declared twice"):
         job("demo.slices")(returns_nothing)

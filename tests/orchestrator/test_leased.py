@@ -314,6 +314,21 @@ def test_a_cancelled_handler_ends_at_a_checkpoint_and_its_work_as_it_says(
     assert not again(job).attempts.exists()
 
 
+def test_a_handler_that_cancels_itself_unasked_has_failed(kind: DeclareKind, worker: WorkerProcess) -> None:
+    def handler(running: RunningJob) -> None:
+        write("partial")
+        raise Cancelled("I would rather not")
+
+    moody = kind(handler, on_cancel="keep", max_attempts=1)
+    job = submit(moody)
+
+    run(moody, worker)
+
+    assert (again(job).status, again(job).error) == ("FAILED", "Cancelled: I would rather not")
+    assert again(job).attempts.get().outcome == "RAISED"
+    assert written() == set()
+
+
 def test_partial_work_is_not_kept_by_a_worker_that_lost_the_job(kind: DeclareKind, worker: WorkerProcess) -> None:
     def handler(running: RunningJob) -> None:
         write("partial")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -390,9 +391,11 @@ def test_a_handler_that_does_not_listen_is_left_behind_with_its_process(
     job = submit(deaf)
     running = take(lease(deaf, worker), deaf, worker)
 
-    worker._press_on(10.5)
+    worker._drain_began = time.monotonic() - 10.5
+    worker._press_on()
     told = list(exits)
-    worker._press_on(12.5)
+    worker._drain_began -= 2
+    worker._press_on()
 
     assert (told, exits) == ([], [0])
     assert (again(job).status, again(job).attempt) == ("CREATED", 0)
@@ -429,14 +432,14 @@ def test_the_heartbeat_goes_on_after_the_database_was_away(
 ) -> None:
     failed, looked = threading.Event(), threading.Event()
 
-    def look_badly() -> None:
+    def fail() -> None:
         failed.set()
         raise DatabaseError("the database is away")
 
-    look = live_worker._look
-    live_worker._look = look_badly
+    heed = live_worker._heed_leases
+    monkeypatch.setattr(live_worker, "_heed_leases", fail)
     assert failed.wait(PATIENCE_SECONDS)
-    live_worker._look = lambda: (look(), looked.set())
+    monkeypatch.setattr(live_worker, "_heed_leases", lambda: (heed(), looked.set()))
 
     assert looked.wait(PATIENCE_SECONDS)
     assert row(live_worker).ended_at is None
@@ -451,7 +454,7 @@ def test_a_heartbeat_waits_for_nobody_for_long(kind: DeclareKind, worker: Worker
     with transaction.atomic():
         Job.objects.select_for_update().get()
         with threads(1) as call:
-            refused = call(worker._look).exception(PATIENCE_SECONDS)
+            refused = call(worker._write_progress).exception(PATIENCE_SECONDS)
 
     assert "lock timeout" in str(refused)
 
@@ -467,3 +470,18 @@ def test_nobody_is_given_up_while_it_claims(kind: DeclareKind, worker: WorkerPro
 
     assert row(worker).ended_at is None
     assert again(job).worker_id == worker.row_id
+
+
+def test_a_part_of_the_heartbeat_that_fails_keeps_no_other_from_being_done(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise DatabaseError("a row is locked")
+
+    done: list[str] = []
+    monkeypatch.setattr(worker, "_write_progress", fail)
+    monkeypatch.setattr(worker, "_keep_note", lambda: done.append("note"))
+
+    worker._look()
+
+    assert done == ["note"]

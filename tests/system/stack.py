@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +59,7 @@ class Stack:
                 "LEASE_SECONDS": str(LEASE_SECONDS),
                 "SHUTDOWN_GRACE_SECONDS": "2",
                 "MAX_UNFINISHED_ORCHESTRATIONS": "1000",
+                "INGESTION_EXTERNAL_SERVICE": "tests.kinds.services.remember",
             }
         )
 
@@ -74,6 +77,18 @@ class Stack:
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return requests.get(self.url + path, timeout=70, **options)
+
+    def stream(self, lines: Iterator[bytes]) -> requests.Response:
+        """Uploads NDJSON in chunks, packed."""
+
+        def packed() -> Iterator[bytes]:
+            packer = zlib.compressobj(1, wbits=31)
+            while piece := b"".join(islice(lines, 2_000)):
+                yield packer.compress(piece) or packer.flush(zlib.Z_SYNC_FLUSH)
+            yield packer.flush()
+
+        headers = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
+        return requests.post(f"{self.url}/api/data/ingest/stream/", data=packed(), headers=headers, timeout=120)
 
     def delete(self, path: str) -> requests.Response:
         return requests.delete(self.url + path, timeout=10)

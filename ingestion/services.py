@@ -1,0 +1,183 @@
+"""What can be done with records: accept them as they are sent, and store a step of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import count, islice
+from typing import Any
+
+import msgspec
+from django.db import connection, transaction
+from django.db.models import F
+
+from ingestion.models import Chunk, Ingestion, Mode, OnConflict, Record, RecordError
+from ingestion.records import Reject, Student, as_line, conflict, duplicate
+from orchestrator.models import Job
+from orchestrator.submission import Child, submit
+
+KIND = "ingestion.ingest"
+UPLOAD = "ingestion.upload"
+MOST_RECORDS = 1_000
+
+# Records become rows in the order of student_id: whoever stores some of the same ones waits at the first of them, and
+# never in a circle. A record that this very ingestion has stored is not touched again, and so not returned.
+STORE = """
+INSERT INTO ingestion_record AS stored (
+    owner, ingestion_id, student_id, first_name, last_name, email, grade, phone, section, roll_number, address,
+    city, state, postal_code, country, date_of_birth
+)
+SELECT %(owner)s, %(ingestion)s, student_id, first_name, last_name, email, grade, coalesce(phone, ''),
+       coalesce(section, ''), coalesce(roll_number, ''), coalesce(address, ''), coalesce(city, ''),
+       coalesce(state, ''), coalesce(postal_code, ''), coalesce(country, 'India'), date_of_birth
+FROM json_to_recordset(%(records)s) AS sent (
+    student_id text, first_name text, last_name text, email text, grade text, phone text, section text,
+    roll_number text, address text, city text, state text, postal_code text, country text, date_of_birth date
+)
+ORDER BY student_id COLLATE "C"
+"""
+KEEP_STORED = """
+ON CONFLICT (student_id, owner) DO NOTHING
+RETURNING student_id
+"""
+REPLACE_STORED = """
+ON CONFLICT (student_id, owner) DO UPDATE
+SET ingestion_id = excluded.ingestion_id, first_name = excluded.first_name, last_name = excluded.last_name,
+    email = excluded.email, grade = excluded.grade, phone = excluded.phone, section = excluded.section,
+    roll_number = excluded.roll_number, address = excluded.address, city = excluded.city, state = excluded.state,
+    postal_code = excluded.postal_code, country = excluded.country, date_of_birth = excluded.date_of_birth,
+    updated_at = excluded.updated_at
+WHERE stored.ingestion_id IS DISTINCT FROM excluded.ingestion_id
+RETURNING student_id
+"""
+
+Numbered = Sequence[tuple[int, Student]]
+
+
+def accept(
+    records: Sequence[dict[str, Any]],
+    *,
+    owner: str = "",
+    mode: str = Mode.PARTIAL,
+    on_conflict: str = OnConflict.UPDATE,
+) -> Ingestion:
+    """Keeps at most 1,000 records as they were sent, with the job that will validate and store them."""
+    with transaction.atomic():
+        ingestion = Ingestion.objects.create(
+            job=submit(KIND, owner=owner), mode=mode, on_conflict=on_conflict, total_records=len(records)
+        )
+        Chunk.objects.create(ingestion=ingestion, position=0, records=b"\n".join(map(as_line, count(), records)))
+        return ingestion
+
+
+def receive(lines: Iterable[bytes], *, on_conflict: str = OnConflict.UPDATE) -> Ingestion:
+    """Keeps waiting lines, chunk by chunk, as they come: nobody sees them before `submit_upload`.
+
+    Each chunk is committed, so that neither memory nor a transaction holds more than one; if `lines` raises, all are
+    deleted, and after a crash upkeep does that. Not within a transaction of the caller's.
+    """
+    ingestion = Ingestion.objects.create(on_conflict=on_conflict)
+    try:
+        received = iter(lines)
+        for position in count():
+            chunk = list(islice(received, MOST_RECORDS))
+            if not chunk:
+                return ingestion
+            Chunk.objects.create(ingestion=ingestion, position=position, records=b"\n".join(chunk))
+            ingestion.total_records += len(chunk)
+    except BaseException:
+        forget(ingestion)
+        raise
+    return ingestion
+
+
+def submit_upload(ingestion: Ingestion, *, owner: str = "") -> Ingestion:
+    """Submits a job for each chunk received, and their parent, all or none."""
+    positions = Chunk.objects.filter(ingestion=ingestion).order_by("position").values_list("position", flat=True)
+    children = [Child(name=f"chunk {position}", kind=KIND, payload={"position": position}) for position in positions]
+    with transaction.atomic():
+        ingestion.job = submit(UPLOAD, owner=owner, children=children)
+        ingestion.save(update_fields=["job", "total_records"])
+    return ingestion
+
+
+def forget(ingestion: Ingestion) -> None:
+    """Deletes an upload that was not submitted, if so."""
+    with transaction.atomic():
+        if Ingestion.objects.select_for_update().filter(id=ingestion.id, job=None).exists():
+            Chunk.objects.filter(ingestion=ingestion).delete()
+            Ingestion.objects.filter(id=ingestion.id).delete()
+
+
+def chunk_of(job: Job, position: int) -> Chunk | None:
+    """What the job is to work at."""
+    whole = job.parent_id or job.id
+    return Chunk.objects.select_related("ingestion").filter(ingestion__job=whole, position=position).first()
+
+
+def store(chunk: Chunk, good: Numbered, rejects: Sequence[Reject], *, owner: str) -> None:
+    """Writes good and bad records and counts them, within the caller's transaction."""
+    clashes = write(chunk.ingestion, good, owner=owner)
+    told = [reject for reject in clashes if reject.errors[0].code != "conflict" or _reports_conflicts(chunk)]
+    report(chunk, [*rejects, *told], stored=len(good) - len(clashes))
+
+
+def write(ingestion: Ingestion, good: Numbered, *, owner: str) -> list[Reject]:
+    """Writes records in one statement; answers as rejects those that were stored already."""
+    if not good:
+        return []
+    replaces = ingestion.on_conflict == OnConflict.UPDATE
+    with connection.cursor() as cursor:
+        cursor.execute(
+            STORE + (REPLACE_STORED if replaces else KEEP_STORED),
+            {
+                "owner": owner,
+                "ingestion": ingestion.id,
+                "records": msgspec.json.encode([student for _, student in good]).decode(),
+            },
+        )
+        if cursor.rowcount == len(good):
+            return []
+        written = {student_id for (student_id,) in cursor.fetchall()}
+    left = [(index, student.student_id) for index, student in good if student.student_id not in written]
+    own = stored_ids([student_id for _, student_id in left], owner=owner, ingestion=ingestion.id)
+    return [
+        duplicate(index, student_id) if replaces or student_id in own else conflict(index, student_id)
+        for index, student_id in left
+    ]
+
+
+def stored_ids(student_ids: Sequence[str], *, owner: str, **columns: Any) -> set[str]:
+    """Those of the student_ids that the owner has stored."""
+    stored = Record.objects.filter(owner=owner, student_id__in=student_ids, **columns)
+    return set(stored.values_list("student_id", flat=True))
+
+
+def report(chunk: Chunk, rejects: Sequence[Reject], *, stored: int) -> None:
+    """Keeps what could not be stored, and counts what was."""
+    RecordError.objects.bulk_create(
+        RecordError(
+            ingestion=chunk.ingestion,
+            index=reject.index,
+            student_id=reject.student_id,
+            errors=msgspec.to_builtins(reject.errors),
+        )
+        for reject in rejects
+    )
+    Chunk.objects.filter(id=chunk.id).update(
+        stored_records=F("stored_records") + stored, failed_records=F("failed_records") + len(rejects)
+    )
+
+
+def forget_reports(chunk: Chunk) -> None:
+    """Makes a chunk of which nothing was stored as if it had never been looked at."""
+    RecordError.objects.filter(ingestion=chunk.ingestion).delete()
+    Chunk.objects.filter(id=chunk.id).update(failed_records=0)
+
+
+def forget_sent(chunk: Chunk) -> None:
+    """Drops the records as they were sent, since all are stored or reported."""
+    Chunk.objects.filter(id=chunk.id).update(records=None)
+
+
+def _reports_conflicts(chunk: Chunk) -> bool:
+    return chunk.ingestion.on_conflict == OnConflict.ERROR

@@ -1,0 +1,87 @@
+"""Requests with the same student_ids at the same time."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from django.db import connection
+
+from ingestion import services
+from ingestion.models import Ingestion, Record
+from ingestion.records import Student
+from orchestrator.models import Attempt
+from tests.api.conftest import Api
+from tests.ingestion.conftest import counts, send_only, student, students, work
+from tests.orchestrator.workbench import PATIENCE_SECONDS, Hire, threads
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_requests_that_overlap_neither_deadlock_nor_lose_a_record(api: Api, hire: Hire) -> None:
+    workers = [hire(f"{number}@here") for number in range(6)]
+    tasks = []
+    for number in range(12):
+        records = students(600, city=str(number))
+        random.Random(number).shuffle(records)
+        tasks.append(send_only(api, records))
+
+    with threads(6) as run:
+        for ran in [run(work, worker) for worker in workers for _ in range(2)]:
+            ran.result(60)
+
+    assert {counts(api, task_id) for task_id in tasks} == {("COMPLETED", 600, 600, 0)}
+    assert not Attempt.objects.exists()
+    assert Record.objects.count() == 600
+
+
+def test_whoever_stores_the_same_records_in_another_order_waits_and_does_not_deadlock() -> None:
+    """Two statements over the same 2,000 rows in opposite orders meet in the middle, unless both sort them."""
+    ids = list(range(2_000))
+
+    def write(numbers: list[int]) -> None:
+        ingestion = Ingestion.objects.create()
+        good = [(number, Student(**student(number))) for number in numbers]
+        for _ in range(5):
+            services.write(ingestion, good, owner="")
+            ingestion = Ingestion.objects.create()
+
+    with threads(2) as run:
+        both = [run(write, ids), run(write, ids[::-1])]
+        for each in both:
+            each.result(PATIENCE_SECONDS)
+
+    assert Record.objects.count() == 2_000
+
+
+def test_of_two_that_report_conflicts_one_stores_each_record(api: Api, hire: Hire) -> None:
+    tasks = [send_only(api, students(500, city=str(number)), on_conflict="error") for number in range(2)]
+
+    with threads(2) as run:
+        for ran in [run(work, hire(name)) for name in ("one@here", "two@here")]:
+            ran.result(PATIENCE_SECONDS)
+
+    stored, failed = zip(*(counts(api, task_id)[2:] for task_id in tasks), strict=True)
+    assert (sum(stored), sum(failed), Record.objects.count()) == (500, 500, 500)
+
+
+def test_no_row_is_locked_while_the_service_is_called(api: Api, hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:
+    locks = []
+
+    def look(records: object, *, idempotency_key: str) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND mode IN "
+                "('RowShareLock', 'RowExclusiveLock') OR pid = pg_backend_pid() AND locktype = 'transactionid'"
+            )
+            locks.append(cursor.fetchone()[0])
+
+    monkeypatch.setattr("tests.ingestion.conftest.service", look)
+    for options in ({}, {"mode": "all_or_nothing", "on_conflict": "error"}):
+        send_only(api, [student(1000 * len(options) + number) for number in range(300)], **options)
+    worker = hire()
+
+    while work(worker):
+        pass
+
+    assert locks == [0] * 6
