@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from django.db import transaction
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from pytest_django import DjangoAssertNumQueries
 
@@ -17,6 +18,7 @@ from scheduler.models import FIRE, Task, TaskSchedule
 from scheduler.services import fire_due
 from tests.api.conftest import Api, pointers
 from tests.orchestrator.workbench import PATIENCE_SECONDS, threads
+from tests.races.stories import waiting
 from tests.scheduler.desk import MINUTE, MONDAY, SECOND, again, make_schedule, occurrences
 
 pytestmark = pytest.mark.django_db
@@ -290,6 +292,18 @@ def test_two_changes_at_once_are_both_kept(api: Api) -> None:
         assert [change.result(PATIENCE_SECONDS).status_code for change in changes] == [200, 200]
 
     assert (again(schedule).a, again(schedule).priority) == (7, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_change_waits_for_the_tick_that_fires_the_schedule_and_forgets_nothing_of_it(api: Api) -> None:
+    schedule = make_schedule()
+
+    with transaction.atomic():
+        fire_due(now=MONDAY)
+        changing = waiting(lambda: patch(api, schedule, {"a": 7}))
+
+    assert changing.result(PATIENCE_SECONDS).json()["run_count"] == 1
+    assert (again(schedule).a, again(schedule).next_run_at) == (7, MONDAY + MINUTE)
 
 
 def test_deleting_a_schedule_leaves_its_tasks(api: Api) -> None:

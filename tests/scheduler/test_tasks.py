@@ -11,14 +11,17 @@ from django.db import transaction
 from django.db.models.functions import Now
 from pytest_django import DjangoAssertNumQueries
 
+from orchestrator import engine, moves
 from orchestrator.models import Job
 from orchestrator.states import Status
 from orchestrator.submission import cancel
 from scheduler import examples, services
+from scheduler.jobs import add
 from scheduler.models import Task, TaskResult
 from scheduler.services import NewTask
 from tests.api.conftest import Api, pointers
 from tests.orchestrator.workbench import PATIENCE_SECONDS, threads
+from tests.races.stories import waiting
 from tests.scheduler.desk import make_schedule, make_task, run_all
 
 pytestmark = pytest.mark.django_db
@@ -326,17 +329,17 @@ def test_a_task_that_has_ended_cannot_be_cancelled(api: Api, status: Status) -> 
 
 
 @threaded
-def test_cancelling_waits_for_the_batch_that_runs_the_task(api: Api) -> None:
+def test_cancelling_waits_for_the_batch_that_runs_the_task_and_never_in_a_circle(api: Api) -> None:
     task = make_task()
-    with threads(1) as submit:
-        with transaction.atomic():
-            Job.objects.select_for_update().get(id=task.job_id)
-            cancelling = submit(api.delete, f"/tasks/{task.id}/")
-            # What the batch still has to do: a result, whose foreign key locks the task, and its completion.
-            TaskResult.objects.create(task=task, result=3)
-            Job.objects.filter(id=task.job_id).update(status="COMPLETED", ready=False, finished_at=Now())
 
-        assert cancelling.result(PATIENCE_SECONDS).status_code == 409
+    with transaction.atomic():
+        jobs = moves.lock_ready(add)
+        cancelling = waiting(lambda: api.delete(f"/tasks/{task.id}/"))
+        # The batch writes a result, whose foreign key asks for the task that the other holds.
+        engine._run_locked(add, jobs, "tester@here", "the-bell")
+
+    assert cancelling.result(PATIENCE_SECONDS).status_code == 409
+    assert TaskResult.objects.filter(task=task).count() == 1
 
 
 # Running again
