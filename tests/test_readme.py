@@ -176,6 +176,9 @@ def test_the_example_of_a_pipeline_gathers_what_its_children_did(
 
 # --- The curl lines ---
 
+# What a line uploads, by the name it has there.
+FILES = dict(zip(["students.csv"], blocks("csv"), strict=True))
+
 
 class Exchange(NamedTuple):
     """A curl line of the README and the answer shown below it."""
@@ -197,6 +200,7 @@ def parsed(command: str) -> Namespace:
     curl.add_argument("-X", dest="method")
     curl.add_argument("-H", dest="headers", action="append", default=[])
     curl.add_argument("--json", dest="body")
+    curl.add_argument("-T", dest="file")
     program, *arguments = shlex.split(command)
     assert program == "curl", command
     asked = curl.parse_args(arguments)
@@ -224,7 +228,8 @@ class Reader:
         headers = dict(header.split(": ", 1) for header in asked.headers)
         if asked.body:
             headers["Content-Type"] = "application/json"
-        answer = requests.request(asked.method, f"http://{asked.url}", headers=headers, data=asked.body, timeout=60)
+        sent = FILES[asked.file] if asked.file else asked.body
+        answer = requests.request(asked.method, f"http://{asked.url}", headers=headers, data=sent, timeout=60)
         head, body = shown.split("\n\n", 1) if asked.shows_headers else ("HTTP/1.1 200 OK", shown)
         known = dict(self.ids)
         found = list(self.body_differences(json.loads(body), answer.json(), ""))
