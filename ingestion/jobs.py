@@ -103,10 +103,9 @@ def _store_all_or_nothing(job: RunningJob, chunk: Chunk, sifted: Sifted, indexes
                 services.forget_reports(chunk)
     try:
         with transaction.atomic():
-            clashes = services.write(chunk.ingestion, sifted.good, owner=job.owner)
+            clashes = services.write(chunk, sifted.good, owner=job.owner)
             if clashes and chunk.ingestion.on_conflict != OnConflict.SKIP:
                 raise Clashed(clashes)
-            services.report(chunk, [], stored=len(sifted.good) - len(clashes))
     except Clashed as clashed:
         _reject(job, chunk, clashed.rejects, total)
 
@@ -121,7 +120,7 @@ def _conflicts(chunk: Chunk, sifted: Sifted, owner: str) -> list[Reject]:
 def _reject(job: RunningJob, chunk: Chunk, rejects: Sequence[Reject], total: int) -> None:
     with job.step(total, total):
         services.forget_reports(chunk)
-        services.report(chunk, sorted(rejects, key=lambda reject: reject.index), stored=0)
+        services.report(chunk, sorted(rejects, key=lambda reject: reject.index))
     raise RecordsRejected(len(rejects), total)
 
 

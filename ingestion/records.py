@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
+from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -14,6 +16,8 @@ from config import strict_json
 from orchestrator.storable import as_text
 
 GRADES = ("Nursery", "LKG", "UKG", *map(str, range(1, 13)))
+
+_WAITING = re.compile(rb"^(\d+)([= !][^\n]*)", re.MULTILINE)
 
 # Begins and ends with something that can be seen.
 _VISIBLE = r"^\S(?:.*\S)?\Z"
@@ -41,6 +45,7 @@ class Student(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=False):
     date_of_birth: datetime.date | None = None
 
 
+_STUDENT = msgspec.json.Decoder(Student)
 FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Student)}
 # What a value that does not fit should have been, where msgspec's own words tell a programmer more than a person.
 ADVICE = {
@@ -77,15 +82,19 @@ class Sifted(msgspec.Struct, frozen=True):
 
     def between(self, first: int, beyond: int) -> Sifted:
         """The part with those indexes."""
-        return Sifted(
-            [item for item in self.good if first <= item[0] < beyond],
-            [reject for reject in self.rejects if first <= reject.index < beyond],
-        )
+        good_from, good_to = (bisect_left(self.good, index, key=itemgetter(0)) for index in (first, beyond))
+        bad_from, bad_to = (bisect_left(self.rejects, index, key=attrgetter("index")) for index in (first, beyond))
+        return Sifted(self.good[good_from:good_to], self.rejects[bad_from:bad_to])
 
 
 def as_line(index: int, record: Any) -> bytes:
-    """A record as it waits, one a line: its index and its JSON."""
-    return b"%d %s" % (index, msgspec.json.encode(record))
+    """A record that was read already, as it waits, one a line: its index and its JSON."""
+    return b"%d=%s" % (index, msgspec.json.encode(record))
+
+
+def as_raw_line(index: int, line: bytes) -> bytes:
+    """A line as somebody sent it, which may be no JSON, as it waits."""
+    return b"%d %s" % (index, line)
 
 
 def as_bad_line(index: int, code: str, message: str) -> bytes:
@@ -94,9 +103,8 @@ def as_bad_line(index: int, code: str, message: str) -> bytes:
 
 
 def numbered(lines: bytes) -> list[tuple[int, bytes]]:
-    """Waiting lines, each with its index; the rest of the line begins with what kind it is."""
-    ends = [(line, re.match(rb"\d+", line)) for line in lines.split(b"\n")]
-    return [(int(number[0]), line[number.end() :]) for line, number in ends if number]
+    """Waiting lines, each with its index; the rest of the line begins with a sign of what it is."""
+    return [(int(number), line) for number, line in _WAITING.findall(lines)]
 
 
 def sift(lines: Iterable[tuple[int, bytes]], *, today: datetime.date) -> Sifted:
@@ -128,20 +136,29 @@ def conflict(index: int, student_id: str) -> Reject:
 
 
 def _read(line: bytes, index: int, today: datetime.date) -> Student | Reject:
-    if line.startswith(b"!"):
-        return Reject(index, "", [msgspec.json.decode(line[1:], type=FieldError)])
     try:
-        value = strict_json.read(line)
+        student = _student(line)
+    except msgspec.ValidationError:
+        value = msgspec.json.decode(line[1:])
+        return Reject(index, _student_id_in(value), _errors_in(value))
     except strict_json.BadJSON as error:
         errors = [FieldError(problem.pointer[1:], problem.code, problem.detail) for problem in error.problems]
         return Reject(index, "", errors)
-    try:
-        student = msgspec.convert(value, Student)
-    except msgspec.ValidationError:
-        return Reject(index, _student_id_in(value), _errors_in(value))
+    if isinstance(student, FieldError):
+        return Reject(index, "", [student])
     if student.date_of_birth and student.date_of_birth > today:
         return Reject(index, student.student_id, [_in_future(student.date_of_birth)])
     return student
+
+
+def _student(line: bytes) -> Student | FieldError:
+    """A waiting line by its first sign; raises ValidationError or BadJSON."""
+    if line.startswith(b"!"):
+        return msgspec.json.decode(line[1:], type=FieldError)
+    # What was read already is JSON of our own, so only a NUL that came by CSV could be amiss.
+    if line.startswith(b"=") and b"\\u0000" not in line:
+        return _STUDENT.decode(memoryview(line)[1:])
+    return msgspec.convert(strict_json.read(line[1:]), Student)
 
 
 def _errors_in(value: Any) -> list[FieldError]:

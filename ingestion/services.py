@@ -22,6 +22,7 @@ MOST_RECORDS = 1_000
 # Records become rows in the order of student_id: whoever stores some of the same ones waits at the first of them, and
 # never in a circle. A record that this very ingestion has stored is not touched again, and so not returned.
 STORE = """
+WITH written AS (
 INSERT INTO ingestion_record AS stored (
     owner, ingestion_id, student_id, first_name, last_name, email, grade, phone, section, roll_number, address,
     city, state, postal_code, country, date_of_birth
@@ -38,6 +39,7 @@ ORDER BY student_id COLLATE "C"
 KEEP_STORED = """
 ON CONFLICT (student_id, owner) DO NOTHING
 RETURNING student_id
+)
 """
 REPLACE_STORED = """
 ON CONFLICT (student_id, owner) DO UPDATE
@@ -48,6 +50,12 @@ SET ingestion_id = excluded.ingestion_id, first_name = excluded.first_name, last
     updated_at = excluded.updated_at
 WHERE stored.ingestion_id IS DISTINCT FROM excluded.ingestion_id
 RETURNING student_id
+)
+"""
+COUNT_STORED = """, counted AS (
+    UPDATE ingestion_chunk SET stored_records = stored_records + (SELECT count(*) FROM written) WHERE id = %(chunk)s
+)
+SELECT student_id FROM written
 """
 
 Numbered = Sequence[tuple[int, Student]]
@@ -116,22 +124,24 @@ def chunk_of(job: Job, position: int) -> Chunk | None:
 
 def store(chunk: Chunk, good: Numbered, rejects: Sequence[Reject], *, owner: str) -> None:
     """Writes good and bad records and counts them, within the caller's transaction."""
-    clashes = write(chunk.ingestion, good, owner=owner)
+    clashes = write(chunk, good, owner=owner)
     told = [reject for reject in clashes if reject.errors[0].code != "conflict" or _reports_conflicts(chunk)]
-    report(chunk, [*rejects, *told], stored=len(good) - len(clashes))
+    report(chunk, [*rejects, *told])
 
 
-def write(ingestion: Ingestion, good: Numbered, *, owner: str) -> list[Reject]:
-    """Writes records in one statement; answers as rejects those that were stored already."""
+def write(chunk: Chunk, good: Numbered, *, owner: str) -> list[Reject]:
+    """Writes and counts records in one statement; answers as rejects those that were stored already."""
     if not good:
         return []
+    ingestion = chunk.ingestion
     replaces = ingestion.on_conflict == OnConflict.UPDATE
     with connection.cursor() as cursor:
         cursor.execute(
-            STORE + (REPLACE_STORED if replaces else KEEP_STORED),
+            STORE + (REPLACE_STORED if replaces else KEEP_STORED) + COUNT_STORED,
             {
                 "owner": owner,
                 "ingestion": ingestion.id,
+                "chunk": chunk.id,
                 "records": msgspec.json.encode([student for _, student in good]).decode(),
             },
         )
@@ -152,8 +162,10 @@ def stored_ids(student_ids: Sequence[str], *, owner: str, **columns: Any) -> set
     return set(stored.values_list("student_id", flat=True))
 
 
-def report(chunk: Chunk, rejects: Sequence[Reject], *, stored: int) -> None:
-    """Keeps what could not be stored, and counts what was."""
+def report(chunk: Chunk, rejects: Sequence[Reject]) -> None:
+    """Keeps and counts what could not be stored."""
+    if not rejects:
+        return
     RecordError.objects.bulk_create(
         RecordError(
             ingestion=chunk.ingestion,
@@ -163,9 +175,7 @@ def report(chunk: Chunk, rejects: Sequence[Reject], *, stored: int) -> None:
         )
         for reject in rejects
     )
-    Chunk.objects.filter(id=chunk.id).update(
-        stored_records=F("stored_records") + stored, failed_records=F("failed_records") + len(rejects)
-    )
+    Chunk.objects.filter(id=chunk.id).update(failed_records=F("failed_records") + len(rejects))
 
 
 def forget_reports(chunk: Chunk) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import count
 
-from ingestion.records import FIELDS, as_bad_line, as_line
+from ingestion.records import FIELDS, as_bad_line, as_line, as_raw_line
 from orchestrator.kinds import Problem
 
 # Bytes read at once, and of an unpacked piece at most.
@@ -89,7 +89,7 @@ def from_ndjson(lines: NumberedLines) -> Iterator[bytes]:
         if line is None:
             yield as_bad_line(number, "too_long", f"A line has at most {MOST_LINE_BYTES:,} bytes.")
         elif line.strip():
-            yield b"%d %s" % (number, line)
+            yield as_raw_line(number, line)
 
 
 def from_csv(lines: NumberedLines) -> Iterator[bytes]:

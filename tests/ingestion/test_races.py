@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from ingestion import services
-from ingestion.models import Ingestion, Record
+from ingestion.models import Chunk, Ingestion, Record
 from ingestion.records import Student
 from orchestrator.models import Attempt
 from tests.api.conftest import Api
@@ -40,11 +40,10 @@ def test_whoever_stores_the_same_records_in_another_order_waits_and_does_not_dea
     ids = list(range(2_000))
 
     def write(numbers: list[int]) -> None:
-        ingestion = Ingestion.objects.create()
         good = [(number, Student(**student(number))) for number in numbers]
         for _ in range(5):
-            services.write(ingestion, good, owner="")
-            ingestion = Ingestion.objects.create()
+            chunk = Chunk.objects.create(ingestion=Ingestion.objects.create(), position=0)
+            services.write(chunk, good, owner="")
 
     with threads(2) as run:
         both = [run(write, ids), run(write, ids[::-1])]

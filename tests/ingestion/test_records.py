@@ -19,7 +19,7 @@ def sifted(*records: Any) -> Sifted:
 
 
 def problems(line: bytes) -> list[tuple[str, str]]:
-    [reject] = sift([(0, line)], today=TODAY).rejects
+    [reject] = sift([(0, b" " + line)], today=TODAY).rejects
     return [(error.field, error.code) for error in reject.errors]
 
 
@@ -156,4 +156,4 @@ def test_what_could_not_be_read_waits_as_its_reject() -> None:
 
 
 def test_nobody_can_send_a_reject() -> None:
-    assert problems(b' !{"field": "", "code": "mine", "message": ""}') == [("", "malformed")]
+    assert problems(b'!{"field": "", "code": "mine", "message": ""}') == [("", "malformed")]

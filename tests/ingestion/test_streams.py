@@ -114,6 +114,16 @@ def test_csv_with_a_header_is_stored(api: Api, worker: WorkerProcess) -> None:
     assert [field for field, _ in errors(api, task_id)[3]] == ["last_name", "email", "grade"]
 
 
+def test_a_nul_in_csv_is_an_error_of_its_record(api: Api, worker: WorkerProcess) -> None:
+    body = b"student_id,first_name,last_name,email,grade\nS1,A\x00,B,a@b.org,5\nS2,\\u0000,B,a@b.org,5\n"
+
+    task_id = send_all(body, "text/csv")
+    work_all(worker)
+
+    assert errors(api, task_id) == {2: [("first_name", "nul")]}
+    assert Record.objects.get().first_name == "\\u0000"
+
+
 def test_gzip_is_unpacked(api: Api, worker: WorkerProcess) -> None:
     task_id = send_all(gzip.compress(ndjson(students(10))), Content_Encoding="gzip")
     work_all(worker)

@@ -24,7 +24,9 @@ def waiting(
 
 
 def rows(body: bytes) -> list[tuple[int, dict[str, str]]]:
-    return [(number, msgspec.json.decode(line)) for number, line in waiting(HEADER + body, "csv") if line[:1] == b" "]
+    return [
+        (number, msgspec.json.decode(line[1:])) for number, line in waiting(HEADER + body, "csv") if line[:1] == b"="
+    ]
 
 
 def test_every_line_has_its_number_also_after_blank_ones() -> None:
@@ -89,7 +91,7 @@ def test_a_cell_of_several_lines_is_one_record_with_the_number_of_its_first() ->
 
 
 def test_a_header_may_begin_with_a_byte_order_mark() -> None:
-    assert waiting("\ufeff".encode() + HEADER + b"S1", "csv") == [(2, b' {"student_id":"S1"}')]
+    assert waiting("\ufeff".encode() + HEADER + b"S1", "csv") == [(2, b'={"student_id":"S1"}')]
 
 
 @pytest.mark.parametrize(
