@@ -26,9 +26,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     )
     CACHE_URL: Annotated[
         str,
-        Meta(
-            description="Valkey or Redis that merges bells; empty: the broker if it is one, else each process alone."
-        ),
+        Meta(description="Valkey or Redis that merges bells; empty: the broker if it is one, else none."),
     ] = ""
     DEBUG: Annotated[bool, Meta(description="Django's debug mode; for development only.")] = False
     REQUIRE_AUTH: Annotated[bool, Meta(description="Refuse requests without a token.")] = True
@@ -226,7 +224,8 @@ CACHES = {
         "OPTIONS": {"socket_timeout": 2, "socket_connect_timeout": 1},
     }
     if _cache_url
-    else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    # A worker could not clear a flag that another process keeps for itself, so without a shared cache none is kept.
+    else {"BACKEND": "django.core.cache.backends.dummy.DummyCache"},
     "throttle": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "throttle"},
 }
 

@@ -98,7 +98,7 @@ class StreamView(APIView):
         "then also chunked. It becomes jobs of 1,000 records under one parent, which share one status. What "
         "cannot be read is reported by its line number, from 1. Until the whole file has arrived nothing is stored, "
         "and if the connection breaks nothing is kept.\n\n"
-        "`curl -T students.csv -H 'Content-Type: text/csv' -X POST http://localhost:8000/api/data/ingest/stream/`",
+        "`curl -T students.csv -H 'Content-Type: text/csv' -X POST http://localhost:8000/api/data/ingest/stream`",
         parameters=[serializers.StreamOptions, IDEMPOTENCY_KEY, LOCATION],
         request={"application/x-ndjson": OpenApiTypes.STR, "text/csv": OpenApiTypes.STR},
         responses={

@@ -10,7 +10,7 @@ from scheduler import services
 from scheduler.models import FIRE
 
 
-@app.task(name=FIRE, queue=CONTROL_QUEUE)
+@app.task(name=FIRE, answered_in=CONTROL_QUEUE)
 def fire(schedule_id: str, *args: Any, **kwargs: Any) -> None:
     """The bell of one schedule: fires it if it is due."""
     services.fire_one(schedule_id)
