@@ -93,6 +93,10 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     MAX_WAITERS: Annotated[int, Meta(ge=0, description="Requests of one web process that may wait at once.")] = 16
     REQUESTS_PER_MINUTE: Annotated[int, Meta(ge=1, description="Requests a user may send in a minute.")] = 60_000
 
+    WORKER_PROCESSES: Annotated[
+        int, Meta(ge=1, le=512, description="Processes of `manage.py up`'s worker-default.")
+    ] = 2
+    WORKER_THREADS: Annotated[int, Meta(ge=1, le=4_096, description="Threads of `manage.py up`'s worker-io.")] = 32
     DATA_DIR: Annotated[str, Meta(description="Where `manage.py up` keeps its servers' data.")] = "data"
     WEB_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of `manage.py up`'s web server.")] = 8000
     FLOWER_URL: Annotated[

@@ -30,8 +30,9 @@ T = TypeVar("T")
 class Stack:
     """The running stack: its URL, its database, its processes by their names in the Procfile."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
+        self.settings = settings
         self.ports = {name: str(free_port()) for name in ("WEB_PORT", "FLOWER_PORT", "POSTGRES_PORT", "VALKEY_PORT")}
         self.url = f"http://127.0.0.1:{self.ports['WEB_PORT']}"
         self._log = data_dir.with_suffix(".log").open("wb")
@@ -61,6 +62,7 @@ class Stack:
                 "MAX_UNFINISHED_ORCHESTRATIONS": "1000",
                 "INGESTION_EXTERNAL_SERVICE": "tests.kinds.services.remember",
             }
+            | self.settings
         )
 
     def wait_until_ready(self, timeout_seconds: float = 60) -> None:
@@ -143,6 +145,18 @@ class Stack:
             yield
         finally:
             process.resume()
+
+    @contextmanager
+    def doubled(self, *names: str) -> Iterator[None]:
+        """Each of those processes runs twice for as long as the block lasts."""
+        originals = [self.process(name) for name in names]
+        doubles = [psutil.Popen(one.cmdline(), cwd=one.cwd(), env=one.environ()) for one in originals]
+        try:
+            yield
+        finally:
+            for double in doubles:
+                double.terminate()
+                double.wait(20)
 
     @property
     def broker_url(self) -> str:

@@ -4,7 +4,6 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import psutil
 import redis
 
 from tests.system.stack import LEASE_SECONDS, Stack, until
@@ -129,17 +128,10 @@ def timed_submission(stack: Stack) -> tuple[float, str]:
 
 
 def test_a_second_beat_and_a_second_control_do_no_harm(stack: Stack) -> None:
-    doubles = [
-        psutil.Popen(stack.process(name).cmdline(), env=stack.process(name).environ()) for name in ("beat", "control")
-    ]
-    try:
+    with stack.doubled("beat", "control"):
         with ThreadPoolExecutor(8) as pool:
             jobs = list(pool.map(lambda _: stack.submit("tests.wait_and_write", {"seconds": 0.1}), range(40)))
         for job_id in jobs:
             stack.end_of(job_id)
-    finally:
-        for double in doubles:
-            double.terminate()
-            double.wait(20)
 
     assert [len(stack.effects_of(job_id)) for job_id in jobs] == [1] * 40

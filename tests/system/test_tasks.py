@@ -79,3 +79,12 @@ def test_what_was_missed_while_nothing_ticked_is_made_up_for_once(stack: Stack, 
     times = sorted(datetime.fromisoformat(task["scheduled_for"]) for task in tasks)
     assert len(tasks) == 8
     assert {later - earlier for earlier, later in pairwise(times)} == {timedelta(seconds=1)}
+
+
+def test_two_beats_and_two_controls_fire_nothing_twice(stack: Stack) -> None:
+    with stack.doubled("beat", "control"):
+        schedules = [create_schedule(stack, interval=1, schedule_x_times=5, misfire_policy="all") for _ in range(10)]
+        fired = [until(lambda id=id: done(stack, id, 5), 40) for id in schedules]
+
+    for tasks in fired:
+        assert len({task["scheduled_for"] for task in tasks}) == len(tasks) == 5

@@ -115,6 +115,8 @@ class Command(BaseCommand):
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "PYTHONUNBUFFERED": "1",
             "PYTHONWARNINGS": IGNORED_WARNINGS,
+            "WORKER_PROCESSES": str(env.WORKER_PROCESSES),
+            "WORKER_THREADS": str(env.WORKER_THREADS),
             "WEB_PORT": str(env.WEB_PORT),
             "FLOWER_PORT": str(env.FLOWER_PORT),
         }

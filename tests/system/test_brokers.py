@@ -1,0 +1,65 @@
+"""The same on Valkey and on RabbitMQ: a message carries no work and no priority, so nothing depends on the broker."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests import servers
+from tests.system import rabbitmq
+from tests.system.stack import Stack, until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", params=["Valkey", "RabbitMQ"])
+def one_worker(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """A stack whose default queue one process serves, on each broker in turn."""
+    if request.param == "RabbitMQ" and not rabbitmq.SERVER.exists():
+        pytest.skip("There is no RabbitMQ: apt-get install rabbitmq-server")
+    with ExitStack() as stopping:
+        settings = {"WORKER_PROCESSES": "1"}
+        if request.param == "RabbitMQ":
+            broker = rabbitmq.RabbitMQ(servers.new_folder("rabbitmq"))
+            broker.start()
+            stopping.callback(broker.stop)
+            settings["BROKER_URL"] = broker.url
+        stack = Stack(servers.new_folder("stack") / "data", **settings)
+        stopping.callback(stack.stop)
+        stack.wait_until_ready(120)
+        yield stack
+
+
+def test_an_orchestration_runs_to_its_end(one_worker: Stack) -> None:
+    job_id = one_worker.post("/orchestrate/ada").json()["job_id"]
+
+    ended = one_worker.end_of(job_id)
+
+    assert ended["status"] == "COMPLETED"
+    assert set(ended["result"]) == {"first_batch", "second_batch"}
+
+
+def test_a_thousand_shuffled_tasks_finish_in_the_order_of_their_priority(one_worker: Stack) -> None:
+    priorities = [number % 10 for number in range(1_000)]
+    random.shuffle(priorities)
+    busy = one_worker.submit("tests.wait_deaf", {"seconds": 3})
+    one_worker.running(busy)
+
+    answer = one_worker.post("/tasks/batch-request/", [{"a": 1, "b": 2, "priority": each} for each in priorities])
+
+    ids = [task["id"] for task in answer.json()["tasks"]]
+    finished = until(lambda: finished_priorities(one_worker, ids), 60)
+    assert finished == sorted(priorities)
+
+
+def finished_priorities(stack: Stack, ids: list[str]) -> list[int]:
+    """The priorities of the tasks in the order in which they finished, once all have."""
+    rows = stack.query(
+        "SELECT task.priority FROM scheduler_task task JOIN orchestrator_job job ON job.id = task.job_id"
+        " WHERE task.id = ANY(%s::uuid[]) AND job.status = 'COMPLETED' ORDER BY job.finished_at",
+        ids,
+    )
+    return [priority for [priority] in rows] if len(rows) == len(ids) else []
