@@ -96,8 +96,8 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
         return self.count >= MOST_COUNTED
 
 
-class WatchedAdmin(ModelAdmin):
-    """Rows that only the engine writes: looked at here, and touched by actions alone."""
+class BoundedAdmin(ModelAdmin):
+    """A list that opens as fast with millions of rows."""
 
     paginator = BoundedPaginator
     show_full_result_count = False
@@ -108,6 +108,10 @@ class WatchedAdmin(ModelAdmin):
     list_fullwidth = True
     # Any other order would sort the whole table.
     sortable_by: ClassVar = ()
+
+
+class WatchedAdmin(BoundedAdmin):
+    """Rows that only the engine writes: looked at here, and touched by actions alone."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -123,7 +127,27 @@ class WatchedAdmin(ModelAdmin):
         return super().has_change_permission(request, obj)
 
 
-class AttemptInline(StackedInline):
+class AttemptColumns:
+    """How an attempt is shown, within its job and in the list of all."""
+
+    @display(description="outcome")
+    def outcome_shown(self, attempt: Attempt) -> SafeString:
+        return label(attempt.outcome)
+
+    @display(description="traceback")
+    def traceback_shown(self, attempt: Attempt) -> SafeString:
+        return block(attempt.traceback)
+
+    @display(description="started")
+    def started(self, attempt: Attempt) -> str:
+        return when(attempt.started_at)
+
+    @display(description="ended")
+    def ended(self, attempt: Attempt) -> str:
+        return when(attempt.ended_at)
+
+
+class AttemptInline(AttemptColumns, StackedInline):
     """The attempts that failed, within their job."""
 
     model = Attempt
@@ -144,22 +168,6 @@ class AttemptInline(StackedInline):
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
-
-    @display(description="outcome")
-    def outcome_shown(self, attempt: Attempt) -> SafeString:
-        return label(attempt.outcome)
-
-    @display(description="traceback")
-    def traceback_shown(self, attempt: Attempt) -> SafeString:
-        return block(attempt.traceback)
-
-    @display(description="started")
-    def started(self, attempt: Attempt) -> str:
-        return when(attempt.started_at)
-
-    @display(description="ended")
-    def ended(self, attempt: Attempt) -> str:
-        return when(attempt.ended_at)
 
 
 class KindFilter(admin.SimpleListFilter):
@@ -459,7 +467,7 @@ class JobAdmin(WatchedAdmin):
 
 
 @admin.register(Attempt)
-class AttemptAdmin(WatchedAdmin):
+class AttemptAdmin(AttemptColumns, WatchedAdmin):
     list_display = ("job_and_number", "outcome_shown", "error_shown", "worker_name", "started", "ended")
     list_display_links = ("job_and_number",)
     list_filter = ("outcome",)
@@ -486,25 +494,9 @@ class AttemptAdmin(WatchedAdmin):
     def job_and_number(self, attempt: Attempt) -> SafeString:
         return two_lines(f"{attempt.job.kind} · attempt {attempt.number}", attempt.job_id)
 
-    @display(description="outcome")
-    def outcome_shown(self, attempt: Attempt) -> SafeString:
-        return label(attempt.outcome)
-
     @display(description="error")
     def error_shown(self, attempt: Attempt) -> str:
         return Truncator(attempt.error).chars(100)
-
-    @display(description="traceback")
-    def traceback_shown(self, attempt: Attempt) -> SafeString:
-        return block(attempt.traceback)
-
-    @display(description="started")
-    def started(self, attempt: Attempt) -> str:
-        return when(attempt.started_at)
-
-    @display(description="ended")
-    def ended(self, attempt: Attempt) -> str:
-        return when(attempt.ended_at)
 
 
 class LifeFilter(admin.SimpleListFilter):

@@ -16,12 +16,12 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
-from unfold.admin import ModelAdmin, TabularInline
+from unfold.admin import TabularInline
 from unfold.decorators import display
 
 from orchestrator.admin import (
     MOST_AT_ONCE,
-    BoundedPaginator,
+    BoundedAdmin,
     CreatedFilter,
     DressedPeriodicTaskAdmin,
     DressedPeriodicTaskInline,
@@ -236,16 +236,8 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(TaskSchedule)
-class TaskScheduleAdmin(IdOrOwnerSearch, ModelAdmin):
+class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
     form = ScheduleForm
-    paginator = BoundedPaginator
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-    list_per_page = 50
-    list_max_show_all = 0
-    list_disable_select_all = True
-    list_fullwidth = True
-    sortable_by: ClassVar = ()
     list_display = ("numbers_and_id", "rule", "state", "owner", "next_run", "last_run", "run_count", "missed_count")
     list_display_links = ("numbers_and_id",)
     list_filter = ("enabled",)
