@@ -11,7 +11,7 @@ CHECK_ENVIRONMENT := SECRET_KEY=checked-only-never-deployed-0123456789-abcdefghi
 # Half a second of start-up per process instead of five, wherever somebody has switched the bytecode cache off.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test check hooks clean
+.PHONY: help demo up test check bench hooks clean
 .DEFAULT_GOAL := help
 
 help: ## List these commands.
@@ -35,6 +35,9 @@ check: .venv/dev.stamp ## Check style, types, layers, migrations and deployment 
 	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py draw_states --check
 
+bench: .venv/bench.stamp ## Measure Muster beside what people would use instead, an hour; parts of it: make bench ONLY=tasks,reads QUICK=1.
+	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
+
 hooks: ## Install the git hooks: check before a commit, test before a push.
 	@hooks=$$(git rev-parse --git-path hooks) && mkdir -p "$$hooks" && \
 	for hook in pre-commit pre-push; do \
@@ -49,3 +52,6 @@ clean: ## Delete the virtual environment and what the checks cache; the data fol
 
 .venv/dev.stamp: requirements.txt requirements-dev.txt misc/install.py
 	@$(PYTHON) misc/install.py dev
+
+.venv/bench.stamp: requirements.txt requirements-dev.txt benchmarks/requirements.txt benchmarks/baselines/requirements.txt misc/install.py
+	@$(PYTHON) misc/install.py bench

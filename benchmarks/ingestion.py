@@ -1,107 +1,78 @@
-"""How fast one io worker stores validated records with the outside call off, next to a bare COPY of the same rows.
+"""6. Ingestion with the outside call off: from request to stored beside a bare COPY, and a long stream's memory.
 
-    python benchmarks/ingestion.py [--records 20000] [--rounds 5] [--threads 8]
-
-It starts a PostgreSQL of its own, which syncs to disk as in production. Both are timed in turn within one run, and the
-ratio is what counts: this machine may be busy with other things. The COPY goes into a table with the same columns,
-constraints and indexes, of rows that are ready in memory: in one transaction, and in one for every 100 rows, as the
-ingestion commits them.
+The COPY goes into a table with the same columns, constraints and indexes, of rows that are ready in memory: in one
+transaction, and in one for every 100 rows, as the ingestion commits them.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import shutil
-import statistics
-import sys
-import tempfile
+import json
+import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
-BASE_DIR = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(BASE_DIR))
-
-from config.embedded import Postgres, Valkey, free_port  # noqa: E402 The path comes first.
+from benchmarks import client
+from benchmarks.measure import Bench, Finding, benchmark, in_turn
+from benchmarks.servers import Stack, connect, muster, pss_mb, require, rows, spent, until, value
 
 COLUMNS = (
     "owner", "student_id", "first_name", "last_name", "email", "grade", "phone", "section", "roll_number", "address",
     "city", "state", "postal_code", "country", "date_of_birth", "ingestion_id",
 )  # fmt: skip
+PLOT = "Records stored a second"
+PATIENCE_SECONDS = 900
+A_REQUEST, A_STEP = 1_000, 100
+CLIENTS = 4
+STREAMED_AT_ONCE = 2_000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--records", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=8)
-    asked = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="muster-bench-"))
-    folder.chmod(0o711)
-    postgres, valkey = Postgres(folder / "postgres", free_port()), Valkey(folder / "valkey", free_port())
-    try:
-        postgres.start()
-        valkey.start()
-        prepare(postgres.url, valkey.url)
-        compare(asked.records, asked.rounds, asked.threads)
-    finally:
-        valkey.stop()
-        postgres.stop()
-        postgres.destroy()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def prepare(database_url: str, broker_url: str) -> None:
-    os.environ.update(
-        SECRET_KEY="only-for-benchmarks-0123456789-abcdefghijklmnopqrstuv",
-        DATABASE_URL=database_url,
-        BROKER_URL=broker_url,
-        REQUIRE_AUTH="false",
-        ALLOW_ANYONE="true",
-        SECURE_COOKIES="false",
-        INGESTION_EXTERNAL_CALL_SECONDS="0",
-        LOG_LEVEL="WARNING",
-        DJANGO_SETTINGS_MODULE="config.settings",
+@benchmark("ingestion", "Ingestion with the outside call off, from request to stored")
+def ingestion(bench: Bench) -> Iterator[Finding]:
+    count = bench.size(50_000, 2_000)
+    with muster(bench.servers, WORKER_THREADS="8") as stack, closing(connect(stack.database_url)) as connection:
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE bare (LIKE ingestion_record INCLUDING ALL)")
+        ingest(stack, connection, 2_000)
+        before = stack.cpu_seconds()
+        ingest(stack, connection, count)
+        costs = spent(before, stack.cpu_seconds())
+        ours, at_once, in_steps = in_turn(
+            bench.size(5, 1),
+            lambda: ingest(stack, connection, count),
+            lambda: copy(stack, count, count),
+            lambda: copy(stack, count, A_STEP),
+        )
+        bench.servers.prove(lambda: require_stored(stack.database_url, count))
+    yield Finding(what="records ingested", value=ours, unit="records/s", target=20_000)
+    yield Finding(what="ingestion, share of a bare COPY", value=ours / at_once, unit="×", target=0.4)
+    yield Finding(
+        what="ingestion, share of a COPY in transactions of 100",
+        value=ours / in_steps,
+        unit="×",
+        note="The ingestion commits every 100 records.",
     )
-    import django
-    from django.core.management import call_command
-    from django.db import connection
-
-    django.setup()
-    call_command("migrate", verbosity=0)
-    with connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE bare (LIKE ingestion_record INCLUDING ALL)")
+    yield Finding(what="Muster, from request to stored", value=ours, unit="records/s", plot=PLOT)
+    yield Finding(what="a bare COPY", value=at_once, unit="records/s", plot=PLOT)
+    yield Finding(what="a COPY in transactions of 100", value=in_steps, unit="records/s", plot=PLOT)
+    for part in ("web", "worker-io", "postgres"):
+        yield Finding(what=f"processor time of {part} for a record", value=costs[part] / count * 1e6, unit="µs")
+    yield from streams(bench, bench.size(100_000, 2_000), bench.size(1_000_000, 5_000))
 
 
-def compare(records: int, rounds: int, threads: int) -> None:
-    ratios, step_ratios, speeds = [], [], []
-    for number in range(rounds):
-        students = [student(number, index) for index in range(records)]
-        at_once, in_steps = records / copy(students, records), records / copy(students, 100)
-        stored = records / ingest(students, threads)
-        ratios.append(stored / at_once)
-        step_ratios.append(stored / in_steps)
-        speeds.append(stored)
-        print(f"COPY {at_once:>9,.0f}/s   COPY by 100s {in_steps:>9,.0f}/s   ingestion {stored:>9,.0f}/s")
-    print(
-        f"median: {statistics.median(speeds):,.0f} records/s; {statistics.median(ratios):.2f} of the COPY, "
-        f"{statistics.median(step_ratios):.2f} of the COPY in transactions of 100"
-    )
-
-
-def student(number: int, index: int) -> dict[str, Any]:
+def student(number: int) -> dict[str, Any]:
     return {
-        "student_id": f"S-{number}-{index:07}",
+        "student_id": f"S-{number:08}",
         "first_name": "Asha",
         "last_name": "Rao",
-        "email": f"asha.rao.{index}@example.org",
-        "grade": str(index % 12 + 1),
+        "email": f"asha.rao.{number}@example.org",
+        "grade": str(number % 12 + 1),
         "phone": "+91 22 5550 100",
         "section": "B",
-        "roll_number": str(index),
+        "roll_number": str(number),
         "address": "1 Hill Road, Bandra West",
         "city": "Mumbai",
         "state": "Maharashtra",
@@ -111,59 +82,109 @@ def student(number: int, index: int) -> dict[str, Any]:
     }
 
 
-def copy(students: list[dict[str, Any]], size: int) -> float:
-    """Seconds that a bare COPY takes, in transactions of that size. The rows are gone after that."""
-    from django.db import connection, transaction
-
-    rows = ["\t".join(("", *each.values(), "1")) + "\n" for each in students]
-    transactions = [StringIO("".join(rows[first : first + size])) for first in range(0, len(rows), size)]
-    began_at = time.perf_counter()
-    for each in transactions:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.cursor.copy_from(each, "bare", columns=COLUMNS)
-    took = time.perf_counter() - began_at
+def ingest(stack: Stack, connection: Any, count: int) -> float:
+    """Records a second from the first request until the last is stored, into an empty table."""
     with connection.cursor() as cursor:
-        cursor.execute("TRUNCATE bare")
-    return took
-
-
-def ingest(students: list[dict[str, Any]], threads: int) -> float:
-    """Seconds from when a worker with so many threads begins until it has stored all that was accepted before."""
-    from ingestion import services
-    from ingestion.models import Record
-    from orchestrator.workers import WorkerProcess
-
-    for first in range(0, len(students), 1_000):
-        services.accept(students[first : first + 1_000])
-    before = Record.objects.count()
-    process = WorkerProcess("bench@here", ["io"]).start()
-    assert process.registered.wait(10)
-    workers = [threading.Thread(target=work, args=[process]) for _ in range(threads)]
+        cursor.execute("TRUNCATE ingestion_record, orchestrator_job CASCADE")
+    requests = [
+        client.post("/api/data/ingest/", {"records": [student(n) for n in range(first, first + A_REQUEST)]})
+        for first in range(0, count, A_REQUEST)
+    ]
     began_at = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    took = time.perf_counter() - began_at
-    process.end()
-    assert Record.objects.count() - before == len(students)
-    return took
+    client.send(stack.port, requests, connections=CLIENTS).expect(202)
+    wait_until_ended(connection)
+    rate = count / (time.perf_counter() - began_at)
+    require_stored(stack.database_url, count)
+    return rate
 
 
-def work(process: Any) -> None:
-    """As an answered bell does."""
-    from django.db import connection
-
-    from ingestion import services
-    from orchestrator import engine
-    from orchestrator.kinds import kind_named
-
-    try:
-        while engine.run_leased(kind_named(services.KIND), process, ""):
-            pass
-    finally:
-        connection.close()
+def wait_until_ended(connection: Any) -> None:
+    unfinished = "SELECT EXISTS (SELECT FROM orchestrator_job WHERE status IN ('CREATED', 'RUNNING'))"
+    until(lambda: not value(connection, unfinished), PATIENCE_SECONDS)
 
 
-if __name__ == "__main__":
-    main()
+def require_stored(database_url: str, count: int) -> None:
+    sql = """SELECT count(*), count(*) FILTER (WHERE email = 'asha.rao.' || roll_number || '@example.org'),
+             (SELECT count(*) FROM orchestrator_job WHERE status <> 'COMPLETED') FROM ingestion_record"""
+    with closing(connect(database_url)) as connection:
+        [outcome] = rows(connection, sql)
+    require(outcome == (count, count, 0), f"Of {count:,} records: (stored, right, jobs that failed) = {outcome}.")
+
+
+def copy(stack: Stack, count: int, size: int) -> float:
+    """Rows a second of a bare COPY in transactions of that size. The rows are gone after that."""
+    lines = ["\t".join(("", *student(number).values(), "1")) + "\n" for number in range(count)]
+    transactions = [StringIO("".join(lines[first : first + size])) for first in range(0, count, size)]
+    with closing(connect(stack.database_url)) as connection, connection.cursor() as cursor:
+        began_at = time.perf_counter()
+        for each in transactions:
+            cursor.copy_from(each, "bare", columns=COLUMNS)
+        rate = count / (time.perf_counter() - began_at)
+        require(value(connection, "SELECT count(*) FROM bare") == count, "COPY must store all.")
+        cursor.execute("TRUNCATE bare")
+    return rate
+
+
+def streams(bench: Bench, few: int, many: int) -> Iterator[Finding]:
+    """Two streams of NDJSON, one ten times as long: the memory of the web and the worker that they need at most."""
+    peaks, rate = {}, 0.0
+    for count in (few, many):
+        with muster(bench.servers, WORKER_THREADS="8") as stack, closing(connect(stack.database_url)) as connection:
+            began_at = time.perf_counter()
+            with Peak(stack) as peak:
+                stream(stack, count)
+                wait_until_ended(connection)
+            rate = count / (time.perf_counter() - began_at)
+            require_stored(stack.database_url, count)
+            peaks[count] = peak
+        bench.say(f"{count:,} records were streamed at {rate:,.0f}/s")
+    yield Finding(what="a stream of 1,000,000 records", value=rate, unit="records/s")
+    for name in ("web", "worker-io"):
+        yield Finding(
+            what=f"most memory of {name} with 1,000,000 records, times that with 100,000",
+            value=peaks[many].mb[name] / peaks[few].mb[name],
+            unit="×",
+            target=1.5,
+            at_most=True,
+        )
+        yield Finding(what=f"most memory of {name} with 1,000,000 records", value=peaks[many].mb[name], unit="MB")
+
+
+def stream(stack: Stack, count: int) -> None:
+    """Sends the records in chunks, as they are made."""
+    head = (
+        "POST /api/data/ingest/stream/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-ndjson\r\n"
+        "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", stack.port), timeout=PATIENCE_SECONDS) as web:
+        web.sendall(head.encode())
+        for first in range(0, count, STREAMED_AT_ONCE):
+            numbers = range(first, min(first + STREAMED_AT_ONCE, count))
+            piece = b"".join(json.dumps(student(number)).encode() + b"\n" for number in numbers)
+            web.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+        web.sendall(b"0\r\n\r\n")
+        answer = web.recv(65_536)
+    require(answer[9:12] == b"202", f"The stream was answered {answer[:500]!r}")
+
+
+class Peak:
+    """The most memory that each process of a stack has while the block lasts, looked at five times a second."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.mb: dict[str, float] = {}
+        self._stack = stack
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.2):
+            for name in ("web", "worker-io"):
+                self.mb[name] = max(self.mb.get(name, 0), pss_mb(self._stack.pid(name)))

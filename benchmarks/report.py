@@ -1,0 +1,202 @@
+"""Results: a table for the terminal, benchmarks/results.json for programs, RESULTS.md and a plot for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import distributions, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Benchmark, Finding, benchmarks
+from benchmarks.servers import BASE_DIR, POSTGRES_SETTINGS, PROCRASTINATE, Servers
+
+FOLDER = BASE_DIR / "benchmarks"
+RESULTS, PAGE, PLOT = FOLDER / "results.json", FOLDER / "RESULTS.md", FOLDER / "results.svg"
+
+
+def describe_machine(servers: Servers) -> dict[str, str]:
+    """What results can be compared on: the machine's size, and the versions of all that took part."""
+    valkey = redis.Redis.from_url(servers.valkey.url).info("server")
+    packages = {name: version(name) for name in ("Django", "djangorestframework", "celery", "granian")}
+    return {
+        "cores": f"{os.cpu_count()} × {_processor()}",
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GB",
+        "system": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        "PostgreSQL": str(servers.value(servers.url("postgres"), "SHOW server_version")).split()[0]
+        + f" ({', '.join(f'{name} {value}' for name, value in POSTGRES_SETTINGS.items())})",
+        "Valkey": str(valkey.get("valkey_version", valkey["redis_version"])),
+        **packages,
+        "procrastinate": next(
+            (each.version for each in distributions(name="procrastinate", path=[str(PROCRASTINATE)])), "not installed"
+        ),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def commit() -> str:
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=BASE_DIR, capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip()
+
+
+# The terminal
+
+
+def show(console: Console, benchmark: Benchmark, findings: Sequence[Finding]) -> None:
+    table = Table("what", "measured", "target", "of target", "", box=box.SIMPLE, title=benchmark.title)
+    for column in (1, 2, 3):
+        table.columns[column].justify = "right"
+    for finding in findings:
+        style = None if finding.is_met is None else "green" if finding.is_met else "bold red"
+        table.add_row(*_cells(finding), style=style)
+    console.print(table)
+
+
+def _cells(finding: Finding) -> tuple[str, str, str, str, str]:
+    target = share = met = ""
+    if finding.target is not None and finding.share is not None:
+        target = f"{'≤' if finding.at_most else '≥'} {number(finding.target)} {finding.unit}"
+        share = f"{finding.share:.2f}"
+        met = "met" if finding.is_met else "NOT MET"
+    return finding.what, f"{number(finding.value)} {finding.unit}", target, share, met
+
+
+def number(value: float) -> str:
+    """Three figures that count, or all of a larger number's."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3g}"
+
+
+# What is kept
+
+
+def keep(benchmark: Benchmark, findings: Sequence[Finding], machine: dict[str, str], seconds: float) -> None:
+    """Adds the results to those that are kept, or begins anew on another machine, and draws the page and the plot."""
+    kept = read()
+    if kept["machine"] != machine:
+        kept = {"machine": machine, "benchmarks": {}}
+    kept["benchmarks"][benchmark.name] = {
+        "title": benchmark.title,
+        "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(),
+        "seconds": round(seconds),
+        "findings": [asdict(finding) for finding in findings],
+    }
+    kept["benchmarks"] = {name: kept["benchmarks"][name] for name in benchmarks if name in kept["benchmarks"]}
+    RESULTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    PAGE.write_text(page(kept))
+    draw(kept)
+
+
+def read() -> dict[str, Any]:
+    if not RESULTS.exists():
+        return {"machine": {}, "benchmarks": {}}
+    return dict(json.loads(RESULTS.read_text()))
+
+
+def findings_in(kept: dict[str, Any]) -> list[Finding]:
+    return [Finding(**finding) for each in kept["benchmarks"].values() for finding in each["findings"]]
+
+
+def page(kept: dict[str, Any]) -> str:
+    findings = findings_in(kept)
+    missed = [finding.what for finding in findings if finding.is_met is False]
+    targeted = [finding for finding in findings if finding.target is not None]
+    lines = [
+        "# Results of the benchmarks",
+        "",
+        "Written by `make bench`, which says of each part when it ran and on which commit. All ran on one machine, on",
+        "the same PostgreSQL, which syncs every commit to disk, and the same Valkey, as processes that shared the",
+        "machine with their clients. Ratios count; absolute numbers are this machine's.",
+        "",
+        *(f"- {name}: {value}" for name, value in kept["machine"].items()),
+        "",
+        f"{len(targeted) - len(missed)} of {len(targeted)} targets are met."
+        + (f" Not met: {'; '.join(missed)}." if missed else ""),
+        "",
+        "![Measured over target, and rates beside those of others](results.svg)",
+    ]
+    for each in kept["benchmarks"].values():
+        lines += [
+            "",
+            f"## {each['title']}",
+            "",
+            f"{each['at']}, commit {each['commit']}, {each['seconds']} s.",
+            "",
+            "| what | measured | target | of target | |",
+            "| --- | ---: | ---: | ---: | --- |",
+        ]
+        notes = []
+        for finding in (Finding(**finding) for finding in each["findings"]):
+            lines.append(f"| {' | '.join(_cells(finding))} |")
+            if finding.note and finding.note not in notes:
+                notes.append(finding.note)
+        lines += ["", *notes] if notes else []
+    return "\n".join(lines) + "\n"
+
+
+def draw(kept: dict[str, Any]) -> None:
+    """One panel for measured over target, and one for each group of findings that belong side by side."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    findings = findings_in(kept)
+    targeted = [finding for finding in findings if finding.share is not None]
+    groups = {finding.plot: [each for each in findings if each.plot == finding.plot] for finding in findings}
+    groups.pop("", None)
+    panels = ([targeted] if targeted else []) + list(groups.values())
+    heights = [1 + 0.3 * len(panel) for panel in panels]
+    with pyplot.rc_context({"svg.fonttype": "none", "svg.hashsalt": "muster", "font.size": 9}):
+        figure, axes = pyplot.subplots(
+            len(panels), figsize=(9, sum(heights)), height_ratios=heights, layout="constrained", squeeze=False
+        )
+        for axis, panel in zip(axes[:, 0], panels, strict=True):
+            _draw_targets(axis, panel) if panel is targeted else _draw_rates(axis, panel)
+        figure.savefig(PLOT, metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def _draw_targets(axis: Any, findings: Sequence[Finding]) -> None:
+    shares = [finding.share or 0 for finding in findings]
+    colours = ["#2a7f62" if finding.is_met else "#b5442e" for finding in findings]
+    bars = axis.barh([finding.what for finding in findings], shares, color=colours)
+    axis.bar_label(bars, [f"{share:.2f}" for share in shares], padding=3)
+    axis.axvline(1, color="black", linewidth=1)
+    axis.set_xscale("log")
+    axis.set_title("Measured over target: from the line on it is met")
+    axis.invert_yaxis()
+    axis.margins(x=0.1)
+
+
+def _draw_rates(axis: Any, findings: Sequence[Finding]) -> None:
+    ours = ["#1f4e79" if finding.what.startswith("Muster") else "#9aa5b1" for finding in findings]
+    bars = axis.barh([finding.what for finding in findings], [finding.value for finding in findings], color=ours)
+    axis.bar_label(bars, [number(finding.value) for finding in findings], padding=3)
+    largest, least = (f(finding.value for finding in findings) for f in (max, min))
+    axis.set_xscale("log" if largest > 20 * max(least, 1e-9) else "linear")
+    axis.set_title(findings[0].plot)
+    axis.invert_yaxis()
+    axis.margins(x=0.1)
