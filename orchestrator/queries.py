@@ -42,10 +42,14 @@ EXISTS (SELECT FROM orchestrator_kind kind WHERE kind.name = orchestrator_job.ki
 """
 # Whether a job's time has come, by the clock that decides.
 IS_DUE = "orchestrator_job.run_at <= statement_timestamp()"
+# What is told of a job changes with its updated_at, which every move writes (but for the start of a parent, which its
+# status tells), and with what is not its own: its children, its kind and the time.
+VERSION = ("updated_at", "status", "children_counts", "kind_is_paused", "is_due")
 # How often a request that waits for a job looks at it: soon at first, then less and less often.
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 0.5
 
 User = AbstractBaseUser | AnonymousUser
+Version = tuple[Any, ...]
 
 if TYPE_CHECKING:
 
@@ -86,6 +90,17 @@ def shown_job(jobs: QuerySet[Job], job_id: UUID) -> ShownJob:
     job = _with_surroundings(jobs).get(id=job_id)
     add_attempts([job])
     return job
+
+
+def version_of(jobs: QuerySet[Job], job_id: UUID) -> Version:
+    """What changes whenever something told of the job does, read without the rest; raises Job.DoesNotExist."""
+    version: Version = _with_surroundings(jobs).values_list(*VERSION).get(id=job_id)
+    return version
+
+
+def version_shown(job: ShownJob) -> Version:
+    """The version of a job as it was read."""
+    return tuple(getattr(job, name) for name in VERSION)
 
 
 def shown_jobs(jobs: QuerySet[Job]) -> QuerySet[ShownJob]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import exceptions
 from rest_framework.request import Request
@@ -11,8 +12,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from config import openapi
-from config.api import NewestFirst, read_body, read_path, read_query
-from config.openapi import IDEMPOTENCY_KEY, LOCATION, example, problems
+from config.api import NewestFirst, conditional, etag_of, not_modified, read_body, read_path, read_query
+from config.openapi import ETAG, IDEMPOTENCY_KEY, IF_NONE_MATCH, LOCATION, example, problems
 from orchestrator import health, queries, serializers, submission
 from orchestrator.idempotency import answered_once
 from orchestrator.models import Job
@@ -113,17 +114,27 @@ class JobView(APIView):
         tags=["jobs"],
         summary="See a job, or wait for its end",
         description="A job that failed is still a 200 when read.",
-        parameters=[JOB_ID, serializers.WaitOption],
-        responses={200: serializers.ShownJobWithPayload, **problems(400, 404)},
+        parameters=[JOB_ID, serializers.WaitOption, IF_NONE_MATCH, ETAG],
+        responses={
+            200: serializers.ShownJobWithPayload,
+            304: OpenApiResponse(description="It is as it was when the ETag was given."),
+            **problems(400, 404),
+        },
     )
-    def get(self, request: Request, job_id: str) -> Response:
+    def get(self, request: Request, job_id: str) -> HttpResponse:
         id = read_path(serializers.PathJob, job_id=job_id)["job_id"]
         seconds = read_query(serializers.WaitOption, request).get("wait", 0)
         jobs = queries.visible_jobs(request.user)
         if seconds:
             queries.wait_until_ended(jobs, id, seconds)
+        context = _context(request)
+        if "If-None-Match" in request.headers:
+            unchanged = not_modified(request, etag_of(queries.version_of(jobs, id), context))
+            if unchanged is not None:
+                return unchanged
         job = queries.shown_job(jobs, id)
-        return Response(serializers.ShownJobWithPayload(job, context=_context(request)).data)
+        etag = etag_of(queries.version_shown(job), context)
+        return Response(serializers.ShownJobWithPayload(job, context=context).data, headers=conditional(etag))
 
     @extend_schema(
         operation_id="cancel_job",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 import pytest
 from django.db import connection
+from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries, Settings
@@ -112,6 +113,62 @@ def test_a_job_answers_with_all_that_is_known_of_it(api: Api) -> None:
     assert (answer["job_id"], answer["status"], answer["owner"]) == (str(job.id), "COMPLETED", "ada")
     assert answer["progress"] == {"done": 2, "total": 3, "message": "two of three"}
     assert (answer["result"], answer["error"], answer["attempts"], answer["children"]) == ({"a": 1}, "", [], None)
+
+
+def test_a_client_that_knows_a_job_is_told_that_nothing_has_changed(
+    api: Api, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    job = make_job(Status.COMPLETED, result={"a": 1})
+    etag = api.get(f"/jobs/{job.id}")["ETag"]
+
+    with django_assert_num_queries(1):
+        answer = api.get(f"/jobs/{job.id}", If_None_Match=f'"another", {etag}')
+
+    assert (answer.status_code, answer.content, answer["ETag"]) == (304, b"", etag)
+    assert answer["Cache-Control"] == "private, no-cache"
+
+
+def start(job: Job) -> None:
+    Job.objects.filter(id=job.id).update(status=Status.RUNNING, started_at=Now())
+
+
+def progress(job: Job) -> None:
+    Job.objects.filter(id=job.id).update(progress_done=1, updated_at=Now())
+
+
+def start_a_child(job: Job) -> None:
+    job.children.update(status=Status.RUNNING, started_at=Now())
+
+
+def pause_its_kind(job: Job) -> None:
+    KindRow.objects.update_or_create(name=job.kind, defaults={"queue": job.queue, "paused_at": Now()})
+
+
+def come_due(job: Job) -> None:
+    Job.objects.filter(id=job.id).update(run_at=Now() - timedelta(seconds=1))
+
+
+@pytest.mark.parametrize("change", [start, progress, start_a_child, pause_its_kind, come_due])
+def test_a_client_that_knows_a_job_is_told_of_every_change(api: Api, change: Callable[[Job], None]) -> None:
+    job = make_job(run_at=timezone.now() + timedelta(hours=1))
+    make_job(parent=job, name="child")
+    before = api.get(f"/jobs/{job.id}")
+
+    change(job)
+
+    after = api.get(f"/jobs/{job.id}", If_None_Match=before["ETag"])
+    assert (after.status_code, after["ETag"] == before["ETag"]) == (200, False)
+    assert after.json() != before.json()
+
+
+def test_an_etag_is_good_for_no_other_viewer(api: Api, as_user: Callable[..., Api], asks_for_tokens: None) -> None:
+    job = make_job(Status.FAILED, owner="ada", attempt=1, error="ValueError: again")
+    make_attempt(job, number=1, traceback="Traceback …")
+    etag = as_user("ada").get(f"/jobs/{job.id}")["ETag"]
+
+    assert as_user("staff", is_staff=True).get(f"/jobs/{job.id}", If_None_Match=etag).status_code == 200
+    assert as_user("eve").get(f"/jobs/{job.id}", If_None_Match=etag).status_code == 404
+    assert api.get(f"/jobs/{job.id}", If_None_Match=etag).status_code == 401
 
 
 def test_times_are_iso_8601_in_utc(api: Api) -> None:
