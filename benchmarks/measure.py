@@ -30,7 +30,9 @@ class Finding:
         """How much of its target it reaches: 1 or more is met. None without a target."""
         if self.target is None:
             return None
-        return self.target / max(self.value, 1e-9) if self.at_most else self.value / self.target
+        if self.at_most:
+            return self.target / self.value if self.value else 1.0
+        return self.value / self.target
 
     @property
     def is_met(self) -> bool | None:
