@@ -43,7 +43,7 @@ def main() -> None:
 
 def run(benchmark: Benchmark, quick: bool) -> bool:
     """Runs one benchmark on servers of its own; False if it failed, which does not keep the next from running."""
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     began_at = time.monotonic()
     findings: list[Finding] = []
     console.rule(benchmark.name)
