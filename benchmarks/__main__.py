@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 
 from rich.console import Console
 
@@ -54,6 +55,9 @@ def run(benchmark: Benchmark, quick: bool) -> bool:
             findings = list(benchmark.run(bench))
     except NotSo as failure:
         console.print(f"{benchmark.name} does not count: {failure}", style="bold red", markup=False)
+        return False
+    except Exception:
+        console.print(f"{benchmark.name} failed:\n{traceback.format_exc()}", style="bold red", markup=False)
         return False
     report.show(console, benchmark, findings)
     if not quick:

@@ -175,8 +175,8 @@ class Stack:
 
         def happened() -> bool:
             for name, process in self._processes.items():
-                words = self.log(name).read_text(errors="replace")[-3_000:]
-                require(process.poll() is None, f"{name} ended: {words}")
+                if process.poll() is not None:
+                    raise NotSo(f"{name} ended: {self.log(name).read_text(errors='replace')[-3_000:]}")
             return bool(condition())
 
         until(happened, timeout_seconds)
