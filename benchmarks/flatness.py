@@ -112,7 +112,7 @@ def steady_load(bench: Bench, *, minutes: int, seconds_a_minute: float) -> Itera
     """Batches of tasks, one as soon as the last is accepted while few wait, for so many minutes."""
     batch = bench.size(1_000, 50)
     request = client.post("/tasks/batch-request/", [{"a": 1, "b": 0.5}] * batch)
-    waiting = "SELECT count(*) FROM (SELECT FROM orchestrator_job WHERE status = 'CREATED' LIMIT %s) AS some"
+    waiting = "SELECT count(*) FROM (SELECT FROM orchestrator_job WHERE status = 'CREATED' LIMIT %s) AS first_ones"
     sent = 0
     with muster(bench.servers) as stack, closing(connect(stack.database_url)) as connection:
         began_at = value(connection, "SELECT clock_timestamp()")
