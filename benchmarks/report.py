@@ -53,10 +53,16 @@ def _processor() -> str:
 
 
 def commit() -> str:
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=BASE_DIR, capture_output=True, text=True, check=False
-    )
-    return answer.stdout.strip()
+    """What was measured, by its commit. The results themselves are no change to it."""
+    own = [f":!{path.relative_to(BASE_DIR)}" for path in (RESULTS, PAGE, PLOT)]
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *own)
+    return (_git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=BASE_DIR, capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 # The terminal
@@ -180,23 +186,27 @@ def draw(kept: dict[str, Any]) -> None:
 
 
 def _draw_targets(axis: Any, findings: Sequence[Finding]) -> None:
-    shares = [finding.share or 0 for finding in findings]
-    colours = ["#2a7f62" if finding.is_met else "#b5442e" for finding in findings]
-    bars = axis.barh([finding.what for finding in findings], shares, color=colours)
-    axis.bar_label(bars, [f"{share:.2f}" for share in shares], padding=3)
+    from matplotlib.ticker import ScalarFormatter
+
+    for row, finding in enumerate(findings):
+        # Nothing at all has no place on this axis.
+        share, colour = max(finding.share or 0, 0.01), "#2a7f62" if finding.is_met else "#b5442e"
+        axis.plot([1, share], [row, row], color=colour, linewidth=2)
+        axis.plot([share], [row], "o", color=colour)
+        axis.annotate(f"{finding.share:.2f}", (share, row), (0, 5), textcoords="offset points", ha="center")
+    axis.set_yticks(range(len(findings)), [finding.what for finding in findings])
     axis.axvline(1, color="black", linewidth=1)
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.set_title("Measured over target: from the line on it is met")
     axis.invert_yaxis()
-    axis.margins(x=0.1)
+    axis.margins(0.1)
 
 
 def _draw_rates(axis: Any, findings: Sequence[Finding]) -> None:
     ours = ["#1f4e79" if finding.what.startswith("Muster") else "#9aa5b1" for finding in findings]
     bars = axis.barh([finding.what for finding in findings], [finding.value for finding in findings], color=ours)
     axis.bar_label(bars, [number(finding.value) for finding in findings], padding=3)
-    largest, least = (f(finding.value for finding in findings) for f in (max, min))
-    axis.set_xscale("log" if largest > 20 * max(least, 1e-9) else "linear")
     axis.set_title(findings[0].plot)
     axis.invert_yaxis()
     axis.margins(x=0.1)

@@ -45,6 +45,7 @@ def with_workers(bench: Bench, name: str, workers: int, processes: int) -> Itera
     cores = {
         "PostgreSQL": used["postgres"] / seconds,
         "the workers": sum(value for part, value in used.items() if part.startswith("worker")) / seconds,
+        "all of them together": sum(used.values()) / seconds,
     }
     told = ", ".join(f"{part} {value:.2f}" for part, value in cores.items())
     bench.say(f"{name}: {told} of {os.cpu_count()} cores; tasks of each worker: {dict(shares)}")
