@@ -186,7 +186,7 @@ def draw(kept: dict[str, Any]) -> None:
 
 
 def _draw_targets(axis: Any, findings: Sequence[Finding]) -> None:
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
 
     for row, finding in enumerate(findings):
         # Nothing at all has no place on this axis.
@@ -198,9 +198,10 @@ def _draw_targets(axis: Any, findings: Sequence[Finding]) -> None:
     axis.axvline(1, color="black", linewidth=1)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_title("Measured over target: from the line on it is met")
-    axis.invert_yaxis()
-    axis.margins(0.1)
+    axis.set_ylim(len(findings) - 0.4, -0.8)
+    axis.margins(x=0.1)
 
 
 def _draw_rates(axis: Any, findings: Sequence[Finding]) -> None:
