@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks import client
 from benchmarks.measure import Bench, Finding, benchmark, in_turn
 from benchmarks.servers import Stack, connect, muster, pss_mb, require, rows, spent, until, value
+from benchmarks.tasks import UNFINISHED
 
 COLUMNS = (
     "owner", "student_id", "first_name", "last_name", "email", "grade", "phone", "section", "roll_number", "address",
@@ -100,8 +101,7 @@ def ingest(stack: Stack, connection: Any, count: int) -> float:
 
 
 def wait_until_ended(connection: Any) -> None:
-    unfinished = "SELECT EXISTS (SELECT FROM orchestrator_job WHERE status IN ('CREATED', 'RUNNING'))"
-    until(lambda: not value(connection, unfinished), PATIENCE_SECONDS)
+    until(lambda: not value(connection, UNFINISHED), PATIENCE_SECONDS)
 
 
 def require_stored(database_url: str, count: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks import client
 from benchmarks.measure import Bench, Finding, benchmark, percentile
 from benchmarks.servers import connect, muster, require, rows, until, value
+from benchmarks.tasks import UNFINISHED
 
 KINDS: dict[str, tuple[bytes, int, int]] = {
     # A request that submits one, and the most that half of them and 99 % of them may take, in ms.
@@ -23,7 +24,6 @@ KINDS: dict[str, tuple[bytes, int, int]] = {
     ),
 }
 PAUSE_SECONDS = (0.05, 0.15)
-UNFINISHED = "SELECT EXISTS (SELECT FROM orchestrator_job WHERE status IN ('CREATED', 'RUNNING'))"
 STARTED = """
 SELECT extract(epoch FROM started_at)::float8, extract(epoch FROM created_at)::float8, status, attempt
 FROM orchestrator_job ORDER BY id
