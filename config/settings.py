@@ -12,6 +12,7 @@ from msgspec import Meta
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+KIND_AND_DAYS = r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+\s*=\s*\d{1,5}(\.\d{1,12})?"
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +87,21 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     IDEMPOTENCY_KEY_HOURS: Annotated[
         float, Meta(gt=0, le=8_760, description="How long a client's Idempotency-Key is remembered.")
     ] = 24
+    RETENTION_DAYS: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=36_500,
+            description="How long a job is kept after its end, with all that goes with it; 0: for ever.",
+        ),
+    ] = 30
+    RETENTION_DAYS_BY_KIND: Annotated[
+        str,
+        Meta(
+            pattern=rf"^\s*({KIND_AND_DAYS}\s*(,\s*{KIND_AND_DAYS}\s*)*)?$",
+            description="Other times for some kinds, separated by commas: scheduler.add=2,demo.slices=0.5",
+        ),
+    ] = ""
     MAX_BODY_BYTES: Annotated[int, Meta(ge=1_000, description="Largest request body.")] = 5_000_000
     MAX_RESULT_BYTES: Annotated[int, Meta(ge=1_000, description="Largest result of a job, as JSON.")] = 1_000_000
     MAX_CHILDREN: Annotated[int, Meta(ge=1, description="Most children of one pipeline.")] = 100_000
@@ -156,6 +172,10 @@ if not ENV.HEARTBEAT_SECONDS * 2 <= ENV.LEASE_SECONDS:
     raise ImproperlyConfigured("LEASE_SECONDS must be at least twice HEARTBEAT_SECONDS.")
 
 QUEUES = split(ENV.QUEUES)
+# Days by the names of kinds.
+RETENTION_DAYS_BY_KIND = {
+    kind.strip(): float(days) for kind, _, days in (each.partition("=") for each in split(ENV.RETENTION_DAYS_BY_KIND))
+}
 
 SECRET_KEY = ENV.SECRET_KEY
 DEBUG = ENV.DEBUG

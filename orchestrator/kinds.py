@@ -50,6 +50,7 @@ class BadPayload(ValueError):
 
 
 MOST_ATTEMPTS = 1_000
+MOST_KEEP_DAYS = 36_500
 
 Handler = Callable[..., Any]
 Plan = Callable[[Any], "Sequence[Child]"]
@@ -77,6 +78,7 @@ class Kind:
     plan: Plan | None
     max_unfinished_per_owner: int | None
     typical_duration: timedelta
+    keep_days: float | None
     description: str = ""
     task: Doorbell = field(repr=False)
 
@@ -117,6 +119,7 @@ def job(
     plan: Plan | None = None,
     max_unfinished_per_owner: int | None = None,
     typical_seconds: float = 60,
+    keep_days: float | None = None,
 ) -> Callable[[Handler], Kind]:
     """Makes a function a kind of job.
 
@@ -140,6 +143,8 @@ def job(
     plan: payload -> children; makes every job of this kind a pipeline whose last step is the function.
     max_unfinished_per_owner: more than so many at once are refused.
     typical_seconds: how long it usually takes, for the advice when to try again.
+    keep_days: how long a job is kept after its end, 0: for ever; RETENTION_DAYS if not given, and
+        RETENTION_DAYS_BY_KIND has the last word. A child is kept as long as its parent.
     """
 
     def declare(handler: Handler) -> Kind:
@@ -155,6 +160,8 @@ def job(
             raise ValueError(f"The kind {name!r} needs a priority from 0 (most urgent) to 9, not {priority!r}.")
         if not 1 <= max_attempts <= MOST_ATTEMPTS:
             raise ValueError(f"The kind {name!r} needs 1 to {MOST_ATTEMPTS:,} attempts, not {max_attempts!r}.")
+        if keep_days is not None and not 0 <= keep_days <= MOST_KEEP_DAYS:
+            raise ValueError(f"The kind {name!r} is kept 0 (for ever) to {MOST_KEEP_DAYS:,} days, not {keep_days!r}.")
         if min(backoff_seconds, backoff_ceiling_seconds, batch_size or 1, timeout_seconds or 1) < 0:
             raise ValueError(f"The kind {name!r} needs times and a batch size that are not negative.")
         _kinds[name] = Kind(
@@ -176,6 +183,7 @@ def job(
             plan=plan,
             max_unfinished_per_owner=max_unfinished_per_owner,
             typical_duration=timedelta(seconds=typical_seconds),
+            keep_days=keep_days,
             description=inspect.cleandoc(handler.__doc__ or ""),
             task=_doorbell(name, queue),
         )

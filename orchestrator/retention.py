@@ -1,0 +1,192 @@
+"""Retention: what has had its time is pruned, in small transactions that nobody waits for.
+
+A finished job is kept for as long as its kind says, and a pipeline as long as its parent. With a job goes whatever has
+a foreign key to it with on_delete=CASCADE, and what hangs on that; PROTECT or RESTRICT keeps the job.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib.sessions.models import Session
+from django.db import connection, models, transaction
+from django.db.models import Exists, Model, OuterRef, QuerySet
+from django.db.models.functions import Now
+from knox.models import AuthToken
+from psycopg2.extras import execute_values
+
+from orchestrator.kinds import all_kinds
+from orchestrator.models import IdempotencyKey, Job, Kind, Worker
+
+logger = logging.getLogger(__name__)
+
+# What one transaction deletes: so many jobs that are no children, and so many rows of anything that goes with them.
+MOST_JOBS, MOST_ROWS = 500, 2_000
+# What one such transaction waits for others, and takes at most. It is undone then, and tried again later.
+LOCK_SECONDS, TRANSACTION_SECONDS = 0.1, 2
+# How long one tick goes on. Where something is left, the next one does.
+PRUNING_SECONDS = 0.25
+
+# How long a worker's row is kept after its end.
+ENDED_WORKER_DAYS = 7
+
+# Jobs that are deleted now: first those that were begun, then those of each kind that ended long enough ago. Their
+# children end before them, and nobody writes to those without having locked the parent.
+LOCK_OLD = """
+SELECT id FROM (
+    SELECT id FROM orchestrator_job WHERE pruning LIMIT {limit} FOR UPDATE SKIP LOCKED
+) AS begun
+UNION ALL
+SELECT old.id FROM (VALUES %s) AS kept (kind, days), LATERAL (
+    SELECT id FROM orchestrator_job AS job
+    WHERE kind = kept.kind AND parent_id IS NULL AND NOT pruning
+      AND finished_at < statement_timestamp() - kept.days * interval '1 day' {unless_protected}
+    ORDER BY finished_at
+    LIMIT {limit}
+    FOR UPDATE SKIP LOCKED
+) AS old
+LIMIT {limit}
+"""
+
+Pruning = Callable[[], bool]
+
+_prunings: list[Pruning] = []
+
+
+def pruning(function: Pruning) -> Pruning:
+    """Makes the function a part of pruning: it deletes some of what has had its time, quickly, and answers whether
+    there may be more.
+    """
+    _prunings.append(function)
+    return function
+
+
+def prune() -> bool:
+    """Deletes what has had its time, for about PRUNING_SECONDS; answers whether something is left.
+
+    Anyone may do so at any time: what others hold, or delete just now, is left alone.
+    """
+    left, ends_at = list(_prunings), time.monotonic() + PRUNING_SECONDS
+    while left and time.monotonic() < ends_at:
+        next_one = left.pop(0)
+        if _has_more(next_one):
+            left.append(next_one)
+    return bool(left)
+
+
+def _has_more(some: Pruning) -> bool:
+    """One that fails is logged and does not hold up the others."""
+    try:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s';"
+                    f" SET LOCAL statement_timeout = '{TRANSACTION_SECONDS}s'"
+                )
+            return some()
+    except Exception:
+        logger.exception("Pruning %s failed; it is tried again later.", some.__name__)
+        return False
+
+
+def kept_days(kind: str) -> float:
+    """How many days a finished job of the kind is kept; 0: for ever.
+
+    What RETENTION_DAYS_BY_KIND says, or else the kind itself, or else RETENTION_DAYS.
+    """
+    own = {each.name: each.keep_days for each in all_kinds()}.get(kind)
+    default = settings.ENV.RETENTION_DAYS if own is None else own
+    return settings.RETENTION_DAYS_BY_KIND.get(kind, default)
+
+
+@pruning
+def jobs() -> bool:
+    """Finished jobs with all that goes with them. What is too much for one transaction is marked, and goes first in
+    the next one; nobody can retry it meanwhile.
+    """
+    known = {kind.name for kind in all_kinds()} | set(Kind.objects.values_list("name", flat=True))
+    kept = [(kind, days) for kind in known if (days := kept_days(kind))]
+    ids = _lock_old(kept or [("", 0)])
+    if not _delete(Job, ids):
+        Job.objects.filter(id__in=ids, pruning=False).update(pruning=True)
+        return True
+    return len(ids) == MOST_JOBS
+
+
+@pruning
+def idempotency_keys() -> bool:
+    forgotten = timedelta(hours=settings.ENV.IDEMPOTENCY_KEY_HOURS)
+    return delete_some(IdempotencyKey.objects.filter(created_at__lt=Now() - forgotten).order_by("created_at"))
+
+
+@pruning
+def worker_rows() -> bool:
+    long_ended = Worker.objects.filter(ended_at__lt=Now() - timedelta(days=ENDED_WORKER_DAYS), trying={})
+    return delete_some(long_ended.exclude(Exists(Job.objects.filter(worker=OuterRef("id")))))
+
+
+@pruning
+def expired_sessions() -> bool:
+    return delete_some(Session.objects.filter(expire_date__lt=Now()))
+
+
+@pruning
+def expired_tokens() -> bool:
+    return delete_some(AuthToken.objects.filter(expiry__lt=Now()))
+
+
+def delete_some(rows: QuerySet[Any]) -> bool:
+    """Deletes at most MOST_ROWS of the rows, leaving out those that others hold; answers whether there may be more."""
+    ids = list(rows.select_for_update(skip_locked=True).values_list("pk", flat=True)[:MOST_ROWS])
+    rows.model._base_manager.filter(pk__in=ids).delete()
+    return len(ids) == MOST_ROWS
+
+
+def _lock_old(kept: Sequence[tuple[str, float]]) -> list[Any]:
+    # In any order, so that no kind has to wait for another that always has more.
+    shuffled = random.sample(kept, len(kept))
+    statement = LOCK_OLD.format(limit=MOST_JOBS, unless_protected=_unless_protected())
+    with connection.cursor() as cursor:
+        return [id for (id,) in execute_values(cursor.cursor, statement, shuffled, page_size=len(kept), fetch=True)]
+
+
+def _unless_protected() -> str:
+    return " ".join(
+        f'AND NOT EXISTS (SELECT FROM "{field.model._meta.db_table}" WHERE "{field.column}" = job.id)'
+        for field in _keys_to(Job)
+        if field.remote_field.on_delete in (models.PROTECT, models.RESTRICT)
+    )
+
+
+def _delete(model: type[Model], ids: Sequence[Any]) -> bool:
+    """Deletes the rows with what goes with them, which comes first; False, and the rows stay, if that is too much."""
+    if not ids:
+        return True
+    is_done = True
+    for field in _keys_to(model):
+        if field.remote_field.on_delete not in (models.CASCADE, models.SET_NULL):
+            continue
+        rows = field.model._base_manager.filter(**{f"{field.name}__pk__in": ids})
+        some = list(rows.values_list("pk", flat=True)[:MOST_ROWS])
+        is_done &= len(some) < MOST_ROWS
+        if field.remote_field.on_delete is models.SET_NULL:
+            field.model._base_manager.filter(pk__in=some).update(**{field.name: None})
+        else:
+            is_done &= _delete(field.model, some)
+    if is_done:
+        with connection.cursor() as cursor:
+            table, key = model._meta.db_table, model._meta.pk.column
+            cursor.execute(f'DELETE FROM "{table}" WHERE "{key}" = ANY(%s)', [list(ids)])  # noqa: S608 - our tables
+    return is_done
+
+
+def _keys_to(model: type[Model]) -> list[Any]:
+    """The foreign keys to the model, also those that have no name there."""
+    relations: list[Any] = model._meta.get_fields(include_hidden=True)
+    return [each.field for each in relations if each.auto_created and (each.one_to_many or each.one_to_one)]
