@@ -72,7 +72,8 @@ def prune() -> bool:
 
     Anyone may do so at any time: what others hold, or delete just now, is left alone.
     """
-    left, ends_at = list(_prunings), time.monotonic() + PRUNING_SECONDS
+    # In any order, here and below, so that none has to wait for another that always has more.
+    left, ends_at = random.sample(_prunings, len(_prunings)), time.monotonic() + PRUNING_SECONDS
     while left and time.monotonic() < ends_at:
         next_one = left.pop(0)
         if _has_more(next_one):
@@ -149,7 +150,6 @@ def delete_some(rows: QuerySet[Any]) -> bool:
 
 
 def _lock_old(kept: Sequence[tuple[str, float]]) -> list[Any]:
-    # In any order, so that no kind has to wait for another that always has more.
     shuffled = random.sample(kept, len(kept))
     statement = LOCK_OLD.format(limit=MOST_JOBS, unless_protected=_unless_protected())
     with connection.cursor() as cursor:

@@ -14,8 +14,15 @@ from orchestrator.models import Job
 from orchestrator.workers import WorkerProcess
 from tests.api.conftest import Api
 from tests.ingestion.conftest import Ingest, student, students
+from tests.orchestrator.workbench import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is pruned at once, however busy the machine."""
+    monkeypatch.setattr(retention, "PRUNING_SECONDS", PATIENCE_SECONDS)
 
 
 def age(task_id: str) -> None:

@@ -49,6 +49,12 @@ def keep(settings: Settings) -> Keep:
     return set_days
 
 
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is pruned at once, however busy the machine."""
+    monkeypatch.setattr(retention, "PRUNING_SECONDS", PATIENCE_SECONDS)
+
+
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "MOST_JOBS", 2)

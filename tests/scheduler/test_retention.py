@@ -15,11 +15,18 @@ from scheduler.models import Task, TaskResult
 from scheduler.tasks import results_of_earlier_runs
 from tests.api.conftest import Api
 from tests.factories import id_of
+from tests.orchestrator.workbench import PATIENCE_SECONDS
 from tests.scheduler.desk import MONDAY, again, make_schedule, make_task, occurrences, run_all
 
 pytestmark = pytest.mark.django_db
 
 DAY = timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is pruned at once, however busy the machine."""
+    monkeypatch.setattr(retention, "PRUNING_SECONDS", PATIENCE_SECONDS)
 
 
 def age(*tasks: Task, days: float) -> None:
