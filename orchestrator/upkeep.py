@@ -11,6 +11,7 @@ from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 
 from orchestrator import bell, moves, pipelines, retention, workers
+from orchestrator.failpoints import Failpoint
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Kind, Upkeep
 
@@ -38,7 +39,7 @@ WHERE id IN (
 
 Part = Callable[[], None]
 
-_parts: list[Part] = []
+_parts: dict[Part, Failpoint] = {}
 
 
 def part(function: Part) -> Part:
@@ -46,15 +47,16 @@ def part(function: Part) -> Part:
 
     It must be quick, harmless when others run it too, and right when nobody has run it for an hour.
     """
-    _parts.append(function)
+    _parts[function] = Failpoint(f"tick-after-{function.__name__.replace('_', '-')}")
     return function
 
 
 def tick() -> None:
     """Runs every part, and prunes when the rest is done. One that fails is logged and does not hold up the others."""
-    for run in (*_parts, prune):
+    for run, has_run in sorted(_parts.items(), key=lambda each: each[0] is prune):
         try:
             run()
+            has_run()
         except Exception:
             logger.exception("The upkeep part %s failed; the next tick tries again.", run.__name__)
     Upkeep.objects.update_or_create(part="tick", defaults={"ran_at": Now()})
@@ -96,6 +98,7 @@ def ring_for_ready() -> None:
             bell.ring(kind)
 
 
+@part
 def prune() -> None:
     """Deletes what has had its time: at every tick while there is more, and else once a minute."""
     Upkeep.objects.get_or_create(part="prune", defaults={"ran_at": LONG_AGO})

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("orchestrator", "0001_initial"),
+        ("orchestrator", "0002_attempts_only_rise"),
     ]
 
     operations = [
