@@ -63,6 +63,8 @@ SELECT coalesce(sum(pg_relation_size(relid)), 0) / 1e6, coalesce(sum(pg_indexes_
        (SELECT sum(pg_relation_size(indexrelid)) FROM pg_index
         WHERE indexrelid::regclass::text ~ '(job_ready_by_rank|kind_rank_id)') / 1e6,
        pg_total_relation_size('orchestrator_worker') / 1e6,
+       (SELECT 100.0 * n_tup_hot_upd / greatest(n_tup_upd, 1) FROM pg_stat_user_tables
+        WHERE relname = 'orchestrator_worker'),
        sum(n_dead_tup), sum(n_live_tup), sum(n_tup_upd), sum(n_tup_hot_upd), sum(autovacuum_count)
 FROM pg_stat_user_tables WHERE relname ~ '^orchestrator_job'
 """
@@ -268,7 +270,8 @@ def move_partitions(cursor: Any, keep_seconds: float) -> None:
 
 COLUMNS = {
     "jobs": 8, "submit/s": 9, "run/s": 7, "claim ms": 9, "p99": 6, "claim pages": 12, "most": 6, "rows": 10, "dead": 9,
-    "table MB": 9, "indexes MB": 11, "ready MB": 9, "worker MB": 10, "HOT %": 6, "vacuums": 8, "prune s": 8,
+    "table MB": 9, "indexes MB": 11, "ready MB": 9, "worker MB": 10, "HOT %": 7, "job HOT %": 10, "vacuums": 8,
+    "prune s": 8,
 }  # fmt: skip
 
 
@@ -277,12 +280,13 @@ def report(done: int, submitted: float, ran: float, claims: list[float], pages: 
 
     with connection.cursor() as cursor:
         cursor.execute(STATE)
-        table, indexes, ready, worker, dead, live, updates, hot, vacuums = cursor.fetchone()
+        table, indexes, ready, worker, worker_hot, dead, live, updates, hot, vacuums = cursor.fetchone()
     figures = (
         f"{done}", f"{submitted:.0f}", f"{ran:.0f}",
         f"{statistics.median(claims) * 1e3:.2f}", f"{statistics.quantiles(claims, n=100)[98] * 1e3:.0f}",
         f"{statistics.median(pages):.0f}", f"{max(pages)}", f"{live}", f"{dead}", f"{table:.1f}", f"{indexes:.1f}",
-        f"{ready:.2f}", f"{worker:.2f}", f"{100 * hot / max(updates, 1):.1f}", f"{vacuums}", f"{pruner.longest:.2f}",
+        f"{ready:.2f}", f"{worker:.2f}", f"{worker_hot:.1f}", f"{100 * hot / max(updates, 1):.1f}",
+        f"{vacuums}", f"{pruner.longest:.2f}",
     )  # fmt: skip
     print("".join(figure.rjust(width) for figure, width in zip(figures, COLUMNS.values(), strict=True)), flush=True)
     pruner.longest = 0.0

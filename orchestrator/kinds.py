@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -92,6 +92,18 @@ class Kind:
             return msgspec.convert(payload, self.payload_type, strict=True)
         except msgspec.ValidationError as error:
             raise BadPayload(error) from None
+
+    def read_stored(self, payload: Any) -> Any:
+        """The same of a job that was accepted: fields that only a newer release knows are passed over."""
+        try:
+            return self.read_payload(payload)
+        except BadPayload:
+            if not (isinstance(self.payload_type, type) and issubclass(self.payload_type, msgspec.Struct)):
+                raise
+        tolerant = msgspec.defstruct(
+            self.payload_type.__name__, [], bases=(self.payload_type,), forbid_unknown_fields=False
+        )
+        return replace(self, payload_type=tolerant).read_payload(payload)
 
     def payload_schema(self) -> dict[str, Any]:
         """JSON Schema (2020-12) of the payload."""

@@ -78,7 +78,7 @@ class RunningJob:
     @cached_property
     def payload(self) -> Any:
         """The payload as the kind's payload type."""
-        return self.kind.read_payload(self.row.payload)
+        return self.kind.read_stored(self.row.payload)
 
     @property
     def owner(self) -> str:
