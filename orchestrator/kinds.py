@@ -173,7 +173,7 @@ def job(
         if not 1 <= max_attempts <= MOST_ATTEMPTS:
             raise ValueError(f"The kind {name!r} needs 1 to {MOST_ATTEMPTS:,} attempts, not {max_attempts!r}.")
         if keep_days is not None and not 0 <= keep_days <= MOST_KEEP_DAYS:
-            raise ValueError(f"The kind {name!r} is kept 0 (for ever) to {MOST_KEEP_DAYS:,} days, not {keep_days!r}.")
+            raise ValueError(f"The kind {name!r} needs 0 (for ever) to {MOST_KEEP_DAYS:,} days, not {keep_days!r}.")
         if min(backoff_seconds, backoff_ceiling_seconds, batch_size or 1, timeout_seconds or 1) < 0:
             raise ValueError(f"The kind {name!r} needs times and a batch size that are not negative.")
         _kinds[name] = Kind(

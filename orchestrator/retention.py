@@ -15,6 +15,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.sessions.models import Session
+from django.core import checks
 from django.db import connection, models, transaction
 from django.db.models import Exists, Model, OuterRef, QuerySet
 from django.db.models.functions import Now
@@ -27,7 +28,7 @@ from orchestrator.models import IdempotencyKey, Job, Kind, Worker
 logger = logging.getLogger(__name__)
 
 # What one transaction deletes: so many jobs that are no children, and so many rows of anything that goes with them.
-MOST_JOBS, MOST_ROWS = 500, 2_000
+MOST_JOBS, MOST_ROWS = 200, 1_000
 # What one such transaction waits for others, and takes at most. It is undone then, and tried again later.
 LOCK_SECONDS, TRANSACTION_SECONDS = 0.1, 2
 # How long one tick goes on. Where something is left, the next one does.
@@ -104,6 +105,20 @@ def kept_days(kind: str) -> float:
     own = {each.name: each.keep_days for each in all_kinds()}.get(kind)
     default = settings.ENV.RETENTION_DAYS if own is None else own
     return settings.RETENTION_DAYS_BY_KIND.get(kind, default)
+
+
+@checks.register
+def check_names(**_: Any) -> list[checks.CheckMessage]:
+    """A slip in a name would keep jobs longer, or less long, than was meant."""
+    unknown = settings.RETENTION_DAYS_BY_KIND.keys() - {kind.name for kind in all_kinds()}
+    return [
+        checks.Warning(
+            f"RETENTION_DAYS_BY_KIND names the kind {name!r}, which this release does not know.",
+            hint="GET /kinds lists them. A kind that is no more may stay there until its last job is pruned.",
+            id="orchestrator.W001",
+        )
+        for name in sorted(unknown)
+    ]
 
 
 @pruning

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from django.contrib.postgres.operations import AddConstraintNotValid, AddIndexConcurrently, ValidateConstraint
 from django.db import connection, migrations, models
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.migration import Migration
@@ -38,6 +39,8 @@ CONCURRENTLY = (
     rf"ALTER TABLE {NAME} VALIDATE CONSTRAINT {NAME}",
 )
 
+AT_LEAST_NO_ATTEMPT = models.CheckConstraint(name="new", condition=models.Q(attempt__gte=0))
+
 
 def statements_of(migration: Migration) -> list[str]:
     """The SQL of a migration as it would run now."""
@@ -50,7 +53,8 @@ def statements_of(migration: Migration) -> list[str]:
     with connection.schema_editor(collect_sql=True, atomic=migration.atomic) as editor:
         migration.apply(state, editor, collect_sql=True)
     lines = "\n".join(editor.collected_sql).splitlines()
-    return [line.rstrip(";") for line in "\n".join(each for each in lines if not each.startswith("--")).split(";\n")]
+    script = "\n".join(line for line in lines if not line.startswith("--"))
+    return [" ".join(statement.split()).rstrip("; ") for statement in script.split(";\n")]
 
 
 def complaints(migration: Migration) -> list[str]:
@@ -98,7 +102,7 @@ def migration_of(*operations: migrations.operations.base.Operation, atomic: bool
         migrations.AddField("job", "new", models.IntegerField(null=True, db_index=True)),
         migrations.AddIndex("job", models.Index(name="new", fields=["name"])),
         migrations.AddConstraint("job", models.UniqueConstraint(name="new", fields=["name"])),
-        migrations.AddConstraint("job", models.CheckConstraint(name="new", condition=models.Q(attempt__gte=0))),
+        migrations.AddConstraint("job", AT_LEAST_NO_ATTEMPT),
         migrations.AlterField("job", "priority", models.IntegerField(db_default=5)),
         migrations.RemoveField("job", "name"),
         migrations.RenameField("job", "name", "new"),
@@ -118,6 +122,16 @@ def test_two_tables_locked_at_once_are_found() -> None:
     fields = [migrations.AddField(model, "new", models.IntegerField(null=True)) for model in ("job", "attempt")]
 
     assert complaints(migration_of(*fields)) == ["It locks two tables at once; make it two migrations."]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_indexes_and_constraints_have_a_way_that_nobody_waits_for() -> None:
+    index = AddIndexConcurrently("job", models.Index(name="new", fields=["name"]))
+    not_valid = AddConstraintNotValid("job", AT_LEAST_NO_ATTEMPT)
+
+    assert complaints(migration_of(index, atomic=False)) == []
+    assert complaints(migration_of(not_valid)) == []
+    assert complaints(migration_of(not_valid, ValidateConstraint("job", "new"), atomic=False)) != []
 
 
 @pytest.mark.django_db

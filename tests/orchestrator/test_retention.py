@@ -12,12 +12,14 @@ import msgspec
 import pytest
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 from knox.models import AuthToken
 from pytest_django import Settings
 
+from config.settings import read_environment
 from orchestrator import retention, upkeep
 from orchestrator.models import Attempt, Dependency, Job, Upkeep
 from orchestrator.states import FINAL, UNFINISHED, Status
@@ -146,6 +148,27 @@ def test_a_pruned_job_is_not_found(api: Api) -> None:
     retention.prune()
 
     assert api.get(f"/jobs/{job.id}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "given", ["scheduler.add", "scheduler.add=", "=3", "scheduler.add=-1", "add=3", "a.b=1;c.d=2"]
+)
+def test_days_by_kind_that_cannot_be_read_refuse_to_boot(given: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="RETENTION_DAYS_BY_KIND"):
+        read_environment({"SECRET_KEY": "x" * 32, "RETENTION_DAYS_BY_KIND": given})
+
+
+@pytest.mark.parametrize("given", ["", "scheduler.add=2", " scheduler.add = 0.5 , demo.slices=0 "])
+def test_days_by_kind_are_pairs_with_commas_between(given: str) -> None:
+    assert read_environment({"SECRET_KEY": "x" * 32, "RETENTION_DAYS_BY_KIND": given})
+
+
+def test_the_checks_tell_of_a_kind_that_is_not_known(keep: Keep) -> None:
+    keep(30, **{"demo__slice": 1, KIND: 2})
+
+    [warning] = retention.check_names()
+
+    assert "'demo.slice'" in warning.msg
 
 
 # What goes with it
