@@ -6,8 +6,9 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
@@ -93,17 +94,31 @@ class Kind:
         except msgspec.ValidationError as error:
             raise BadPayload(error) from None
 
-    def read_stored(self, payload: Any) -> Any:
-        """The same of a job that was accepted: fields that only a newer release knows are passed over."""
+    def decode_payload(self, text: str) -> Any:
+        """A payload in JSON, as it is stored, as the kind's payload type; raises BadPayload likewise.
+
+        Fields that only a newer release knows are passed over.
+        """
         try:
-            return self.read_payload(payload)
-        except BadPayload:
-            if not (isinstance(self.payload_type, type) and issubclass(self.payload_type, msgspec.Struct)):
-                raise
-        tolerant = msgspec.defstruct(
-            self.payload_type.__name__, [], bases=(self.payload_type,), forbid_unknown_fields=False
+            return self._decoder.decode(text)
+        except msgspec.ValidationError:
+            try:
+                return self._tolerant_decoder.decode(text)
+            except msgspec.ValidationError as error:
+                raise BadPayload(error) from None
+
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[Any]:
+        return msgspec.json.Decoder(self.payload_type)
+
+    @cached_property
+    def _tolerant_decoder(self) -> msgspec.json.Decoder[Any]:
+        if not (isinstance(self.payload_type, type) and issubclass(self.payload_type, msgspec.Struct)):
+            return self._decoder
+        bases = (self.payload_type,)
+        return msgspec.json.Decoder(
+            msgspec.defstruct(self.payload_type.__name__, [], bases=bases, forbid_unknown_fields=False)
         )
-        return replace(self, payload_type=tolerant).read_payload(payload)
 
     def payload_schema(self) -> dict[str, Any]:
         """JSON Schema (2020-12) of the payload."""

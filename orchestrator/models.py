@@ -1,6 +1,5 @@
 """The tables of the engine: jobs, what they depend on, what went wrong, and who runs them."""
 
-from datetime import datetime
 from typing import ClassVar
 
 from django.db import models
@@ -17,6 +16,7 @@ class Kind(models.Model):
     name = models.CharField(primary_key=True, max_length=100)
     queue = models.CharField(max_length=50)
     description = models.TextField(blank=True)
+    keep_days = models.FloatField(null=True, help_text="How long it wants its jobs to be kept; 0: for ever.")
     paused_at = models.DateTimeField(null=True, blank=True)
 
     def __str__(self) -> str:
@@ -101,11 +101,7 @@ class Job(models.Model):
     )
     unfinished_dependencies = models.IntegerField(db_default=0)
     unwinding = models.BooleanField(db_default=False, help_text="Its unstarted children are still to be cancelled.")
-
     pruning = models.BooleanField(db_default=False, help_text="It was kept long enough, and its children go first.")
-
-    # When its batch was claimed; only on rows that such a claim read.
-    claimed_at: datetime
 
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True)

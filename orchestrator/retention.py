@@ -32,7 +32,7 @@ MOST_JOBS, MOST_ROWS = 200, 1_000
 # What one such transaction waits for others, and takes at most. It is undone then, and tried again later.
 LOCK_SECONDS, TRANSACTION_SECONDS = 0.1, 2
 # How long one tick goes on. Where something is left, the next one does.
-PRUNING_SECONDS = 0.25
+PRUNING_SECONDS = 0.5
 
 # How long a worker's row is kept after its end.
 ENDED_WORKER_DAYS = 7
@@ -102,7 +102,10 @@ def kept_days(kind: str) -> float:
 
     What RETENTION_DAYS_BY_KIND says, or else the kind itself, or else RETENTION_DAYS.
     """
-    own = {each.name: each.keep_days for each in all_kinds()}.get(kind)
+    return _kept_days(kind, {each.name: each.keep_days for each in all_kinds()}.get(kind))
+
+
+def _kept_days(kind: str, own: float | None) -> float:
     default = settings.ENV.RETENTION_DAYS if own is None else own
     return settings.RETENTION_DAYS_BY_KIND.get(kind, default)
 
@@ -126,8 +129,9 @@ def jobs() -> bool:
     """Finished jobs with all that goes with them. What is too much for one transaction is marked, and goes first in
     the next one; nobody can retry it meanwhile.
     """
-    known = {kind.name for kind in all_kinds()} | set(Kind.objects.values_list("name", flat=True))
-    kept = [(kind, days) for kind in known if (days := kept_days(kind))]
+    # What workers reported of kinds that this process may not know, and what it knows itself.
+    wanted = dict(Kind.objects.values_list("name", "keep_days")) | {each.name: each.keep_days for each in all_kinds()}
+    kept = [(kind, days) for kind, own in wanted.items() if (days := _kept_days(kind, own))]
     ids = _lock_old(kept or [("", 0)])
     if not _delete(Job, ids):
         Job.objects.filter(id__in=ids, pruning=False).update(pruning=True)
@@ -185,20 +189,26 @@ def _delete(model: type[Model], ids: Sequence[Any]) -> bool:
         return True
     is_done = True
     for field in _keys_to(model):
-        if field.remote_field.on_delete not in (models.CASCADE, models.SET_NULL):
-            continue
-        rows = field.model._base_manager.filter(**{f"{field.name}__pk__in": ids})
-        some = list(rows.values_list("pk", flat=True)[:MOST_ROWS])
-        is_done &= len(some) < MOST_ROWS
-        if field.remote_field.on_delete is models.SET_NULL:
-            field.model._base_manager.filter(pk__in=some).update(**{field.name: None})
-        else:
-            is_done &= _delete(field.model, some)
+        if field.remote_field.on_delete in (models.CASCADE, models.SET_NULL):
+            some = _some_that_refer(field, ids)
+            is_done &= len(some) < MOST_ROWS
+            if field.remote_field.on_delete is models.CASCADE:
+                is_done &= _delete(field.model, some)
+            elif some:
+                field.model._base_manager.filter(pk__in=some).update(**{field.name: None})
     if is_done:
+        table, key = model._meta.db_table, model._meta.pk.column
         with connection.cursor() as cursor:
-            table, key = model._meta.db_table, model._meta.pk.column
             cursor.execute(f'DELETE FROM "{table}" WHERE "{key}" = ANY(%s)', [list(ids)])  # noqa: S608 - our tables
     return is_done
+
+
+def _some_that_refer(field: Any, ids: Sequence[Any]) -> list[Any]:
+    table, key = field.model._meta.db_table, field.model._meta.pk.column
+    statement = f'SELECT "{key}" FROM "{table}" WHERE "{field.column}" = ANY(%s) LIMIT {MOST_ROWS}'  # noqa: S608
+    with connection.cursor() as cursor:
+        cursor.execute(statement, [list(ids)])
+        return [id for (id,) in cursor.fetchall()]
 
 
 def _keys_to(model: type[Model]) -> list[Any]:

@@ -65,9 +65,11 @@ NOTE_TRYING = "UPDATE orchestrator_worker SET trying = %(trying)s WHERE id = %(i
 
 # The kinds this process can run, for whoever looks at them and for the tick, which rings for them.
 REPORT_KINDS = """
-INSERT INTO orchestrator_kind (name, queue, description) VALUES %s
-ON CONFLICT (name) DO UPDATE SET queue = excluded.queue, description = excluded.description
-WHERE (orchestrator_kind.queue, orchestrator_kind.description) <> (excluded.queue, excluded.description)
+INSERT INTO orchestrator_kind AS known (name, queue, description, keep_days) VALUES %s
+ON CONFLICT (name) DO UPDATE
+SET queue = excluded.queue, description = excluded.description, keep_days = excluded.keep_days
+WHERE (known.queue, known.description, known.keep_days)
+      IS DISTINCT FROM (excluded.queue, excluded.description, excluded.keep_days)
 """
 
 
@@ -173,7 +175,9 @@ class WorkerProcess:
         )
         with connection.cursor() as cursor:
             execute_values(
-                cursor.cursor, REPORT_KINDS, [(kind.name, kind.queue, kind.description) for kind in all_kinds()]
+                cursor.cursor,
+                REPORT_KINDS,
+                [(kind.name, kind.queue, kind.description, kind.keep_days) for kind in all_kinds()],
             )
         self.row_id = row.id
         self._noted = {}

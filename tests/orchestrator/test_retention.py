@@ -27,7 +27,7 @@ from orchestrator.submission import NotRetryable, retry, submit, submit_many
 from orchestrator.workers import WorkerProcess
 from tests.api.conftest import Api, api
 from tests.factories import make_attempt, make_job
-from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, lease, run, threads
+from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, Hire, lease, run, threads
 
 __all__ = ["api"]
 
@@ -139,6 +139,27 @@ def test_jobs_of_a_kind_that_no_release_knows_any_more_are_pruned_too() -> None:
     retention.prune()
 
     assert left() == set()
+
+
+def test_a_kind_that_only_other_processes_know_is_heeded() -> None:
+    retention.Kind.objects.create(name="next.endless", queue="default", keep_days=0)
+    retention.Kind.objects.create(name="next.brief", queue="default", keep_days=1)
+    kept = ended(10_000, kind="next.endless")
+    ended(2, kind="next.brief")
+
+    retention.prune()
+
+    assert left() == {kept.id}
+
+
+@threaded
+def test_workers_report_how_long_their_kinds_want_to_be_kept(kind: DeclareKind, hire: Hire) -> None:
+    brief, usual = kind(keep_days=1.5), kind()
+
+    hire()
+
+    reported = dict(retention.Kind.objects.values_list("name", "keep_days"))
+    assert (reported[brief.name], reported[usual.name]) == (1.5, None)
 
 
 def test_a_pruned_job_is_not_found(api: Api) -> None:
