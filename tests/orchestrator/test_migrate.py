@@ -186,7 +186,7 @@ def test_an_index_of_which_the_building_broke_off_is_built_anew(
 
 
 def test_the_session_is_left_as_it_was(next_migrations: None) -> None:
-    call_command("migrate", verbosity=0)
+    call_command("migrate", "orchestrator", "n001_job_note", verbosity=0)
 
     with connection.cursor() as cursor:
         cursor.execute("SHOW lock_timeout")
