@@ -33,7 +33,7 @@ test: .venv/dev.stamp ## Run all tests, on private servers of their own. Options
 	@$(BIN)/python -m pytest $(ARGS)
 
 compose-test: .venv/dev.stamp ## Run the containers for real and hurt them; needs an engine: make compose-test COMPOSE="docker compose".
-	@COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -o addopts="-ra" -p no:django tests/compose/scenario.py $(ARGS)
+	@COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -o addopts=-ra -o DJANGO_SETTINGS_MODULE= tests/compose/scenario.py $(ARGS)
 
 check: .venv/dev.stamp ## Check style, types, layers, migrations and deployment settings, as the hooks and CI do.
 	$(BIN)/ruff check .

