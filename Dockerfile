@@ -11,8 +11,7 @@ RUN pip --python /opt/muster/bin/python install --no-compile --only-binary :all:
 
 FROM requirements AS test-requirements
 COPY requirements-dev.txt .
-RUN pip --python /opt/muster/bin/python install --no-compile --only-binary :all: --require-hashes -r requirements-dev.txt \
-    && python -m compileall -q --invalidation-mode unchecked-hash /opt/muster/lib
+RUN pip --python /opt/muster/bin/python install --no-compile --only-binary :all: --require-hashes -r requirements-dev.txt
 
 FROM python:3.13-slim AS runtime
 # The folder is where a volume with secrets is mounted, which takes over its owner.
