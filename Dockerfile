@@ -33,7 +33,7 @@ ENV PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=20s --timeout=5s --start-period=60s \
+HEALTHCHECK --interval=20s --timeout=15s --start-period=60s \
     CMD ["python", "-m", "config.alive", "http://127.0.0.1:8000/api/health/"]
 CMD ["granian", "--interface", "wsgi", "--host", "0.0.0.0", "--port", "8000", "--blocking-threads", "32", "--backpressure", "256", "--respawn-failed-workers", "--respawn-interval", "0.5", "--workers-kill-timeout", "5", "--log-level", "error", "config.wsgi:application"]
 

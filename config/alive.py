@@ -12,7 +12,7 @@ import psycopg2
 from config.settings import ALLOWED_HOSTS, ENV, TICK_STOPPED_AFTER_SECONDS
 from orchestrator.host import host
 
-PATIENCE_SECONDS = 4
+PATIENCE_SECONDS = 10
 
 # A worker process of this container that renews its lease.
 WORKER_LIVES = """

@@ -27,7 +27,7 @@ COMPOSE = shlex.split(os.environ.get("COMPOSE", "docker compose"))
 PROJECT = "muster-compose-test"
 PROCESSES = ("web", "worker-default", "worker-io", "control", "beat", "flower")
 SERVERS = ("postgres", "valkey")
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 600
 pytestmark = pytest.mark.timeout(1_800)
 
 
