@@ -47,7 +47,7 @@ class Project:
 
     def up(self, *words: str, **settings: str) -> None:
         """Returns once all is well."""
-        self.compose("up", "-d", "--build", *words, **settings)
+        self.compose("up", "-d", *words, **settings)
         self.wait_until_ready()
 
     def output(self, *command: str) -> str:
@@ -128,7 +128,7 @@ def project() -> Iterator[Project]:
     project = Project()
     project.compose("down", "-v")
     try:
-        project.up()
+        project.up("--build")
         yield project
     finally:
         project.compose("--profile", "rabbitmq", "down", "-v")
@@ -284,7 +284,7 @@ def test_an_upgrade_in_place_uses_up_no_attempt(project: Project) -> None:
     jobs = [job["job_id"] for job in long_ones] + project.some_work()
     until(lambda: project.get("/jobs?status=RUNNING&kind=demo.slices")["results"], PATIENCE_SECONDS)
 
-    project.up(IMAGE_TAG="next")
+    project.up("--build", IMAGE_TAG="next")
 
     assert all(project.container(service)["Id"] != before[service] for service in PROCESSES)
     for job in project.until_completed(jobs):
