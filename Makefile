@@ -34,6 +34,7 @@ check: .venv/dev.stamp ## Check style, types, layers, migrations and deployment 
 	$(CHECK_ENVIRONMENT) $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py draw_states --check
+	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py draw_settings --check
 
 hooks: ## Install the git hooks: check before a commit, test before a push.
 	@hooks=$$(git rev-parse --git-path hooks) && mkdir -p "$$hooks" && \

@@ -34,11 +34,11 @@ OVERDUE = "30 seconds"
 WAITING_LONG_SECONDS = 300
 # Beat writes down when it last sent something every three minutes.
 BEAT_STOPPED_AFTER_SECONDS = 400
-# Requests that one web process runs at the same time.
-WEB_THREADS = 32
+# Connections of one web process: one for each of its threads, and one of the readiness probe.
+WEB_CONNECTIONS = 33
 # Most unfinished jobs whose counters are checked: those that run, then those that wait, the oldest first.
 MOST_COUNTED = 10_000
-LEAST_FREE_DISK = 0.1
+LEAST_FREE_DISK = 0.05
 
 LIMITS = """
 SELECT least(
@@ -166,7 +166,7 @@ def connections() -> Finding:
     """As many as all processes can need at once; see docs/operations.md."""
     [[allowed, used]] = _rows(LIMITS)
     env = settings.ENV
-    needed = WEB_THREADS + 3 * env.WORKER_PROCESSES + (env.WORKER_THREADS + 2) + 3 + 1
+    needed = WEB_CONNECTIONS + 3 * env.WORKER_PROCESSES + (env.WORKER_THREADS + 2) + 3 + 1
     advice = "Raise max_connections, or run fewer threads; a pooler in between also helps."
     if used > NEARLY_FULL * allowed:
         return warn(f"{used} of {allowed} connections are taken.", advice)
