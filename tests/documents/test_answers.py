@@ -48,7 +48,7 @@ def reader(stack: Stack, tmp_path: Path) -> Reader:
 
 # In this order, since the documents share one stack and each takes it as those before it leave it.
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("document", [README, API, OPERATIONS], ids=lambda document: document.name)
 def test_every_line_is_answered_as_shown(reader: Reader, document: Document) -> None:
     assert document.exchanges()

@@ -26,7 +26,7 @@ def script(title: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_restored_dump_goes_on_where_it_was_taken(tmp_path: Path) -> None:
     lines = [each for each in OPERATIONS.exchanges() if "pg_" in each.command or "createdb" in each.command]
     first = StackOfTheReadme(servers.new_folder("dumped") / "data")

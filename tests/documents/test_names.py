@@ -64,3 +64,13 @@ def test_every_path_of_the_table_has_a_curl_line_for_each_of_its_methods() -> No
 
     wanted = {(route(path).route, method) for path, methods in README.rows() for method in methods}
     assert wanted - shown == set()
+
+
+def test_the_picture_of_the_demo_shows_a_finished_job_and_needs_nothing_from_elsewhere() -> None:
+    picture = (ROOT / "docs" / "demo.svg").read_text()
+
+    assert "COMPLETED" in picture
+    assert "first_batch" in picture
+    assert "password&#160;…" in picture
+    assert "Logs&#160;&#160;&#160;&#160;data/logs" in picture
+    assert not re.findall(r"""(?:href=|src=|url\()["']?https?:""", picture)
