@@ -26,8 +26,6 @@ from orchestrator.models import Upkeep, Worker
 
 # No check is waited for longer.
 CHECK_SECONDS = 1.0
-# A tick so old has stopped.
-TICK_STOPPED_AFTER_SECONDS = 10.0
 
 Check = dict[str, Any]
 
@@ -135,7 +133,7 @@ def tick() -> Check:
     if passed is None:
         return {"ok": False, "age_seconds": None, "detail": "There was no tick yet."}
     seconds = round(passed.total_seconds(), 3)
-    limit = max(TICK_STOPPED_AFTER_SECONDS, 10 * settings.ENV.TICK_SECONDS)
+    limit = settings.TICK_STOPPED_AFTER_SECONDS
     if seconds > limit:
         return {"ok": False, "age_seconds": seconds, "detail": f"The last tick is more than {limit:g} s ago."}
     return {"ok": True, "age_seconds": seconds}

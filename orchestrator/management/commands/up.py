@@ -29,8 +29,8 @@ from orchestrator.health import readiness
 # Beyond the grace period of the jobs: time that the processes have for the rest of their shutdown.
 SHUTDOWN_ALLOWANCE_SECONDS = 8
 
-# Being root, and serving static files without `collectstatic`, is as it should be here.
-IGNORED_WARNINGS = "ignore:You're running the worker with superuser privileges,ignore:No directory at"
+# Being root is as it should be here.
+IGNORED_WARNINGS = "ignore:You're running the worker with superuser privileges"
 
 
 class Command(BaseCommand):
