@@ -43,6 +43,7 @@ check: .venv/dev.stamp ## Check style, types, layers, migrations and deployment 
 	$(CHECK_ENVIRONMENT) $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py draw_states --check
+	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py draw_settings --check
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 
 lock: ## Write requirements*.txt, with hashes, from requirements*.in. To take newer versions: make lock ARGS=--upgrade.
