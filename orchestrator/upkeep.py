@@ -24,16 +24,16 @@ DUE_BATCH = 10_000
 PRUNE_EVERY = timedelta(minutes=1)
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
-# Jobs whose time has come.
+# Jobs whose time has come. An array, since a subquery might be run again for each row, and yield others each time.
 MAKE_DUE_READY = """
 UPDATE orchestrator_job SET ready = true, updated_at = clock_timestamp()
-WHERE id IN (
+WHERE id = ANY(ARRAY(
     SELECT id FROM orchestrator_job
     WHERE NOT ready AND status = 'CREATED' AND unfinished_dependencies = 0 AND run_at <= clock_timestamp()
     ORDER BY run_at
     LIMIT %s
     FOR UPDATE SKIP LOCKED
-)
+))
 """
 
 
