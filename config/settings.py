@@ -77,6 +77,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     ] = 60
     HEARTBEAT_SECONDS: Annotated[Seconds, Meta(description="How often a worker process renews its row.")] = 5
     LEASE_SECONDS: Annotated[Seconds, Meta(description="A worker row not renewed for so long is dead.")] = 15
+    DEAF_SECONDS: Annotated[
+        Seconds, Meta(description="A worker that is free, and hears no bell while bells lie in its queues, ends.")
+    ] = 60
     TICK_SECONDS: Annotated[Seconds, Meta(description="How often Beat asks for upkeep.")] = 1
     TIME_SLICE_SECONDS: Annotated[Seconds, Meta(description="How long one answered bell goes on claiming.")] = 1
     SHUTDOWN_GRACE_SECONDS: Annotated[
