@@ -5,13 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 
-from orchestrator import submission, upkeep
+from orchestrator import engine, submission, upkeep
 from orchestrator.models import Dependency, Job, Worker
 from orchestrator.running import RunningJob
 from orchestrator.submission import submit, submit_many
 from orchestrator.workers import WorkerProcess, give_up, take_back_from_ended
-from tests.orchestrator.workbench import DeclareKind, Hire, again, make_due, pipeline, run, threads, write, written
+from tests.orchestrator.workbench import (
+    DeclareKind,
+    Hire,
+    again,
+    end_own_connection,
+    make_due,
+    pipeline,
+    run,
+    threads,
+    write,
+    written,
+)
 
 BATCH = {"execution": "transactional", "backoff_seconds": 0}
 
@@ -160,6 +172,35 @@ def test_a_batch_whose_commit_fails_is_run_one_by_one_and_the_innocent_complete(
     assert Job.objects.get(status="FAILED").error.startswith("IntegrityError")
 
 
+def test_a_batch_that_the_database_failed_is_not_charged(kind: DeclareKind, worker: WorkerProcess) -> None:
+    unlucky = kind(lambda running: end_own_connection(), max_attempts=1, **BATCH)
+    job = submit(unlucky)
+
+    run(unlucky, worker)
+
+    assert (again(job).status, again(job).attempt, again(job).ready) == ("CREATED", 1, True)
+    assert again(job).attempts.get().outcome == "UNAVAILABLE"
+
+
+def test_a_batch_that_failed_is_recorded_once_the_database_is_back(
+    kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blame, refusals = engine.blame, [OperationalError("the database is away")]
+
+    def recorded_at_the_second_try(*args: Any, **options: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        blame(*args, **options)
+
+    monkeypatch.setattr(engine, "blame", recorded_at_the_second_try)
+    unlucky = kind(lambda running: end_own_connection(), max_attempts=1, **BATCH)
+    job = submit(unlucky)
+
+    run(unlucky, worker)
+
+    assert again(job).attempts.get().outcome == "UNAVAILABLE"
+
+
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError()])
 def test_errors_that_end_processes_fail_the_bad_job_alone(
     error: BaseException, kind: DeclareKind, worker: WorkerProcess
@@ -242,6 +283,25 @@ def test_a_job_that_kills_its_worker_each_time_ends_failed(max_attempts: int, ki
     assert again(job).error == "Its worker died while it ran."
 
 
+def test_what_a_process_has_just_died_of_is_left_alone_until_that_is_counted(kind: DeclareKind, hire: Hire) -> None:
+    batching = kind(**BATCH)
+    suspects = [submit(batching), submit(batching)]
+    dead, alive = hire("dead@here"), hire("alive@here")
+    with threads(1) as call:
+        call(dead.note_trying, {str(job.id): 0 for job in suspects}).result()
+
+    assert not run(batching, alive)
+    innocent = submit(batching)
+    assert run(batching, alive)
+
+    assert [again(job).status for job in (*suspects, innocent)] == ["CREATED", "CREATED", "COMPLETED"]
+    give_up(dead.row_id)
+    take_back_from_ended()
+    while run(batching, alive):
+        pass
+    assert statuses() == ["COMPLETED"] * 3
+
+
 def test_a_job_that_kills_workers_is_stopped_though_other_threads_run_batches(kind: DeclareKind, hire: Hire) -> None:
     batching = kind(max_attempts=3, **BATCH)
     job = submit(batching)
@@ -274,7 +334,7 @@ def test_a_job_whose_batch_went_on_without_it_is_not_blamed(kind: DeclareKind, h
     dead.note_trying({str(job.id): 0 for job in (done, cancelled, retried)})
     submission.cancel(cancelled.id)
     Job.objects.filter(id=retried.id).update(ready=False)
-    run(batching, hire("survivor@here"))
+    run(batching, dead)
     Job.objects.filter(id=retried.id).update(attempt=1, ready=True)
 
     give_up(dead.row_id)
