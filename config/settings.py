@@ -24,6 +24,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     BROKER_URL: Annotated[str, Meta(description="Valkey or Redis (redis://…) or RabbitMQ (amqp://…).")] = (
         "redis://127.0.0.1:6379/0"
     )
+    QUORUM_QUEUES: Annotated[
+        bool, Meta(description="Queues of RabbitMQ that its nodes keep copies of; for a cluster.")
+    ] = False
     CACHE_URL: Annotated[
         str,
         Meta(description="Valkey or Redis that merges bells; empty: the broker if it is one, else none."),

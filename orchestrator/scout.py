@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 # What has waited longer for a free worker was not rung for, or its bell does not get through.
 UNRUNG_SECONDS = 2.0
-# How often it looks for bells that lie in the broker, which has as long as a look to answer.
+# How often it looks for bells that lie in the broker, and how long that has to answer.
 LISTEN_SECONDS = 5.0
+ANSWER_SECONDS = 2.0
 
 ON_REDIS = is_redis(settings.ENV.BROKER_URL)
 
@@ -73,7 +74,7 @@ class Scout:
     def join(self) -> None:
         """Waits for what it started to end; the process must be draining."""
         deadline = time.monotonic() + settings.ENV.SHUTDOWN_GRACE_SECONDS + 2 * LAST_CALL_SECONDS
-        for thread in (self._thread, *self._answering):
+        for thread in self._answering:
             thread.join(max(0, deadline - time.monotonic()))
 
     def _serve(self) -> None:
@@ -81,8 +82,9 @@ class Scout:
             for part in (self._take_unrung, self._listen):
                 try:
                     part()
+                # The database or the broker is away. The heartbeat and Celery tell of it.
                 except Exception as error:
-                    logger.warning("The scout of %s failed: %s", self._process.name, error)
+                    logger.info("The scout of %s did not get far: %s", self._process.name, error)
 
     def _take_unrung(self) -> None:
         """Starts at most one answer a look to each bell that should have rung: more work brings more, look by look."""
@@ -143,16 +145,12 @@ class Scout:
         return free
 
     def _bells_lie(self) -> bool:
-        """Whether messages wait in the queues of this process; not while the broker does not answer."""
+        """Whether messages wait in the queues of this process; raises if the broker does not answer."""
         limits = ("socket_timeout", "socket_connect_timeout") if ON_REDIS else ("read_timeout", "write_timeout")
-        options = dict.fromkeys(limits, LOOK_SECONDS)
-        try:
-            with app.connection_for_read(connect_timeout=LOOK_SECONDS, transport_options=options) as link:
-                link.ensure_connection(max_retries=1, interval_start=0)
-                return any(_messages_in(queue, link) for queue in self._process.queues)
-        except Exception as error:
-            logger.debug("The broker could not be asked for bells: %s", error)
-            return False
+        options = dict.fromkeys(limits, ANSWER_SECONDS)
+        with app.connection_for_read(connect_timeout=ANSWER_SECONDS, transport_options=options) as link:
+            link.ensure_connection(max_retries=1, interval_start=0)
+            return any(_messages_in(queue, link) for queue in self._process.queues)
 
     def _limits(self, seconds: float) -> dict[str, Any]:
         return {"queues": self._process.queues, "seconds": seconds}
@@ -166,6 +164,6 @@ class Scout:
 
 
 def _messages_in(queue: str, link: Any) -> int:
-    # Passive asks without declaring. With Redis there is nothing to declare, and kombu would ask without the key prefix.
+    # Passive asks without declaring. With Redis there is nothing to declare, and kombu forgets the key prefix then.
     with link.channel() as channel:
         return int(channel.queue_declare(queue, passive=not ON_REDIS).message_count)

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 
+from config.embedded import Server
 from tests import servers
-from tests.system import rabbitmq
+from tests.system.rabbitmq import RabbitMQ
 from tests.system.stack import Stack, until
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=["Valkey", "RabbitMQ"])
-def one_worker(request: pytest.FixtureRequest) -> Iterator[Stack]:
+@pytest.fixture(scope="module")
+def one_worker(any_broker: Server) -> Iterator[Stack]:
     """A stack whose default queue one process serves, on each broker in turn."""
-    if request.param == "RabbitMQ" and not rabbitmq.SERVER.exists():
-        pytest.skip("There is no RabbitMQ: apt-get install rabbitmq-server")
-    with ExitStack() as stopping:
-        settings = {"WORKER_PROCESSES": "1"}
-        if request.param == "RabbitMQ":
-            broker = rabbitmq.RabbitMQ(servers.new_folder("rabbitmq"))
-            broker.start()
-            stopping.callback(broker.stop)
-            settings["BROKER_URL"] = broker.url
-        stack = Stack(servers.new_folder("stack") / "data", **settings)
-        stopping.callback(stack.stop)
+    settings = {"WORKER_PROCESSES": "1", "BROKER_URL": any_broker.url}
+    if isinstance(any_broker, RabbitMQ):
+        settings["QUORUM_QUEUES"] = "true"
+    stack = Stack(servers.new_folder("stack") / "data", **settings)
+    try:
         stack.wait_until_ready(120)
         yield stack
+    finally:
+        stack.stop()
 
 
 def test_an_orchestration_runs_to_its_end(one_worker: Stack) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import psutil
 import pytest
 from celery import Celery
 
@@ -13,7 +15,7 @@ from config.embedded import Server
 from tests import servers
 from tests.system.stack import Stack, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 DEAF_SECONDS = 10
 
@@ -65,7 +67,7 @@ def test_when_the_broker_is_back_bells_are_heard_again(running: Stack, any_broke
 
 def test_workers_told_to_stop_during_an_outage_hand_their_jobs_back(outage: Stack) -> None:
     in_child, in_thread = (
-        outage.submit(kind, {"seconds": 6}) for kind in ("tests.wait_in_child", "tests.wait_and_write")
+        outage.submit(kind, {"seconds": 15}) for kind in ("tests.wait_in_child", "tests.wait_and_write")
     )
     for job_id in (in_child, in_thread):
         outage.running(job_id)
@@ -74,10 +76,10 @@ def test_workers_told_to_stop_during_an_outage_hand_their_jobs_back(outage: Stac
         outage.process(name).send_signal(signal.SIGTERM)
 
     for job_id in (in_child, in_thread):
-        ended = outage.end_of(job_id, 60)
-        assert (ended["status"], ended["attempt"]) == ("COMPLETED", 1)
+        ended = outage.end_of(job_id, 120)
+        assert (ended["status"], ended["attempt"]) == ("COMPLETED", 2)
         assert [attempt["outcome"] for attempt in ended["attempts"]] == ["INTERRUPTED"]
-        assert outage.effects_of(job_id) == [(1, 0)]
+        assert outage.effects_of(job_id) == [(2, 0)]
 
 
 def test_a_child_killed_during_an_outage_takes_no_job_with_it(outage: Stack) -> None:
@@ -108,3 +110,39 @@ def test_a_worker_that_has_gone_deaf_is_replaced_while_its_work_goes_on(
     until(lambda: not before.is_running(), DEAF_SECONDS + 60)
     running.wait_until_ready(120)
     assert running.process(name).pid != before.pid
+
+
+def test_a_broker_that_hangs_and_then_dies_holds_nobody_up(running: Stack, any_broker: Server) -> None:
+    running.wait_until_ready(120)
+    waits, jobs = [], []
+
+    with running.stopped(psutil.Process(any_broker.pid)):
+        for _ in range(10):
+            began_at = time.monotonic()
+            jobs.append(running.submit("tests.write"))
+            waits.append(time.monotonic() - began_at)
+        ends = [running.end_of(job_id, 60)["status"] for job_id in jobs]
+        any_broker.kill()
+    any_broker.start()
+
+    assert max(waits) < 1.5
+    assert set(ends) == {"COMPLETED"}
+    until(lambda: running.end_of(running.submit("tests.wait_in_child", {"seconds": 0}))["celery_task_id"], 90)
+
+
+@pytest.mark.parametrize("way", ["stop", "kill"])
+def test_a_broker_that_starts_again_under_load_loses_and_doubles_nothing(
+    running: Stack, any_broker: Server, way: str
+) -> None:
+    running.wait_until_ready(120)
+    jobs = []
+
+    for _ in range(2):
+        jobs += [running.submit("tests.wait_and_write", {"seconds": 0.1}) for _ in range(10)]
+        jobs += [running.submit("tests.wait_in_child", {"seconds": 0.1}) for _ in range(5)]
+        getattr(any_broker, way)()
+        jobs += [running.submit("tests.write") for _ in range(10)]
+        any_broker.start()
+
+    assert {running.end_of(job_id, 60)["status"] for job_id in jobs} == {"COMPLETED"}
+    assert [len(running.effects_of(job_id)) for job_id in jobs] == [1] * len(jobs)
