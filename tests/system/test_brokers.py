@@ -6,7 +6,9 @@ import random
 from collections.abc import Iterator
 
 import pytest
+from kombu import Connection, Queue
 
+from config.celery import QUEUE_ARGUMENTS
 from config.embedded import Server
 from tests import servers
 from tests.system.rabbitmq import RabbitMQ
@@ -59,3 +61,18 @@ def finished_priorities(stack: Stack, ids: list[str]) -> list[int]:
         ids,
     )
     return [priority for [priority] in rows] if len(rows) == len(ids) else []
+
+
+def test_a_queue_of_rabbitmq_holds_no_more_than_its_bound(any_broker: Server) -> None:
+    if not isinstance(any_broker, RabbitMQ):
+        pytest.skip("Valkey does not bound its lists.")
+    with Connection(any_broker.url) as link, link.channel() as channel:
+        queue = Queue("unread", channel=channel, queue_arguments=QUEUE_ARGUMENTS)
+        queue.declare()
+        for _ in range(QUEUE_ARGUMENTS["x-max-length"] + 50):
+            link.Producer(channel).publish("bell", routing_key="unread")
+
+        held = until(lambda: channel.queue_declare("unread", passive=True).message_count, 20)
+        queue.delete()
+
+    assert held <= QUEUE_ARGUMENTS["x-max-length"]
