@@ -84,7 +84,7 @@ class Scout:
                     part()
                 # The database or the broker is away. The heartbeat and Celery tell of it.
                 except Exception as error:
-                    logger.info("The scout of %s did not get far: %s", self._process.name, error)
+                    logger.debug("The scout of %s did not get far: %s", self._process.name, error)
 
     def _take_unrung(self) -> None:
         """Starts at most one answer a look to each bell that should have rung: more work brings more, look by look."""
