@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from contextlib import nullcontext
 from typing import Any
 
@@ -31,6 +32,16 @@ def tick(*args: Any, **kwargs: Any) -> None:
     process = workers.current_process()
     with process.answering() if process else nullcontext():
         upkeep.tick()
+
+
+@signals.celeryd_init.connect
+def refuse_unknown_queues(options: dict[str, Any], **_: Any) -> None:
+    """Celery would say so at the end of a page of traceback."""
+    served = [queue.name for queue in app.conf.task_queues]
+    asked = options.get("queues") or []
+    for name in asked.split(",") if isinstance(asked, str) else asked:
+        if name not in served:
+            sys.exit(f"Muster does not start: -Q names {name!r}, which is none of its queues: {', '.join(served)}.")
 
 
 @signals.celeryd_after_setup.connect

@@ -6,7 +6,7 @@ import pytest
 
 from config.embedded import Server, Valkey, free_port
 from tests import servers
-from tests.system.rabbitmq import PROGRAM, RabbitMQ
+from tests.system.rabbitmq import SERVER, RabbitMQ
 from tests.system.stack import Stack
 
 
@@ -30,7 +30,7 @@ def stack(running_stack: Stack) -> Stack:
 @pytest.fixture(scope="module", params=["Valkey", "RabbitMQ"])
 def any_broker(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A broker that nobody but the test starts again, of each kind in turn."""
-    if request.param == "RabbitMQ" and not PROGRAM.exists():
+    if request.param == "RabbitMQ" and not SERVER.exists():
         pytest.skip("There is no RabbitMQ: apt-get install rabbitmq-server")
     folder = servers.new_folder("broker")
     broker = RabbitMQ(folder / "rabbitmq") if request.param == "RabbitMQ" else Valkey(folder / "valkey", free_port())

@@ -11,7 +11,7 @@ from typing import Any
 from config.embedded import Server, free_port
 
 # The server itself; the program of that name in the PATH switches to a system user first.
-PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 
 class RabbitMQ(Server):
@@ -32,7 +32,7 @@ class RabbitMQ(Server):
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def command(self) -> list[str]:
-        return [str(PROGRAM)]
+        return [str(SERVER)]
 
     def answers(self) -> bool:
         try:
