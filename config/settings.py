@@ -28,6 +28,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     BROKER_URL: Annotated[str, Meta(description="Valkey or Redis (redis://…) or RabbitMQ (amqp://…).")] = (
         "redis://127.0.0.1:6379/0"
     )
+    QUORUM_QUEUES: Annotated[
+        bool, Meta(description="Queues of RabbitMQ that its nodes keep copies of; for a cluster.")
+    ] = False
     CACHE_URL: Annotated[
         str,
         Meta(description="Valkey or Redis that merges bells; empty: the broker if it is one, else none."),
@@ -81,6 +84,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     ] = 60
     HEARTBEAT_SECONDS: Annotated[Seconds, Meta(description="How often a worker process renews its row.")] = 5
     LEASE_SECONDS: Annotated[Seconds, Meta(description="A worker row not renewed for so long is dead.")] = 15
+    DEAF_SECONDS: Annotated[
+        Seconds, Meta(description="A worker that is free, and hears no bell while bells lie in its queues, ends.")
+    ] = 60
     TICK_SECONDS: Annotated[Seconds, Meta(description="How often Beat asks for upkeep.")] = 1
     TIME_SLICE_SECONDS: Annotated[Seconds, Meta(description="How long one answered bell goes on claiming.")] = 1
     SHUTDOWN_GRACE_SECONDS: Annotated[
