@@ -87,6 +87,8 @@ class NotRetryable(Exception):
     def __init__(self, job: Job) -> None:
         if job.parent_id:
             message = f"The job is the child {job.name!r} of a pipeline: retry its parent, {job.parent_id}."
+        elif job.pruning:
+            message = "The job ended so long ago that it is just being deleted; submit it anew."
         else:
             message = f"The job is {job.status}; only a FAILED or CANCELLED job can be retried."
         super().__init__(message)
@@ -200,7 +202,7 @@ def retry(job_id: UUID) -> Job:
     """
     with transaction.atomic():
         job = Job.objects.select_for_update().get(id=job_id)
-        if job.parent_id or job.status not in (Status.FAILED, Status.CANCELLED):
+        if job.parent_id or job.pruning or job.status not in (Status.FAILED, Status.CANCELLED):
             raise NotRetryable(job)
         _check_cap(kind_named(job.kind), job.owner)
         again = Job.objects.filter(id=job_id) | Job.objects.filter(
@@ -316,7 +318,8 @@ def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]]) -> N
     with connection.cursor() as cursor:
         for first in range(0, len(rows), INSERT_ROWS):
             document = msgspec.json.encode(rows[first : first + INSERT_ROWS]).decode()
-            cursor.execute(INSERT, {"rows": document, "priority_step": priority_step()})
+            parameters: dict[str, Any] = {"rows": document, "priority_step": priority_step()}
+            cursor.execute(INSERT, parameters)
     between_inserts()
     Dependency.objects.bulk_create(
         [Dependency(job_id=job, depends_on_id=depends_on) for job, depends_on in dependencies], batch_size=1_000
