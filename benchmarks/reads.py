@@ -19,7 +19,7 @@ PAGE = 50
 
 @benchmark("reads", "Reads over HTTP, 16 clients")
 def reads(bench: Bench) -> Iterator[Finding]:
-    count, rounds = bench.size(3_000, 60), bench.size(5, 1)
+    count, rounds = bench.size(2_000, 60), bench.size(5, 1)
     with muster(bench.servers, ["web"]) as stack, baseline(bench.servers, "bare_views", "web") as other:
         [job] = client.send(stack.port, [client.post("/jobs")], keep_bodies=True).expect(202).json()
         [row] = client.send(other.port, [client.post("/rows/", {"a": 1, "b": 2})], keep_bodies=True).expect(201).json()
@@ -66,7 +66,7 @@ def cost(stack: Stack, requests: list[bytes], status: int) -> dict[str, float]:
 
 def pages(bench: Bench, jobs: int, depth: int) -> Iterator[Finding]:
     """The first page of the list, and the page after so many rows, in turn."""
-    times = bench.size(200, 10)
+    times = bench.size(100, 10)
     with muster(bench.servers, ["web"]) as stack, closing(connect(stack.database_url)) as connection:
         with connection.cursor() as cursor:
             cursor.execute(FINISHED.replace("%", "%%").replace("%%s", "%s"), (0, jobs - 1))
