@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
+
+import psutil
 
 from config.embedded import free_port
 
@@ -40,6 +43,19 @@ class RabbitMQ:
             ["epmd", "-port", str(self.epmd_port), "-kill"], env=self._environment(), check=False, capture_output=True
         )
         self._log.close()
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would end it."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def forget(self) -> None:
+        """Makes the next life of the killed node begin with nothing."""
+        shutil.rmtree(self.folder / "mnesia", ignore_errors=True)
+
+    def process(self) -> psutil.Process:
+        """The process that serves."""
+        return psutil.Process(self._process.pid)
 
     def _environment(self) -> dict[str, str]:
         return {
