@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import psutil
@@ -235,10 +236,22 @@ def no_attempt_failed_but_by_being_meant_to_or_by_a_crash(books: Books) -> Itera
 def attempts_rise_and_never_exceed_what_is_allowed(books: Books) -> Iterator[tuple[str, str]]:
     for job in books.jobs.values():
         numbers = [attempt["number"] for attempt in books.attempts.get(job["id"], [])]
-        if any(later <= earlier for earlier, later in zip(numbers, numbers[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(numbers)):
             yield f"The attempts are numbered {numbers}.", job["id"]
         if job["attempt"] > job["max_attempts"] or (numbers and numbers[-1] > job["attempt"]):
             yield f"{job['attempt']} attempts of {job['max_attempts']}; {numbers} did not complete it.", job["id"]
+
+
+@invariant
+def a_job_that_kills_workers_kills_no_more_than_it_has_attempts(books: Books) -> Iterator[tuple[str, str]]:
+    for job in books.jobs.values():
+        if job["payload"] and job["payload"].get("kills"):
+            killed = {entry["pid"] for entry in books.outside.get(job["id"], [])}
+            if len(killed) > len(books.attempts.get(job["id"], [])):
+                yield (
+                    f"It began in {len(killed)} processes and has {len(books.attempts[job['id']])} attempts.",
+                    job["id"],
+                )
 
 
 @invariant
