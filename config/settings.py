@@ -93,6 +93,10 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     MAX_WAITERS: Annotated[int, Meta(ge=0, description="Requests of one web process that may wait at once.")] = 16
     REQUESTS_PER_MINUTE: Annotated[int, Meta(ge=1, description="Requests a user may send in a minute.")] = 60_000
 
+    FAILPOINTS: Annotated[
+        str, Meta(description="A folder whose files make processes crash at the points they name; for tests.")
+    ] = ""
+
     WORKER_PROCESSES: Annotated[
         int, Meta(ge=1, le=512, description="Processes of `manage.py up`'s worker-default.")
     ] = 2

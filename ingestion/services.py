@@ -12,12 +12,18 @@ from django.db.models import F
 
 from ingestion.models import Chunk, Ingestion, Mode, OnConflict, Record, RecordError
 from ingestion.records import Reject, Student, as_line, conflict, duplicate
+from orchestrator.failpoints import Failpoint
 from orchestrator.models import Job
 from orchestrator.submission import Child, submit
 
 KIND = "ingestion.ingest"
 UPLOAD = "ingestion.upload"
 MOST_RECORDS = 1_000
+
+job_without_records = Failpoint("job-without-records")
+chunk_received = Failpoint("upload-chunk-received")
+upload_submitting = Failpoint("upload-submitting")
+good_stored = Failpoint("good-records-stored")
 
 # Records become rows in the order of student_id: whoever stores some of the same ones waits at the first of them, and
 # never in a circle. A record that this very ingestion has stored is not touched again, and so not returned.
@@ -73,6 +79,7 @@ def accept(
         ingestion = Ingestion.objects.create(
             job=submit(KIND, owner=owner), mode=mode, on_conflict=on_conflict, total_records=len(records)
         )
+        job_without_records()
         Chunk.objects.create(ingestion=ingestion, position=0, records=b"\n".join(map(as_line, count(), records)))
         return ingestion
 
@@ -92,6 +99,7 @@ def receive(lines: Iterable[bytes], *, on_conflict: str = OnConflict.UPDATE) -> 
                 return ingestion
             Chunk.objects.create(ingestion=ingestion, position=position, records=b"\n".join(chunk))
             ingestion.total_records += len(chunk)
+            chunk_received()
     except BaseException:
         forget(ingestion)
         raise
@@ -104,6 +112,7 @@ def submit_upload(ingestion: Ingestion, *, owner: str = "") -> Ingestion:
     children = [Child(name=f"chunk {position}", kind=KIND, payload={"position": position}) for position in positions]
     with transaction.atomic():
         ingestion.job = submit(UPLOAD, owner=owner, children=children)
+        upload_submitting()
         ingestion.save(update_fields=["job", "total_records"])
     return ingestion
 
@@ -125,6 +134,7 @@ def chunk_of(job: Job, position: int) -> Chunk | None:
 def store(chunk: Chunk, good: Numbered, rejects: Sequence[Reject], *, owner: str) -> None:
     """Writes good and bad records and counts them, within the caller's transaction."""
     clashes = write(chunk, good, owner=owner)
+    good_stored()
     told = [reject for reject in clashes if reject.errors[0].code != "conflict" or _reports_conflicts(chunk)]
     report(chunk, [*rejects, *told])
 

@@ -59,6 +59,7 @@ COLOURS = {
     Attempt.Outcome.TIMED_OUT: "danger",
     Attempt.Outcome.LOST: "warning",
     Attempt.Outcome.INTERRUPTED: "info",
+    Attempt.Outcome.UNAVAILABLE: "info",
     "ALIVE": "success",
     "DRAINING": "warning",
     "ENDED": "",

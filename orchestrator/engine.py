@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
 
 from orchestrator import bell, moves
+from orchestrator.failpoints import Failpoint
+from orchestrator.faults import DATABASE_ERRORS, is_database_fault
 from orchestrator.kinds import Kind
 from orchestrator.models import Attempt, Job
 from orchestrator.running import Cancelled, Interrupted, LeaseLost, RunningJob, TimedOut
@@ -23,6 +25,17 @@ logger = logging.getLogger(__name__)
 FROZEN_BATCH_SECONDS = 15
 # How long a bell waits for a process that has just started, or was given up, to have a row.
 REGISTRATION_SECONDS = 5
+# How long a process goes on trying to record that a batch failed, while the database is away.
+BLAME_SECONDS = 60
+
+lease_claimed = Failpoint("lease-claimed")
+lease_handled = Failpoint("lease-handled")
+lease_completing = Failpoint("lease-completing")
+lease_completed = Failpoint("lease-completed")
+batch_claimed = Failpoint("batch-claimed")
+batch_handled = Failpoint("batch-handled")
+batch_completing = Failpoint("batch-completing")
+batch_completed = Failpoint("batch-completed")
 
 
 def answer_bell(kind: Kind, *, celery_task_id: str) -> None:
@@ -52,6 +65,7 @@ def run_leased(kind: Kind, process: WorkerProcess, celery_task_id: str) -> bool:
     job = moves.lease_next(kind, worker_id=process.row_id, worker_name=process.name, celery_task_id=celery_task_id)
     if job is None:
         return False
+    lease_claimed()
     running = RunningJob(job, kind)
     process.take(running)
     try:
@@ -69,13 +83,16 @@ def _attempt(running: RunningJob) -> None:
         with running.own_transaction():
             try:
                 result = _call(kind, running)
+                lease_handled()
                 running.keep_progress()
                 moves.complete(job, result)
+                lease_completing()
             except Cancelled:
                 if kind.on_cancel == "rollback" or not running.is_cancelled:
                     raise
                 if moves.end_attempt(job, None) is None:
                     raise LeaseLost from None
+        lease_completed()
     except Cancelled as error:
         if running.is_cancelled:
             moves.end_attempt(job, None)
@@ -108,22 +125,35 @@ def run_batch(kind: Kind, process: WorkerProcess, celery_task_id: str) -> bool:
                 return False
             trying = {str(job.id): job.attempt for job in jobs}
             process.note_trying(trying)
+            batch_claimed()
             if len(jobs) == kind.batch_size:
                 bell.ring(kind)
             _run_locked(kind, jobs, process.name, celery_task_id)
+            batch_completing()
+        batch_completed()
     # The transaction itself failed, so no attempt was recorded: it counts as if the worker had died of it.
     except BaseException as error:
         logger.exception("A batch of %d jobs of kind %s failed as a whole.", len(trying), kind.name)
-        blame(
-            trying,
-            Attempt.Outcome.RAISED,
-            f"{type(error).__name__}: {error}",
-            traceback=_as_text(error),
-            worker_name=process.name,
-        )
+        _blame(trying, error, process)
     finally:
         process.forget_trying(trying)
     return True
+
+
+def _blame(trying: Mapping[str, int], error: BaseException, process: WorkerProcess) -> None:
+    """Records the attempts of a batch that failed as a whole, as soon as the database takes it.
+
+    If it were forgotten, a job that brings the database down could do so for ever.
+    """
+    gives_up_at = time.monotonic() + BLAME_SECONDS
+    while True:
+        try:
+            blame(trying, _outcome(error), _sentence(error), traceback=_as_text(error), worker_name=process.name)
+            return
+        except DATABASE_ERRORS:
+            connection.close()
+            if time.monotonic() >= gives_up_at or process.draining.wait(1):
+                raise
 
 
 def _run_locked(kind: Kind, jobs: Sequence[Job], worker_name: str, celery_task_id: str) -> None:
@@ -150,6 +180,7 @@ def _complete_together(kind: Kind, jobs: Sequence[Job], worker_name: str, celery
                 raise ValueError(f"{kind.name} was given {len(jobs)} jobs and returned {len(results)} results.")
         else:
             results = [_call(kind, job) for job in running]
+        batch_handled()
         moves.complete_locked(jobs, results, worker_name=worker_name, celery_task_id=celery_task_id)
 
 
@@ -161,12 +192,20 @@ def _call(kind: Kind, running: RunningJob) -> Any:
 def _fail(job: Job, kind: Kind, error: BaseException, *, worker_name: str | None = None) -> None:
     moves.end_attempt(
         job,
-        Attempt.Outcome.RAISED,
-        error=f"{type(error).__name__}: {error}",
+        _outcome(error),
+        error=_sentence(error),
         traceback=_as_text(error),
         mendable=not isinstance(error, kind.no_retry),
         worker_name=worker_name,
     )
+
+
+def _outcome(error: BaseException) -> Attempt.Outcome:
+    return Attempt.Outcome.UNAVAILABLE if is_database_fault(error) else Attempt.Outcome.RAISED
+
+
+def _sentence(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _as_text(error: BaseException) -> str:

@@ -63,8 +63,12 @@ class Job(models.Model):
     result = models.JSONField(null=True)
     error = models.TextField(blank=True, db_default="")
 
-    attempt = models.IntegerField(db_default=0, help_text="How many attempts were started; the fence of every write.")
-    max_attempts = models.IntegerField(db_default=1)
+    attempt = models.IntegerField(
+        db_default=0, help_text="How many attempts were started. It only rises, and is the fence of every write."
+    )
+    max_attempts = models.IntegerField(
+        db_default=1, help_text="The most it may have; one more for each that it is not charged for."
+    )
     run_at = models.DateTimeField(db_default=Now(), help_text="Not before this time.")
     rank = models.DateTimeField(db_default=Now(), help_text="Its place in the queue: run_at + priority x 60 s.")
     ready = models.BooleanField(db_default=False, help_text="Could be claimed now.")
@@ -192,6 +196,7 @@ class Attempt(models.Model):
         TIMED_OUT = "TIMED_OUT", "the kind's timeout passed"
         LOST = "LOST", "its worker died"
         INTERRUPTED = "INTERRUPTED", "its worker was told to stop"
+        UNAVAILABLE = "UNAVAILABLE", "the database was not available"
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
     number = models.IntegerField()

@@ -11,11 +11,18 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from orchestrator import bell, pipelines
+from orchestrator.failpoints import Failpoint
 from orchestrator.kinds import Kind, UnknownKind, kind_named
 from orchestrator.models import Attempt, Job
 from orchestrator.running import LeaseLost
 from orchestrator.states import FINAL
 from orchestrator.storable import as_json, as_text
+
+attempt_ending = Failpoint("attempt-ending")
+attempt_ended = Failpoint("attempt-ended")
+
+# How many attempts at a job may end because the database was not available before they count.
+MOST_UNAVAILABLE = 10
 
 # The most urgent ready job of a kind becomes this worker's, unless the kind is paused or the worker was given up.
 # The worker's row is locked so that nobody gives it up meanwhile and overlooks the job.
@@ -69,7 +76,7 @@ SET status = 'COMPLETED',
     progress_message = %(progress_message)s,
     finished_at = clock_timestamp(),
     updated_at = clock_timestamp()
-WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s AND worker_id = %(worker)s
+WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s
 """
 
 # The jobs of a batch are done, in its order: a microsecond apart, since PostgreSQL may write them in any order. They
@@ -106,7 +113,8 @@ WITH held AS (
 UPDATE orchestrator_job job
 SET status = next_status,
     ready = next_status = 'CREATED' AND %(delay)s = interval '0',
-    attempt = %(attempts_counted)s,
+    attempt = %(number)s,
+    max_attempts = greatest(max_attempts, %(max_attempts)s),
     runs_alone = job.runs_alone OR %(runs_alone)s,
     run_at = CASE WHEN %(delay)s = interval '0' THEN run_at ELSE clock_timestamp() + %(delay)s END,
     rank = CASE WHEN %(delay)s = interval '0' THEN rank
@@ -168,7 +176,6 @@ def complete(job: Job, result: Any) -> None:
             {
                 "id": job.id,
                 "attempt": job.attempt,
-                "worker": job.worker_id,
                 "result": as_json(result, at_most=settings.ENV.MAX_RESULT_BYTES),
                 "progress_done": job.progress_done,
                 "progress_total": job.progress_total,
@@ -209,20 +216,23 @@ def end_attempt(
 ) -> Job | None:
     """Ends an attempt that did not complete the job: back to the queue, FAILED or CANCELLED, as the job's row demands.
 
-    job: as it was claimed; None is answered, and nothing changed, if it has moved on since.
-    outcome: kept as an Attempt; None, for one that was cancelled, keeps nothing. INTERRUPTED counts as no attempt.
+    job: as it was claimed. None is answered, and nothing changed, if it has moved on since.
+    outcome: kept as an Attempt; None, for one that was cancelled, keeps nothing.
     mendable: whether another attempt could end better.
     in_company: a batch was running and any of its jobs may be to blame: it runs alone from now on, and is left at
         least one attempt to do so.
     skip_locked: rather than wait for whoever is about to move it, do nothing.
+
+    The numbers of attempts only rise. One that the job is not charged for raises the most it may have.
     """
     kind = _kind_or_none(job.kind)
-    locked = job.worker_id is None
-    number = job.attempt + 1 if locked else job.attempt
-    counted = number - 1 if outcome == Attempt.Outcome.INTERRUPTED else number
+    number = job.attempt + 1 if job.worker_id is None else job.attempt
+    max_attempts = job.max_attempts
+    if outcome and _is_free(job, outcome):
+        max_attempts += 1
     if in_company:
-        counted = min(counted, job.max_attempts - 1)
-    again = mendable and counted < job.max_attempts
+        max_attempts = max(max_attempts, number + 1)
+    again = mendable and number < max_attempts
     delay = retry_delay(kind, number) if kind and outcome != Attempt.Outcome.INTERRUPTED else timedelta(0)
     with transaction.atomic():
         ended = list(
@@ -235,7 +245,8 @@ def end_attempt(
                     "again": again,
                     "delay": delay,
                     "priority_step": timedelta(seconds=settings.ENV.PRIORITY_STEP_SECONDS),
-                    "attempts_counted": counted,
+                    "number": number,
+                    "max_attempts": max_attempts,
                     "runs_alone": in_company,
                     "worker_name": job.worker_name if worker_name is None else worker_name,
                     "error": as_text(error, at_most=2_000),
@@ -254,11 +265,23 @@ def end_attempt(
                 worker_name=ended[0].worker_name,
                 started_at=getattr(job, "claimed_at", job.started_at),
             )
+        transaction.on_commit(attempt_ended)
         if ended[0].status in FINAL and job.parent_id:
             pipelines.child_stopped(ended[0])
         if ended[0].ready and kind:
             bell.ring_after_commit(kind)
+        attempt_ending()
         return ended[0]
+
+
+def _is_free(job: Job, outcome: Attempt.Outcome) -> bool:
+    """Whether the job is not charged for the attempt: its worker was told to stop, or the database was not available.
+
+    The latter has a bound, in case that it is the job which brings the database down.
+    """
+    if outcome == Attempt.Outcome.UNAVAILABLE:
+        return Attempt.objects.filter(job=job.id, outcome=outcome).count() < MOST_UNAVAILABLE
+    return outcome == Attempt.Outcome.INTERRUPTED
 
 
 def retry_delay(kind: Kind, attempt: int) -> timedelta:

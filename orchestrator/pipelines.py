@@ -15,9 +15,14 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from orchestrator import bell
+from orchestrator.failpoints import Failpoint
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Job
 from orchestrator.states import UNFINISHED, Status
+
+counting_down = Failpoint("counting-down")
+child_stopping = Failpoint("child-stopping")
+unwinding = Failpoint("unwinding")
 
 # Each job that waited for any of these counts them off, once for all of them; at zero it is ready.
 # A parent waits for all its children; it counts as started at the latest when the first of them is done.
@@ -57,10 +62,12 @@ def count_down(done: Sequence[UUID]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(COUNT_DOWN, {"ids": [str(id) for id in done]})
         touched = cursor.fetchall()
+    if touched:
+        counting_down()
     now_ready = {kind for _, kind, ready, _ in touched if ready}
     bell.ring_after_commit(*(kind for kind in all_kinds() if kind.name in now_ready))
-    for id, _, _, unwinding in touched:
-        if unwinding:
+    for id, _, _, is_unwinding in touched:
+        if is_unwinding:
             transaction.on_commit(partial(unwind, id))
 
 
@@ -81,6 +88,7 @@ def child_stopped(child: Job) -> None:
         error=f"The child {child.name!r} {how}"[:2_000], updated_at=Now()
     )
     Job.objects.filter(id=child.parent_id, status=Status.RUNNING).update(unwinding=True, ready=False)
+    child_stopping()
     transaction.on_commit(partial(unwind, child.parent_id))
 
 
@@ -106,6 +114,7 @@ def unwind(parent_id: UUID) -> None:
             )
         if not children.filter(status__in=UNFINISHED).exists():
             _end(parent)
+        unwinding()
 
 
 def _end(parent: Job) -> None:

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import connection, transaction
 
+from orchestrator.failpoints import Failpoint
 from orchestrator.models import Job
 
 if TYPE_CHECKING:
     from orchestrator.kinds import Kind
+
+step_committing = Failpoint("step-committing")
+step_committed = Failpoint("step-committed")
 
 # A sleep at least this long gives its database connection back meanwhile.
 LONG_SLEEP_SECONDS = 2
@@ -27,7 +31,7 @@ SET progress_done = %(done)s,
     progress_total = %(total)s,
     progress_message = %(message)s,
     updated_at = statement_timestamp()
-WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s AND worker_id = %(worker)s
+WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s
 """
 
 
@@ -137,7 +141,9 @@ class RunningJob:
         if len(connection.savepoint_ids) > 0 or not connection.in_atomic_block:
             raise RuntimeError("A step must not end inside a transaction of the handler's own.")
         self._write_progress()
+        step_committing()
         self._transaction.close()
+        step_committed()
         self._transaction.enter_context(transaction.atomic())
 
     def stop(self, reason: type[Stop]) -> None:
@@ -185,7 +191,6 @@ class RunningJob:
                 {
                     "id": self.row.id,
                     "attempt": self.row.attempt,
-                    "worker": self.row.worker_id,
                     "done": self.row.progress_done,
                     "total": self.row.progress_total,
                     "message": self.row.progress_message,

@@ -18,11 +18,17 @@ from django.utils import timezone
 from psycopg2.extras import execute_values
 
 from orchestrator import bell, pipelines
+from orchestrator.failpoints import Failpoint
 from orchestrator.ids import uuid7
 from orchestrator.kinds import MOST_ATTEMPTS, BadPayload, Kind, Problem, kind_named
 from orchestrator.models import Dependency, Job
 from orchestrator.states import FINAL, UNFINISHED, Status
 from orchestrator.storable import as_json, as_text
+
+between_inserts = Failpoint("submission-between-inserts")
+submission_committed = Failpoint("submission-committed")
+cancelling = Failpoint("cancelling")
+retrying = Failpoint("retrying")
 
 # Jobs as they are accepted. Whatever is due and waits for nothing is ready. Times are PostgreSQL's.
 INSERT = """
@@ -183,6 +189,7 @@ def cancel(job_id: UUID) -> Job:
                 pipelines.child_stopped(job)
         elif job.cancel_requested_at is None:
             this.update(cancel_requested_at=Now(), updated_at=Now())
+        cancelling()
     return Job.objects.get(id=job_id)
 
 
@@ -216,6 +223,7 @@ def retry(job_id: UUID) -> Job:
             updated_at=Now(),
         )
         bell.ring_after_commit(*(kind_named(name) for name in kinds))
+        retrying()
     return Job.objects.get(id=job_id)
 
 
@@ -311,9 +319,11 @@ def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]]) -> N
         step = priority_step()
         values = [(*(row[column] for column in COLUMNS), step) for row in rows]
         execute_values(cursor.cursor, INSERT, values, page_size=1_000)
+    between_inserts()
     Dependency.objects.bulk_create(
         [Dependency(job_id=job, depends_on_id=depends_on) for job, depends_on in dependencies], batch_size=1_000
     )
+    transaction.on_commit(submission_committed)
     ready = {row["kind"] for row in rows if row["unfinished_dependencies"] == 0}
     bell.ring_after_commit(*(kind_named(name) for name in ready))
 

@@ -13,6 +13,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 
 from orchestrator import bell, moves, pipelines, workers
+from orchestrator.failpoints import Failpoint
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, IdempotencyKey, Job, Kind, Upkeep, Worker
 
@@ -42,7 +43,7 @@ WHERE id IN (
 
 Part = Callable[[], None]
 
-_parts: list[Part] = []
+_parts: dict[Part, Failpoint] = {}
 
 
 def part(function: Part) -> Part:
@@ -50,15 +51,16 @@ def part(function: Part) -> Part:
 
     It must be quick, harmless when others run it too, and right when nobody has run it for an hour.
     """
-    _parts.append(function)
+    _parts[function] = Failpoint(f"tick-after-{function.__name__.replace('_', '-')}")
     return function
 
 
 def tick() -> None:
     """Runs every part. One that fails is logged and does not hold up the others."""
-    for run in _parts:
+    for run, has_run in _parts.items():
         try:
             run()
+            has_run()
         except Exception:
             logger.exception("The upkeep part %s failed; the next tick tries again.", run.__name__)
     Upkeep.objects.update_or_create(part="tick", defaults={"ran_at": Now()})

@@ -21,11 +21,16 @@ from django.db.models.functions import Now
 from psycopg2.extras import Json, execute_values
 
 from orchestrator import moves
+from orchestrator.failpoints import Failpoint
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Worker
 from orchestrator.running import Cancelled, Interrupted, LeaseLost, RunningJob, TimedOut
 
 logger = logging.getLogger(__name__)
+
+worker_registered = Failpoint("worker-registered")
+giving_up = Failpoint("giving-up")
+taking_back = Failpoint("taking-back")
 
 # How often the heartbeat thread looks after what runs here: cancellations, deadlines, progress to write.
 LOOK_SECONDS = 1.0
@@ -52,8 +57,8 @@ WRITE_PROGRESS = """
 UPDATE orchestrator_job job
 SET progress_done = new.done, progress_total = new.total, progress_message = new.message,
     updated_at = clock_timestamp()
-FROM (VALUES %s) AS new (id, attempt, worker_id, done, total, message)
-WHERE job.id = new.id::uuid AND job.attempt = new.attempt AND job.worker_id = new.worker_id
+FROM (VALUES %s) AS new (id, attempt, done, total, message)
+WHERE job.id = new.id::uuid AND job.status = 'RUNNING' AND job.attempt = new.attempt
 """
 
 NOTE_TRYING = "UPDATE orchestrator_worker SET trying = %(trying)s WHERE id = %(id)s"
@@ -173,6 +178,7 @@ class WorkerProcess:
         self.row_id = row.id
         self._noted = {}
         self._renewed_at = time.monotonic()
+        worker_registered()
         self.registered.set()
         give_up_dead_neighbours()
 
@@ -208,22 +214,16 @@ class WorkerProcess:
                 running[id, attempt].stop(LeaseLost)
             else:
                 own = Job.objects.filter(id=id, attempt=attempt, worker=self.row_id)
-                take_back(own, "Its end could not be recorded.")
+                take_back(own, Attempt.Outcome.UNAVAILABLE, "Its end could not be recorded.")
         self._astray = astray
 
     def _write_progress(self) -> None:
         with self._lock:
             running = list(self._running.values())
-        rows = [
-            (str(job.row.id), job.row.attempt, job.row.worker_id, *progress)
-            for job in running
-            if (progress := job.take_progress())
-        ]
+        rows = [(str(job.row.id), job.row.attempt, *progress) for job in running if (progress := job.take_progress())]
         if rows:
             with self._aside_lock, self._aside.cursor() as cursor:
-                execute_values(
-                    cursor.cursor, WRITE_PROGRESS, rows, template="(%s, %s, %s, %s::bigint, %s::bigint, %s)"
-                )
+                execute_values(cursor.cursor, WRITE_PROGRESS, rows, template="(%s, %s, %s::bigint, %s::bigint, %s)")
 
     def _keep_note(self) -> None:
         if self._trying != self._noted:
@@ -314,22 +314,23 @@ def give_up(worker_id: int) -> None:
         locked = Worker.objects.select_for_update(skip_locked=True).filter(id=worker_id, ended_at=None)
         if Worker.objects.filter(id__in=locked.values("id")).update(ended_at=Now(), lost=True):
             logger.warning("Worker %d was given up.", worker_id)
+        giving_up()
 
 
 def take_back_from_ended() -> None:
     """Ends the attempts of processes that have ended, in whatever way. Anyone may do so at any time."""
-    take_back(
-        Job.objects.filter(worker__isnull=False, worker__ended_at__isnull=False), "Its worker died while it ran."
-    )
+    left = Job.objects.filter(worker__isnull=False, worker__ended_at__isnull=False)
+    take_back(left, Attempt.Outcome.LOST, "Its worker died while it ran.")
     for worker in Worker.objects.filter(ended_at__isnull=False).exclude(trying={}):
         blame(worker.trying, Attempt.Outcome.LOST, "Its worker died while it ran.", worker_name=worker.name)
         Worker.objects.filter(id=worker.id).update(trying={})
 
 
-def take_back(jobs: QuerySet[Job], error: str) -> None:
+def take_back(jobs: QuerySet[Job], outcome: Attempt.Outcome, error: str) -> None:
     """Ends the attempts at leased jobs whose handlers are gone. A job that is about to move anyway is left alone."""
     for job in jobs:
-        moves.end_attempt(job, Attempt.Outcome.LOST, error=error, skip_locked=True)
+        moves.end_attempt(job, outcome, error=error, skip_locked=True)
+        taking_back()
 
 
 def blame(

@@ -20,6 +20,7 @@ from django_celery_beat.models import PeriodicTasks
 from psycopg2.extras import execute_values
 
 from orchestrator import submission
+from orchestrator.failpoints import Failpoint
 from orchestrator.ids import uuid7
 from orchestrator.models import Job
 from orchestrator.states import UNFINISHED
@@ -29,6 +30,10 @@ from scheduler.models import Task, TaskSchedule
 from scheduler.recurrence import MICROSECOND, BadRecurrence, Recurrence, require_firing
 
 logger = logging.getLogger(__name__)
+
+jobs_without_tasks = Failpoint("jobs-without-tasks")
+tasks_made = Failpoint("schedule-tasks-made")
+schedules_moved_on = Failpoint("schedules-moved-on")
 
 # Schedules fired in one transaction, the tasks that they may come to (all and each), and the time one tick spends on
 # such transactions. What is left goes on with the next tick.
@@ -137,6 +142,7 @@ def create_tasks(tasks: Sequence[NewTask]) -> list[UUID]:
                 for id, task in zip(ids, tasks, strict=True)
             ],
         )
+        jobs_without_tasks()
         rows = "".join(map(_row, ids, tasks, job_ids))
         with connection.cursor() as cursor:
             cursor.copy_expert(COPY_TASKS, StringIO(rows))
@@ -463,10 +469,12 @@ def _fire(schedules: Sequence[TaskSchedule], now: datetime) -> int:
             break
     _leave_out(firings)
     failed = _create_tasks_of(firings)
+    tasks_made()
     fired = [firing for firing in firings if firing.schedule not in failed]
     for firing in fired:
         _move_on(firing, now)
     _write([firing.schedule for firing in fired] + stopped + failed)
+    schedules_moved_on()
     return sum(len(firing.run) for firing in fired)
 
 

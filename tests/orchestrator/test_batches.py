@@ -5,13 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 
-from orchestrator import submission, upkeep
+from orchestrator import engine, submission, upkeep
 from orchestrator.models import Dependency, Job, Worker
 from orchestrator.running import RunningJob
 from orchestrator.submission import submit, submit_many
 from orchestrator.workers import WorkerProcess, give_up, take_back_from_ended
-from tests.orchestrator.workbench import DeclareKind, Hire, again, make_due, pipeline, run, threads, write, written
+from tests.orchestrator.workbench import (
+    DeclareKind,
+    Hire,
+    again,
+    end_own_connection,
+    make_due,
+    pipeline,
+    run,
+    threads,
+    write,
+    written,
+)
 
 BATCH = {"execution": "transactional", "backoff_seconds": 0}
 
@@ -158,6 +170,35 @@ def test_a_batch_whose_commit_fails_is_run_one_by_one_and_the_innocent_complete(
 
     assert statuses() == ["COMPLETED", "FAILED", "COMPLETED"]
     assert Job.objects.get(status="FAILED").error.startswith("IntegrityError")
+
+
+def test_a_batch_that_the_database_failed_is_not_charged(kind: DeclareKind, worker: WorkerProcess) -> None:
+    unlucky = kind(lambda running: end_own_connection(), max_attempts=1, **BATCH)
+    job = submit(unlucky)
+
+    run(unlucky, worker)
+
+    assert (again(job).status, again(job).attempt, again(job).ready) == ("CREATED", 1, True)
+    assert again(job).attempts.get().outcome == "UNAVAILABLE"
+
+
+def test_a_batch_that_failed_is_recorded_once_the_database_is_back(
+    kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blame, refusals = engine.blame, [OperationalError("the database is away")]
+
+    def recorded_at_the_second_try(*args: Any, **options: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        blame(*args, **options)
+
+    monkeypatch.setattr(engine, "blame", recorded_at_the_second_try)
+    unlucky = kind(lambda running: end_own_connection(), max_attempts=1, **BATCH)
+    job = submit(unlucky)
+
+    run(unlucky, worker)
+
+    assert again(job).attempts.get().outcome == "UNAVAILABLE"
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError()])

@@ -26,10 +26,12 @@ from tests.orchestrator.workbench import (
     Hire,
     again,
     complete,
+    end_own_connection,
     fail,
     lease,
     make_due,
     pipeline,
+    raise_sqlstate,
     run,
     threads,
     write,
@@ -589,8 +591,11 @@ def test_an_interrupted_attempt_does_not_count(kind: DeclareKind, worker: Worker
     for _ in range(3):
         run(interrupted, worker)
 
-    assert (again(job).status, again(job).attempt, again(job).ready) == ("CREATED", 0, True)
-    assert [attempt.outcome for attempt in again(job).attempts.all()] == ["INTERRUPTED"] * 3
+    assert (again(job).status, again(job).attempt, again(job).max_attempts) == ("CREATED", 3, 4)
+    assert again(job).ready
+    assert [(attempt.number, attempt.outcome) for attempt in again(job).attempts.all()] == [
+        (number, "INTERRUPTED") for number in (1, 2, 3)
+    ]
     assert written() == set()
 
 
@@ -628,7 +633,7 @@ def test_an_old_attempt_of_the_same_worker_cannot_complete_the_next_one(
     assert again(job).attempt == 2
 
 
-def test_another_workers_attempt_of_the_same_number_cannot_be_completed(kind: DeclareKind, hire: Hire) -> None:
+def test_an_interrupted_attempt_cannot_complete_the_next_one(kind: DeclareKind, hire: Hire) -> None:
     waiting = kind()
     job = submit(waiting)
     old = lease(waiting, hire("one@here"))
@@ -639,7 +644,62 @@ def test_another_workers_attempt_of_the_same_number_cannot_be_completed(kind: De
         complete(old)
 
     assert fail(old) is None
-    assert (new.attempt, again(job).worker_id) == (old.attempt, new.worker_id)
+    assert (new.attempt, again(job).worker_id) == (old.attempt + 1, new.worker_id)
+
+
+def test_an_attempt_that_the_database_failed_is_not_charged(kind: DeclareKind, worker: WorkerProcess) -> None:
+    def handler(running: RunningJob) -> None:
+        write("not kept")
+        raise_sqlstate("53100")
+
+    unlucky = kind(handler, max_attempts=1, backoff_seconds=0)
+    job = submit(unlucky)
+
+    run(unlucky, worker)
+
+    assert (again(job).status, again(job).attempt, again(job).max_attempts) == ("CREATED", 1, 2)
+    assert again(job).attempts.get().outcome == "UNAVAILABLE"
+    assert written() == set()
+
+
+def test_a_job_that_loses_its_connection_runs_again(kind: DeclareKind, worker: WorkerProcess) -> None:
+    def handler(running: RunningJob) -> None:
+        if running.attempt == 1:
+            end_own_connection()
+
+    unlucky = kind(handler, max_attempts=1, backoff_seconds=0)
+    job = submit(unlucky)
+
+    run(unlucky, worker)
+    run(unlucky, worker)
+
+    assert again(job).status == "COMPLETED"
+    assert [attempt.outcome for attempt in again(job).attempts.all()] == ["UNAVAILABLE"]
+
+
+def test_a_job_that_brings_the_database_down_each_time_fails(kind: DeclareKind, worker: WorkerProcess) -> None:
+    unlucky = kind(lambda running: end_own_connection(), max_attempts=1, backoff_seconds=0)
+    job = submit(unlucky)
+
+    for _ in range(moves.MOST_UNAVAILABLE + 1):
+        assert run(unlucky, worker)
+
+    assert again(job).status == "FAILED"
+    assert again(job).attempts.count() == moves.MOST_UNAVAILABLE + 1
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "charged"), [("22012", True), ("57014", True), ("40P01", False), ("57P01", False)]
+)
+def test_what_is_the_handlers_fault_is_charged(
+    sqlstate: str, charged: bool, kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    failing = kind(lambda running: raise_sqlstate(sqlstate), max_attempts=1)
+    job = submit(failing)
+
+    run(failing, worker)
+
+    assert again(job).status == ("FAILED" if charged else "CREATED")
 
 
 def test_a_lost_lease_outweighs_other_reasons_to_stop(kind: DeclareKind, worker: WorkerProcess) -> None:

@@ -81,7 +81,7 @@ class Expected:
         self.parent_started()
 
     def ended(self, outcome: str, *, again: bool, later: bool) -> None:
-        self.attempt -= outcome == "INTERRUPTED"
+        self.max_attempts += outcome == "INTERRUPTED"
         self.holder = None
         if self.asked_to_stop:
             self.status = "CANCELLED"

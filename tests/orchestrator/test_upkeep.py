@@ -122,7 +122,7 @@ def test_a_part_that_fails_does_not_hold_up_the_others(
 
     parts = [recorded(part) for part in upkeep._parts]
     parts[broken] = explode
-    monkeypatch.setattr(upkeep, "_parts", parts)
+    monkeypatch.setattr(upkeep, "_parts", dict(zip(parts, upkeep._parts.values(), strict=True)))
 
     upkeep.tick()
 

@@ -378,7 +378,7 @@ def test_a_draining_process_interrupts_its_jobs_after_the_grace_period(
         live_worker.drain()
         ran.result(PATIENCE_SECONDS)
 
-    assert (again(job).status, again(job).attempt, again(job).ready) == ("CREATED", 0, True)
+    assert (again(job).status, again(job).max_attempts, again(job).ready) == ("CREATED", 2, True)
     assert again(job).attempts.get().outcome == "INTERRUPTED"
 
 
@@ -398,7 +398,7 @@ def test_a_handler_that_does_not_listen_is_left_behind_with_its_process(
     worker._press_on()
 
     assert (told, exits) == ([], [0])
-    assert (again(job).status, again(job).attempt) == ("CREATED", 0)
+    assert (again(job).status, again(job).max_attempts) == ("CREATED", 2)
     assert row(worker).ended_at is not None
     with pytest.raises(Interrupted):
         running.check()

@@ -131,6 +131,18 @@ def written() -> set[str]:
     return set(Group.objects.values_list("name", flat=True))
 
 
+def raise_sqlstate(code: str) -> None:
+    """Has PostgreSQL raise an error of that code."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'as the test wants it' USING ERRCODE = '{code}'; END $$")
+
+
+def end_own_connection() -> None:
+    """Has PostgreSQL end the connection that asks for it, as it does when it is restarted."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
 @contextmanager
 def threads(count: int) -> Iterator[Callable[..., Future[Any]]]:
     """Runs functions in threads with database connections of their own."""
