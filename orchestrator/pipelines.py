@@ -26,10 +26,12 @@ unwinding = Failpoint("unwinding")
 
 # Each job that waited for any of these counts them off, once for all of them; at zero it is ready.
 # A parent waits for all its children; it counts as started at the latest when the first of them is done.
+# What is joined to a row that is to be locked must be materialized: after waiting for the lock PostgreSQL looks at the
+# row anew, and where it has planned a union as part of the join it finds no partner for it, and leaves it out.
 COUNT_DOWN = """
 WITH done AS (
     SELECT id, parent_id FROM orchestrator_job WHERE id = ANY(%(ids)s::uuid[]) AND status = 'COMPLETED'
-), hits AS (
+), hits AS MATERIALIZED (
     SELECT job_id AS id, count(*) AS n, false AS is_parent
     FROM orchestrator_dependency JOIN done ON depends_on_id = done.id
     GROUP BY job_id

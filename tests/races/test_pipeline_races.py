@@ -62,6 +62,26 @@ def test_of_two_last_children_exactly_one_makes_the_parent_ready(
     assert rung.count(last.name) == 1
 
 
+@pytest.mark.parametrize("method", ["enable_seqscan", "enable_indexscan", "enable_hashjoin", "enable_nestloop"])
+def test_of_two_children_that_end_at_once_both_are_counted_however_the_statement_is_planned(
+    step: Kind, last: Kind, worker: WorkerProcess, rung: list[str], method: str
+) -> None:
+    parent, children = pipeline(last, step, {"a": (), "b": (), "c": (), "join": ("a", "b", "c")})
+    one, two = lease(step, worker), lease(step, worker)
+
+    def complete_without() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET {method} = off")
+        complete(two)
+
+    with uncommitted(lambda: complete(one)):
+        second = waiting(complete_without)
+
+    second.result(PATIENCE_SECONDS)
+    assert again(parent).unfinished_dependencies == 2
+    assert again(children["join"]).unfinished_dependencies == 1
+
+
 def test_a_step_that_two_wait_to_start_is_made_ready_once(
     step: Kind, kind: DeclareKind, worker: WorkerProcess, rung: list[str]
 ) -> None:
