@@ -280,16 +280,6 @@ def lock_timeouts(world: World, rng: random.Random) -> Detail:
     return {"table": table}
 
 
-@fault(touches="database", seconds=2)
-def statement_timeouts(world: World, rng: random.Random) -> None:
-    """Every statement that takes longer than some milliseconds is cancelled."""
-    set_for_everyone(world, "statement_timeout", f"{rng.choice((3, 10, 30))}ms")
-    try:
-        time.sleep(rng.uniform(1, 3))
-    finally:
-        set_for_everyone(world, "statement_timeout", None)
-
-
 def set_for_everyone(world: World, setting: str, value: str | None) -> None:
     """Sets a parameter of PostgreSQL for all sessions there are; None: back to its default."""
     world.query(f"ALTER SYSTEM SET {setting} = '{value}'" if value else f"ALTER SYSTEM RESET {setting}")

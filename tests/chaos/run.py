@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import psycopg2
 
 from tests.chaos import load
 from tests.chaos.client import Client, Refused, Unanswered
-from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.faults import Fault
 from tests.chaos.ledger import Entry, Ledger
 from tests.chaos.world import World
 
@@ -81,25 +82,41 @@ class Run:
     def client(self) -> Client:
         return Client(self.world.stack.url, self.ledger, self.stopping)
 
-    def go(self, planned: Iterable[Planned], seconds: float, *, clients: int = load.CLIENTS) -> None:
+    def go(self, planned: Iterable[Planned], seconds: float) -> None:
         """Load and faults for so many seconds, then calm until all is settled."""
         self.ledger.note("began", name=self.name, seed=self.seed, seconds=seconds)
-        schedules = [load.a_schedule(self.client(), interval) for interval in (1, 2)] if clients else []
-        began_at = time.monotonic()
+        with self.load():
+            began_at = time.monotonic()
+            threads = []
+            for each in planned:
+                time.sleep(max(0, began_at + each.at_seconds - time.monotonic()))
+                threads.append(threading.Thread(target=self.hurt, args=(each,), name=each.fault.name, daemon=True))
+                threads[-1].start()
+            for thread in threads:
+                thread.join()
+            time.sleep(max(0, began_at + seconds - time.monotonic()))
+        self.settle()
+
+    @contextmanager
+    def load(self) -> Iterator[None]:
+        """The clients are at work for as long as the block lasts; then what they have begun is finished."""
+        schedules = [load.a_schedule(self.client(), interval) for interval in (1, 2)]
         threads: list[threading.Thread] = [
             load.Load(self.client(), f"{self.seed}/client {place}", self.stopping, self.works)
-            for place in range(clients)
+            for place in range(load.CLIENTS)
         ]
         threads.append(threading.Thread(target=self._probe, name="prober", daemon=True))
         for thread in threads:
             thread.start()
-        self._hurt(planned, began_at)
-        time.sleep(max(0, began_at + seconds - time.monotonic()))
-        self.ledger.note("calm")
-        self.stopping.set()
-        for thread in threads:
-            thread.join()
-        self.settle(schedules)
+        try:
+            yield
+        finally:
+            self.ledger.note("calm")
+            self.stopping.set()
+            for thread in threads:
+                thread.join()
+            for schedule_id in schedules:
+                self._pause(schedule_id)
 
     def hurt(self, planned: Planned) -> None:
         """Lets the fault happen, and times the recovery from it beside whatever comes next."""
@@ -117,13 +134,11 @@ class Run:
         watcher.start()
         self._watchers.append(watcher)
 
-    def settle(self, schedules: Iterable[str] = ()) -> None:
+    def settle(self, seconds: float = SETTLE_SECONDS) -> None:
         """Waits until all that was accepted has ended, for so long at most."""
         for watcher in self._watchers:
             watcher.join()
-        deadline = time.monotonic() + SETTLE_SECONDS
-        for schedule_id in schedules:
-            self._pause(schedule_id, deadline)
+        deadline = time.monotonic() + seconds
         while self.unfinished() and time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
         self.ledger.note("settled", unfinished=self.unfinished())
@@ -131,22 +146,14 @@ class Run:
     def unfinished(self) -> list[str]:
         return [id for [id] in self.world.query(UNFINISHED, self.began_at)]
 
-    def _hurt(self, planned: Iterable[Planned], began_at: float) -> None:
-        threads = []
-        for each in planned:
-            time.sleep(max(0, began_at + each.at_seconds - time.monotonic()))
-            threads.append(threading.Thread(target=self.hurt, args=(each,), name=each.fault.name, daemon=True))
-            threads[-1].start()
-        for thread in threads:
-            thread.join()
-
-    def _pause(self, schedule_id: str, deadline: float) -> None:
+    def _pause(self, schedule_id: str) -> None:
         """Pauses a schedule once it has caught up, and notes up to when it has to have fired."""
+        deadline = time.monotonic() + SETTLE_SECONDS
         caught_up = "SELECT next_run_at > clock_timestamp() FROM scheduler_taskschedule WHERE id = %s"
         while not self.world.query(caught_up, schedule_id)[0][0] and time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
         [[next_run_at]] = self.world.query("SELECT next_run_at FROM scheduler_taskschedule WHERE id = %s", schedule_id)
-        Client(self.world.stack.url, self.ledger).submit(f"/task-schedules/{schedule_id}/pause/")
+        self.client().submit(f"/task-schedules/{schedule_id}/pause/")
         self.ledger.note("paused", id=schedule_id, fired_before=next_run_at)
 
     def _probe(self) -> None:
@@ -200,7 +207,3 @@ class Run:
             if status not in ("CREATED", "RUNNING")
             or (id not in probes and status == "RUNNING" and attempt > waiting[id])
         }
-
-
-def every_fault() -> list[Fault]:
-    return list(FAULTS.values())
