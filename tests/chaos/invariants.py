@@ -24,8 +24,8 @@ FREE_OUTCOMES = ("INTERRUPTED", "UNAVAILABLE")
 # What a handler here raises when it was meant to.
 MEANT_ERRORS = ("Hopeless:", "NotYet:")
 
-# A web server or a database that was hurt has so long until it has to answer again.
-EXCUSED_SECONDS = 15
+# How long requests may fail after the web server was hurt, which is started again, or the database.
+EXCUSED_SECONDS = {"web": 12, "database": 5}
 SUBMISSION_P99_SECONDS = 1.5
 # Of the recovery after kills, and after a broker came back.
 RECOVERY_MEDIANS = {"kill": 20, "broker": 3}
@@ -414,9 +414,9 @@ def excused(books: Books, entry: Entry) -> bool:
     """Whether the web server or the database was being hurt, or was just getting well, while the request ran."""
     began, ended = entry["began_at"], entry["began_at"] + entry["seconds"]
     return any(
-        fault["at"] - 0.5 <= ended and began <= fault.get("ended_at", math.inf) + EXCUSED_SECONDS
+        fault["at"] - 0.5 <= ended and began <= fault.get("ended_at", math.inf) + EXCUSED_SECONDS[fault["touches"]]
         for fault in books.run.ledger.entries("fault")
-        if fault["touches"] in ("web", "database")
+        if fault["touches"] in EXCUSED_SECONDS
     )
 
 
