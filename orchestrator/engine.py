@@ -115,12 +115,13 @@ def run_batch(kind: Kind, process: WorkerProcess, celery_task_id: str) -> bool:
 
     The row locks are the lease: when the worker dies they are gone, and so is all that was written.
     """
+    assert process.row_id is not None
     trying: dict[str, int] = {}
     try:
         with transaction.atomic():
             with connection.cursor() as cursor:
                 cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN_BATCH_SECONDS}s'")
-            jobs = moves.lock_ready(kind)
+            jobs = moves.lock_ready(kind, worker_id=process.row_id)
             if not jobs:
                 return False
             trying = {str(job.id): job.attempt for job in jobs}

@@ -56,11 +56,21 @@ RETURNING job.*
 # The most urgent ready jobs of a kind, locked for as long as this transaction lasts: the lock is the lease.
 LOCK = """
 SELECT *, clock_timestamp() AS claimed_at FROM orchestrator_job
-WHERE ready AND kind = %(kind)s
+WHERE ready AND kind = %(kind)s AND id <> ALL(%(left_out)s::uuid[])
   AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND paused_at IS NOT NULL)
 ORDER BY rank, id
 LIMIT %(limit)s
 FOR UPDATE SKIP LOCKED
+"""
+
+# Which of these jobs, locked by now, another process has noted that it runs, after as many attempts: it has died of
+# one of them, and nobody has counted that yet.
+TRIED_BY_OTHERS = """
+SELECT tried.id
+FROM orchestrator_worker worker, jsonb_each_text(worker.trying) AS tried (id, attempts),
+     unnest(%(ids)s, %(attempts)s) AS locked (id, attempts)
+WHERE worker.id <> %(worker)s AND worker.trying ?| %(ids)s
+  AND tried.id = locked.id AND tried.attempts::integer = locked.attempts
 """
 
 # A leased job is done, if it is still this worker's.
@@ -153,15 +163,37 @@ def lease_next(kind: Kind, *, worker_id: int, worker_name: str, celery_task_id: 
         return claimed[0]
 
 
-def lock_ready(kind: Kind) -> list[Job]:
+def lock_ready(kind: Kind, *, worker_id: int) -> list[Job]:
     """The kind's most urgent ready jobs, at most a batch, in order, locked until the transaction ends.
 
-    A job that runs alone is alone in its list.
+    A job that runs alone is alone in its list. What a process has just died of waits until that is counted, or it
+    would kill one process after the other.
     """
-    jobs = list(Job.objects.raw(LOCK, {"kind": kind.name, "limit": kind.batch_size}))
+    left_out: set[str] = set()
+    while True:
+        parameters = {"kind": kind.name, "limit": kind.batch_size, "left_out": list(left_out)}
+        locked = list(Job.objects.raw(LOCK, parameters))
+        suspects = _tried_by_others(locked, worker_id) if locked else set()
+        jobs = [job for job in locked if str(job.id) not in suspects]
+        if jobs or not suspects:
+            break
+        left_out |= suspects
     if jobs and jobs[0].runs_alone:
         return jobs[:1]
     return [job for job in jobs if not job.runs_alone]
+
+
+def _tried_by_others(jobs: Sequence[Job], worker_id: int) -> set[str]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            TRIED_BY_OTHERS,
+            {
+                "worker": worker_id,
+                "ids": [str(job.id) for job in jobs],
+                "attempts": [job.attempt for job in jobs],
+            },
+        )
+        return {id for (id,) in cursor.fetchall()}
 
 
 def has_ready(kind: Kind) -> bool:

@@ -283,6 +283,25 @@ def test_a_job_that_kills_its_worker_each_time_ends_failed(max_attempts: int, ki
     assert again(job).error == "Its worker died while it ran."
 
 
+def test_what_a_process_has_just_died_of_is_left_alone_until_that_is_counted(kind: DeclareKind, hire: Hire) -> None:
+    batching = kind(**BATCH)
+    suspects = [submit(batching), submit(batching)]
+    dead, alive = hire("dead@here"), hire("alive@here")
+    with threads(1) as call:
+        call(dead.note_trying, {str(job.id): 0 for job in suspects}).result()
+
+    assert not run(batching, alive)
+    innocent = submit(batching)
+    assert run(batching, alive)
+
+    assert [again(job).status for job in (*suspects, innocent)] == ["CREATED", "CREATED", "COMPLETED"]
+    give_up(dead.row_id)
+    take_back_from_ended()
+    while run(batching, alive):
+        pass
+    assert statuses() == ["COMPLETED"] * 3
+
+
 def test_a_job_that_kills_workers_is_stopped_though_other_threads_run_batches(kind: DeclareKind, hire: Hire) -> None:
     batching = kind(max_attempts=3, **BATCH)
     job = submit(batching)
@@ -315,7 +334,7 @@ def test_a_job_whose_batch_went_on_without_it_is_not_blamed(kind: DeclareKind, h
     dead.note_trying({str(job.id): 0 for job in (done, cancelled, retried)})
     submission.cancel(cancelled.id)
     Job.objects.filter(id=retried.id).update(ready=False)
-    run(batching, hire("survivor@here"))
+    run(batching, dead)
     Job.objects.filter(id=retried.id).update(attempt=1, ready=True)
 
     give_up(dead.row_id)

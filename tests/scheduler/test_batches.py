@@ -166,7 +166,7 @@ def test_a_thousand_shuffled_tasks_run_in_the_order_of_priority() -> None:
     services.create_tasks([NewTask(a=Decimal(1), b=Decimal(2), priority=priority) for priority in priorities])
 
     batches = []
-    while jobs := moves.lock_ready(add):
+    while jobs := moves.lock_ready(add, worker_id=0):
         batches.append([job.priority for job in jobs])
         Job.objects.filter(id__in=[job.id for job in jobs]).update(ready=False)
 
@@ -176,7 +176,7 @@ def test_a_thousand_shuffled_tasks_run_in_the_order_of_priority() -> None:
 def test_within_a_priority_the_older_task_runs_first() -> None:
     ids = services.create_tasks([NewTask(a=Decimal(number), b=Decimal(2)) for number in range(50)])
 
-    jobs = moves.lock_ready(add)
+    jobs = moves.lock_ready(add, worker_id=0)
 
     assert [job.payload["task_id"] for job in jobs] == [str(id) for id in ids]
 
@@ -190,7 +190,7 @@ def test_an_old_task_overtakes_new_ones_after_its_head_start(settings: Settings)
         moved = Job.objects.filter(id=old.job_id)
         moved.update(run_at=F("run_at") - age, rank=F("rank") - age)
         urgent = make_task(priority=0)
-        first = moves.lock_ready(add)[0].priority
+        first = moves.lock_ready(add, worker_id=0)[0].priority
         Job.objects.filter(id=urgent.job_id).update(ready=False)
         moved.update(run_at=F("run_at") + age, rank=F("rank") + age)
         return first

@@ -333,7 +333,7 @@ def test_cancelling_waits_for_the_batch_that_runs_the_task_and_never_in_a_circle
     task = make_task()
 
     with transaction.atomic():
-        jobs = moves.lock_ready(add)
+        jobs = moves.lock_ready(add, worker_id=0)
         cancelling = waiting(lambda: api.delete(f"/tasks/{task.id}/"))
         # The batch writes a result, whose foreign key asks for the task that the other holds.
         engine._run_locked(add, jobs, "tester@here", "the-bell")
