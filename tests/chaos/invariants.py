@@ -61,20 +61,20 @@ class Books:
 
     def __post_init__(self) -> None:
         query = self.run.world.query
-        columns = ", ".join(JOB_COLUMNS)
+        columns = ", ".join(f"{name}::text" if name in ("id", "parent_id") else name for name in JOB_COLUMNS)
         for row in query(f"SELECT {columns} FROM orchestrator_job WHERE created_at >= %s", self.run.began_at):
             job = dict(zip(JOB_COLUMNS, row, strict=True))
             self.jobs[job["id"]] = job
             if job["parent_id"]:
                 self.children[job["parent_id"]].append(job)
         for job_id, *rest in query(
-            "SELECT job_id, number, outcome, error, worker_name, started_at, ended_at FROM orchestrator_attempt"
+            "SELECT job_id::text, number, outcome, error, worker_name, started_at, ended_at FROM orchestrator_attempt"
             " ORDER BY id"
         ):
             names = ("number", "outcome", "error", "worker_name", "started_at", "ended_at")
             self.attempts[job_id].append(dict(zip(names, rest, strict=True)))
         for job_id, attempt, number in query(
-            "SELECT job_id, attempt, number FROM kinds_effect WHERE id > %s ORDER BY id", self.run.first_effect
+            "SELECT job_id::text, attempt, number FROM kinds_effect WHERE id > %s ORDER BY id", self.run.first_effect
         ):
             self.effects[job_id].append((attempt, number))
         with self.run.world.outside.open() as lines:
