@@ -378,7 +378,6 @@ def left_behind(books: Books) -> list[str]:
         "transactions that stay open": "SELECT pid, state, query FROM pg_stat_activity WHERE state LIKE 'idle in%'"
         " AND xact_start < clock_timestamp() - interval '3 seconds' AND application_name <> 'chaos'",
         "prepared transactions": "SELECT gid FROM pg_prepared_xacts",
-        "received uploads that are nobody's": "SELECT id FROM ingestion_ingestion WHERE job_id IS NULL",
         "waiting records of what has ended": "SELECT chunk.id FROM ingestion_chunk chunk JOIN ingestion_ingestion"
         " ingestion ON ingestion.id = ingestion_id JOIN orchestrator_job job ON job.id = job_id WHERE"
         " records IS NOT NULL AND status = 'COMPLETED'",
@@ -391,11 +390,17 @@ def left_behind(books: Books) -> list[str]:
 
 def connections_of_nobody(books: Books) -> list[str]:
     """Sessions of the database whose client is no process any more."""
-    owned = {each.laddr.port for each in psutil.net_connections("tcp4") if each.laddr and each.pid}
+    before = ports_in_use()
     sessions = books.run.world.query(
-        "SELECT client_port, state, query FROM pg_stat_activity WHERE backend_type = 'client backend'"
+        "SELECT client_port, pid, state, backend_start, query FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend' AND application_name <> 'chaos'"
     )
+    owned = before | ports_in_use()
     return [f"a session of nobody: {row}" for row in sessions if row[0] not in owned]
+
+
+def ports_in_use() -> set[int]:
+    return {each.laddr.port for each in psutil.net_connections("tcp4") if each.laddr and each.pid}
 
 
 @invariant

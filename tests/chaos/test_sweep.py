@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
 from functools import partial
+from importlib import import_module
+from pkgutil import iter_modules
 
+import psutil
 import pytest
 
-from config.celery import app
+import ingestion
+import orchestrator
+import scheduler
 from orchestrator.failpoints import NAMES
 from tests.chaos import load
 from tests.chaos.faults import CHILD, Fault
@@ -21,13 +27,19 @@ from tests.system.stack import until
 SEED = 6
 # The work that is to be done meanwhile reaches every point within so long.
 REACHED_SECONDS = 40
-# Points that are reached only when a worker has died.
-NEEDS_A_DEATH = {"giving-up", "taking-back", "worker-registered"}
+# Points that are reached only when a worker has died while it ran a job.
+NEED_A_DEATH = {"giving-up", "taking-back", "worker-registered"}
+
+BUSY = (
+    "SELECT pid FROM orchestrator_job JOIN orchestrator_worker worker ON worker.id = worker_id WHERE queue = 'default'"
+)
 
 
 def every_failpoint() -> list[str]:
-    """Those of all that any process imports, in an order of chance: one process is not killed many times in a row."""
-    app.loader.import_default_modules()
+    """All that any module declares, in an order of chance: no process is killed many times in a row."""
+    for app in (orchestrator, scheduler, ingestion):
+        for module in iter_modules(app.__path__, f"{app.__name__}."):
+            import_module(module.name)
     return random.Random(SEED).sample(sorted(NAMES), len(NAMES))
 
 
@@ -36,13 +48,19 @@ def crash_at(name: str, world: World, rng: random.Random) -> dict[str, object]:
     began_at = time.monotonic()
     ticket = world.failpoints / name
     ticket.touch()
-    if name in NEEDS_A_DEATH:
-        rng.choice(world.processes("child")).kill()
     try:
+        if name in NEED_A_DEATH:
+            kill_a_busy_worker(world)
         until(lambda: not ticket.exists(), REACHED_SECONDS)
     finally:
         ticket.unlink(missing_ok=True)
     return {"reached_seconds": time.monotonic() - began_at}
+
+
+def kill_a_busy_worker(world: World) -> None:
+    [[pid], *_] = until(lambda: world.query(BUSY), REACHED_SECONDS)
+    with suppress(psutil.Error):
+        psutil.Process(pid).kill()
 
 
 @pytest.mark.slow
