@@ -11,7 +11,7 @@ CHECK_ENVIRONMENT := SECRET_KEY=checked-only-never-deployed-0123456789-abcdefghi
 # Half a second of start-up per process instead of five, wherever somebody has switched the bytecode cache off.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test check hooks clean
+.PHONY: help demo up test chaos check hooks clean
 .DEFAULT_GOAL := help
 
 help: ## List these commands.
@@ -25,6 +25,11 @@ up: .venv/up.stamp ## Start everything and serve until Ctrl-C.
 
 test: .venv/dev.stamp ## Run all tests, on private servers of their own. Options for pytest: make test ARGS="-k retry".
 	@$(BIN)/python -m pytest $(ARGS)
+
+# SECONDS is the shell's own clock where it is not given to make.
+chaos: .venv/dev.stamp ## Hurt a whole stack for five minutes and look for losses: make chaos SECONDS=60 SEED=1 BROKER=rabbitmq.
+	@$(BIN)/python -m tests.chaos --seconds $(if $(filter command line,$(origin SECONDS)),$(SECONDS),300) \
+		$(if $(SEED),--seed $(SEED)) --broker $(or $(BROKER),valkey) $(ARGS)
 
 check: .venv/dev.stamp ## Check style, types, layers, migrations and deployment settings, as the hooks and CI do.
 	$(BIN)/ruff check .
