@@ -13,7 +13,7 @@ from django.db.models import F
 from ingestion.models import Chunk, Ingestion, Mode, OnConflict, Record, RecordError
 from ingestion.records import Reject, Student, as_line, conflict, duplicate
 from orchestrator.failpoints import Failpoint
-from orchestrator.models import Job
+from orchestrator.running import Claimed
 from orchestrator.submission import Child, submit
 
 KIND = "ingestion.ingest"
@@ -125,7 +125,7 @@ def forget(ingestion: Ingestion) -> None:
             Ingestion.objects.filter(id=ingestion.id).delete()
 
 
-def chunk_of(job: Job, position: int) -> Chunk | None:
+def chunk_of(job: Claimed, position: int) -> Chunk | None:
     """What the job is to work at."""
     whole = job.parent_id or job.id
     return Chunk.objects.select_related("ingestion").filter(ingestion__job=whole, position=position).first()

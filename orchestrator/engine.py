@@ -15,8 +15,8 @@ from orchestrator import bell, moves
 from orchestrator.failpoints import Failpoint
 from orchestrator.faults import DATABASE_ERRORS, is_database_fault
 from orchestrator.kinds import Kind
-from orchestrator.models import Attempt, Job
-from orchestrator.running import Cancelled, Interrupted, LeaseLost, RunningJob, TimedOut
+from orchestrator.models import Attempt
+from orchestrator.running import Cancelled, Claimed, Interrupted, LeaseLost, RunningJob, TimedOut
 from orchestrator.workers import WorkerProcess, blame, current_process
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def _blame(trying: Mapping[str, int], error: BaseException, process: WorkerProce
                 raise
 
 
-def _run_locked(kind: Kind, jobs: Sequence[Job], worker_name: str, celery_task_id: str) -> None:
+def _run_locked(kind: Kind, jobs: Sequence[Claimed], worker_name: str, celery_task_id: str) -> None:
     """Runs the batch at once. If that raises, it is rolled back and run one by one, so that a bad job fails alone."""
     if len(jobs) > 1:
         try:
@@ -172,7 +172,7 @@ def _run_locked(kind: Kind, jobs: Sequence[Job], worker_name: str, celery_task_i
             _fail(job, kind, error, worker_name=worker_name)
 
 
-def _complete_together(kind: Kind, jobs: Sequence[Job], worker_name: str, celery_task_id: str) -> None:
+def _complete_together(kind: Kind, jobs: Sequence[Claimed], worker_name: str, celery_task_id: str) -> None:
     with transaction.atomic():
         running = [RunningJob(job, kind) for job in jobs]
         if kind.takes_batch:
@@ -190,7 +190,7 @@ def _call(kind: Kind, running: RunningJob) -> Any:
     return kind.handler(running, running.payload) if kind.takes_payload else kind.handler(running)
 
 
-def _fail(job: Job, kind: Kind, error: BaseException, *, worker_name: str | None = None) -> None:
+def _fail(job: Claimed, kind: Kind, error: BaseException, *, worker_name: str | None = None) -> None:
     moves.end_attempt(
         job,
         _outcome(error),

@@ -1,6 +1,6 @@
 """Ids of jobs: UUIDs of version 7, which sort by the time and order of their making."""
 
-import secrets
+import os
 import threading
 import time
 import uuid
@@ -22,5 +22,6 @@ def uuid7() -> uuid.UUID:
         _last = max(_last + 1, time.time_ns() * 4096 // 1_000_000)
         stamp = _last
     milliseconds, fraction = divmod(stamp, 4096)
-    value = milliseconds << 80 | 7 << 76 | fraction << 64 | 0b10 << 62 | secrets.randbits(62)
+    random = int.from_bytes(os.urandom(8)) >> 2
+    value = milliseconds << 80 | 7 << 76 | fraction << 64 | 0b10 << 62 | random
     return uuid.UUID(int=value)

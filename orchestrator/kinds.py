@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
@@ -90,6 +91,17 @@ class Kind:
             return msgspec.convert(payload, self.payload_type, strict=True)
         except msgspec.ValidationError as error:
             raise BadPayload(error) from None
+
+    def decode_payload(self, text: str) -> Any:
+        """A payload in JSON, as it is stored, as the kind's payload type; raises BadPayload likewise."""
+        try:
+            return self._decoder.decode(text)
+        except msgspec.ValidationError as error:
+            raise BadPayload(error) from None
+
+    @cached_property
+    def _decoder(self) -> msgspec.json.Decoder[Any]:
+        return msgspec.json.Decoder(self.payload_type)
 
     def payload_schema(self) -> dict[str, Any]:
         """JSON Schema (2020-12) of the payload."""

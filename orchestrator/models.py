@@ -1,6 +1,5 @@
 """The tables of the engine: jobs, what they depend on, what went wrong, and who runs them."""
 
-from datetime import datetime
 from typing import ClassVar
 
 from django.db import models
@@ -101,9 +100,6 @@ class Job(models.Model):
     )
     unfinished_dependencies = models.IntegerField(db_default=0)
     unwinding = models.BooleanField(db_default=False, help_text="Its unstarted children are still to be cancelled.")
-
-    # When its batch was claimed; only on rows that such a claim read.
-    claimed_at: datetime
 
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True)

@@ -14,7 +14,7 @@ from orchestrator import bell, pipelines
 from orchestrator.failpoints import Failpoint
 from orchestrator.kinds import Kind, UnknownKind, kind_named
 from orchestrator.models import Attempt, Job
-from orchestrator.running import LeaseLost
+from orchestrator.running import CLAIMED, Claimed, LeaseLost
 from orchestrator.states import FINAL
 from orchestrator.storable import as_json, as_text
 
@@ -26,7 +26,7 @@ MOST_UNAVAILABLE = 10
 
 # The most urgent ready job of a kind becomes this worker's, unless the kind is paused or the worker was given up.
 # The worker's row is locked so that nobody gives it up meanwhile and overlooks the job.
-LEASE = """
+LEASE = f"""
 WITH me AS (
     SELECT id FROM orchestrator_worker WHERE id = %(worker)s AND ended_at IS NULL FOR KEY SHARE
 ), next AS (
@@ -50,18 +50,18 @@ SET status = 'RUNNING',
     updated_at = clock_timestamp()
 FROM next
 WHERE job.id = next.id
-RETURNING job.*
-"""
+RETURNING {CLAIMED}
+"""  # noqa: S608 It is made of constants.
 
 # The most urgent ready jobs of a kind, locked for as long as this transaction lasts: the lock is the lease.
-LOCK = """
-SELECT *, clock_timestamp() AS claimed_at FROM orchestrator_job
+LOCK = f"""
+SELECT {CLAIMED} FROM orchestrator_job job
 WHERE ready AND kind = %(kind)s AND id <> ALL(%(left_out)s::uuid[])
   AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND paused_at IS NOT NULL)
 ORDER BY rank, id
 LIMIT %(limit)s
 FOR UPDATE SKIP LOCKED
-"""
+"""  # noqa: S608
 
 # Which of these jobs, locked by now, another process has noted that it runs, after as many attempts: it has died of
 # one of them, and nobody has counted that yet.
@@ -141,20 +141,18 @@ RETURNING job.*
 """
 
 
-def lease_next(kind: Kind, *, worker_id: int, worker_name: str, celery_task_id: str) -> Job | None:
+def lease_next(kind: Kind, *, worker_id: int, worker_name: str, celery_task_id: str) -> Claimed | None:
     """Claims the kind's most urgent ready job for the worker and commits; None if there is none for it."""
     with transaction.atomic():
-        claimed = list(
-            Job.objects.raw(
-                LEASE,
-                {
-                    "kind": kind.name,
-                    "worker": worker_id,
-                    "worker_name": worker_name,
-                    "celery_task_id": celery_task_id,
-                    "timeout": kind.timeout,
-                },
-            )
+        claimed = _claimed(
+            LEASE,
+            {
+                "kind": kind.name,
+                "worker": worker_id,
+                "worker_name": worker_name,
+                "celery_task_id": celery_task_id,
+                "timeout": kind.timeout,
+            },
         )
         if not claimed:
             return None
@@ -163,7 +161,7 @@ def lease_next(kind: Kind, *, worker_id: int, worker_name: str, celery_task_id: 
         return claimed[0]
 
 
-def lock_ready(kind: Kind, *, worker_id: int) -> list[Job]:
+def lock_ready(kind: Kind, *, worker_id: int) -> list[Claimed]:
     """The kind's most urgent ready jobs, at most a batch, in order, locked until the transaction ends.
 
     A job that runs alone is alone in its list. What a process has just died of waits until that is counted, or it
@@ -172,7 +170,7 @@ def lock_ready(kind: Kind, *, worker_id: int) -> list[Job]:
     left_out: set[str] = set()
     while True:
         parameters = {"kind": kind.name, "limit": kind.batch_size, "left_out": list(left_out)}
-        locked = list(Job.objects.raw(LOCK, parameters))
+        locked = _claimed(LOCK, parameters)
         suspects = _tried_by_others(locked, worker_id) if locked else set()
         jobs = [job for job in locked if str(job.id) not in suspects]
         if jobs or not suspects:
@@ -183,7 +181,13 @@ def lock_ready(kind: Kind, *, worker_id: int) -> list[Job]:
     return [job for job in jobs if not job.runs_alone]
 
 
-def _tried_by_others(jobs: Sequence[Job], worker_id: int) -> set[str]:
+def _claimed(sql: str, parameters: dict[str, Any]) -> list[Claimed]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return [Claimed(*row) for row in cursor.fetchall()]
+
+
+def _tried_by_others(jobs: Sequence[Claimed], worker_id: int) -> set[str]:
     with connection.cursor() as cursor:
         cursor.execute(
             TRIED_BY_OTHERS,
@@ -200,7 +204,7 @@ def has_ready(kind: Kind) -> bool:
     return Job.objects.filter(ready=True, kind=kind.name).exists()
 
 
-def complete(job: Job, result: Any) -> None:
+def complete(job: Claimed, result: Any) -> None:
     """Completes a leased job within the caller's transaction; raises LeaseLost if it is not its worker's any more."""
     with connection.cursor() as cursor:
         cursor.execute(
@@ -216,10 +220,10 @@ def complete(job: Job, result: Any) -> None:
         )
         if cursor.rowcount != 1:
             raise LeaseLost
-    pipelines.count_down([job.id])
+    _count_down([job])
 
 
-def complete_locked(jobs: Sequence[Job], results: Sequence[Any], *, worker_name: str, celery_task_id: str) -> None:
+def complete_locked(jobs: Sequence[Claimed], results: Sequence[Any], *, worker_name: str, celery_task_id: str) -> None:
     """Completes jobs this transaction has locked."""
     with connection.cursor() as cursor:
         cursor.execute(
@@ -232,11 +236,17 @@ def complete_locked(jobs: Sequence[Job], results: Sequence[Any], *, worker_name:
                 "celery_task_id": celery_task_id,
             },
         )
-    pipelines.count_down([job.id for job in jobs])
+    _count_down(jobs)
+
+
+def _count_down(jobs: Sequence[Claimed]) -> None:
+    """Only children are waited for."""
+    if children := [job.id for job in jobs if job.parent_id]:
+        pipelines.count_down(children)
 
 
 def end_attempt(
-    job: Job,
+    job: Job | Claimed,
     outcome: Attempt.Outcome | None,
     *,
     error: str = "",
@@ -295,7 +305,7 @@ def end_attempt(
                 error=as_text(error, at_most=2_000),
                 traceback=as_text(traceback, at_most=20_000),
                 worker_name=ended[0].worker_name,
-                started_at=getattr(job, "claimed_at", job.started_at),
+                started_at=job.claimed_at if isinstance(job, Claimed) else job.started_at,
             )
         transaction.on_commit(attempt_ended)
         if ended[0].status in FINAL and job.parent_id:
@@ -306,7 +316,7 @@ def end_attempt(
         return ended[0]
 
 
-def _is_free(job: Job, outcome: Attempt.Outcome) -> bool:
+def _is_free(job: Job | Claimed, outcome: Attempt.Outcome) -> bool:
     """Whether the job is not charged for the attempt: its worker was told to stop, or the database was not available.
 
     The latter has a bound, in case that it is the job which brings the database down.

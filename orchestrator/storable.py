@@ -18,7 +18,7 @@ def as_json(value: Any, *, at_most: int) -> str:
     if len(encoded) > at_most:
         raise ValueError(f"It takes {len(encoded):,} bytes as JSON; at most {at_most:,} are kept.")
     text = encoded.decode()
-    if _NUL.search(text):
+    if r"\u0000" in text and _NUL.search(text):
         raise ValueError("It contains a NUL character, which PostgreSQL cannot hold.")
     return text
 

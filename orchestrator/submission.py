@@ -15,7 +15,6 @@ from django.db import connection, transaction
 from django.db.models import F, Q, Value
 from django.db.models.functions import Greatest, Now
 from django.utils import timezone
-from psycopg2.extras import execute_values
 
 from orchestrator import bell, pipelines
 from orchestrator.failpoints import Failpoint
@@ -31,25 +30,24 @@ cancelling = Failpoint("cancelling")
 retrying = Failpoint("retrying")
 
 # Jobs as they are accepted. Whatever is due and waits for nothing is ready. Times are PostgreSQL's.
+# They travel as one JSON document, which takes a tenth of the time of as many quoted values.
 INSERT = """
 INSERT INTO orchestrator_job (
     id, kind, queue, owner, priority, payload, max_attempts, parent_id, name, unfinished_dependencies,
     run_at, rank, ready
 )
-SELECT new.id::uuid, new.kind, new.queue, new.owner, new.priority, new.payload::jsonb, new.max_attempts,
-       new.parent_id::uuid, new.name, new.unfinished_dependencies,
-       due.at, due.at + new.priority * new.priority_step,
+SELECT new.id, new.kind, new.queue, new.owner, new.priority, new.payload, new.max_attempts, new.parent_id, new.name,
+       new.unfinished_dependencies,
+       due.at, due.at + new.priority * %(priority_step)s,
        new.unfinished_dependencies = 0 AND due.at <= statement_timestamp()
-FROM (VALUES %s) AS new (
-    id, kind, queue, owner, priority, payload, max_attempts, parent_id, name, unfinished_dependencies, run_at,
-    priority_step
+FROM json_to_recordset(%(rows)s) AS new (
+    id uuid, kind text, queue text, owner text, priority integer, payload jsonb, max_attempts integer,
+    parent_id uuid, name text, unfinished_dependencies integer, run_at timestamptz
 ),
-LATERAL (SELECT coalesce(new.run_at::timestamptz, statement_timestamp()) AS at) AS due
+LATERAL (SELECT coalesce(new.run_at, statement_timestamp()) AS at) AS due
 """
-COLUMNS = (
-    "id", "kind", "queue", "owner", "priority", "payload", "max_attempts", "parent_id", "name",
-    "unfinished_dependencies", "run_at",
-)  # fmt: skip
+# Rows that one statement inserts.
+INSERT_ROWS = 10_000
 
 # PostgreSQL could hold more, but Python could not read it back, nor the rank that follows from it.
 RUN_AT_YEARS = range(1970, 9999)
@@ -158,7 +156,7 @@ def submit_many(
         else _row(kind, each, owner=owner, priority=priority)
         for each in payloads
     ]
-    with transaction.atomic():
+    with transaction.atomic(savepoint=False):
         _insert(rows, [])
     return [row["id"] for row in rows]
 
@@ -255,7 +253,7 @@ def _row(
         raise BadSubmission("/owner", "invalid", "An owner has at most 150 characters, each of which can be stored.")
     try:
         fitting = kind.read_payload({} if payload is None else payload)
-        text = as_json(msgspec.to_builtins(fitting), at_most=settings.ENV.MAX_BODY_BYTES)
+        text = as_json(fitting, at_most=settings.ENV.MAX_BODY_BYTES)
     except BadPayload:
         raise
     except (TypeError, ValueError, RecursionError) as error:
@@ -266,7 +264,7 @@ def _row(
         "queue": kind.queue,
         "owner": owner,
         "priority": priority,
-        "payload": text,
+        "payload": msgspec.Raw(text.encode()),
         "max_attempts": max_attempts,
         "parent_id": None,
         "name": "",
@@ -316,9 +314,9 @@ def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[t
 
 def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]]) -> None:
     with connection.cursor() as cursor:
-        step = priority_step()
-        values = [(*(row[column] for column in COLUMNS), step) for row in rows]
-        execute_values(cursor.cursor, INSERT, values, page_size=1_000)
+        for first in range(0, len(rows), INSERT_ROWS):
+            document = msgspec.json.encode(rows[first : first + INSERT_ROWS]).decode()
+            cursor.execute(INSERT, {"rows": document, "priority_step": priority_step()})
     between_inserts()
     Dependency.objects.bulk_create(
         [Dependency(job_id=job, depends_on_id=depends_on) for job, depends_on in dependencies], batch_size=1_000

@@ -32,7 +32,7 @@ class Addition(msgspec.Struct, forbid_unknown_fields=True):
 @job("scheduler.add", execution="transactional", takes_batch=True, payload=Addition)
 def add(jobs: Sequence[RunningJob]) -> list[dict[str, Any]]:
     """Adds a and b of each task and keeps the sums as the tasks' results."""
-    additions = [msgspec.convert(job.row.payload, Addition) for job in jobs]
+    additions: list[Addition] = [job.payload for job in jobs]
     sums = [EXACT.add(addition.a, addition.b) for addition in additions]
     rows = [(str(uuid7()), str(addition.task_id), sum) for addition, sum in zip(additions, sums, strict=True)]
     with connection.cursor() as cursor:

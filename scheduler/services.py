@@ -134,7 +134,7 @@ class Firing:
 def create_tasks(tasks: Sequence[NewTask]) -> list[UUID]:
     """Accepts the tasks, all or none, set-wise; answers their ids in order."""
     ids = [uuid7() for _ in tasks]
-    with connection.wrap_database_errors, transaction.atomic():
+    with connection.wrap_database_errors, transaction.atomic(savepoint=False):
         job_ids = submission.submit_many(
             add,
             [

@@ -12,15 +12,16 @@ from django.utils import timezone
 
 from orchestrator import moves, upkeep
 from orchestrator.kinds import Kind
-from orchestrator.models import Job, Worker
 from orchestrator.models import Kind as KindRow
+from orchestrator.models import Worker
 from orchestrator.moves import lease_next
+from orchestrator.running import Claimed
 from orchestrator.submission import submit, submit_many
 from orchestrator.workers import WorkerProcess, give_up
 from tests.orchestrator.workbench import DeclareKind, Hire, again, lease, make_due, run
 
 
-def claim(kind: Kind, worker: WorkerProcess) -> Job | None:
+def claim(kind: Kind, worker: WorkerProcess) -> Claimed | None:
     return lease_next(kind, worker_id=worker.row_id, worker_name=worker.name, celery_task_id="the-bell")
 
 
@@ -32,16 +33,20 @@ def test_a_claim_leases_the_job_to_the_worker(kind: DeclareKind, worker: WorkerP
 
     assert claimed is not None
     assert claimed.id == job.id
-    assert (claimed.status, claimed.attempt, claimed.ready) == ("RUNNING", 1, False)
-    assert (claimed.worker_id, claimed.worker_name, claimed.celery_task_id) == (worker.row_id, worker.name, "the-bell")
-    assert claimed.deadline_at - claimed.started_at == pytest.approx(timedelta(seconds=100), abs=timedelta(seconds=1))
+    assert (claimed.attempt, claimed.worker_id, claimed.worker_name) == (1, worker.row_id, worker.name)
+    row = again(job)
+    assert (row.status, row.attempt, row.ready) == ("RUNNING", 1, False)
+    assert (row.worker_id, row.worker_name, row.celery_task_id) == (worker.row_id, worker.name, "the-bell")
+    assert row.deadline_at - row.started_at == pytest.approx(timedelta(seconds=100), abs=timedelta(seconds=1))
 
 
 def test_a_kind_without_a_timeout_has_no_deadline(kind: DeclareKind, worker: WorkerProcess) -> None:
     endless = kind(timeout_seconds=None)
-    submit(endless)
+    job = submit(endless)
 
-    assert lease(endless, worker).deadline_at is None
+    lease(endless, worker)
+
+    assert again(job).deadline_at is None
 
 
 def test_nothing_is_claimed_where_nothing_is_ready(kind: DeclareKind, worker: WorkerProcess) -> None:
@@ -174,7 +179,7 @@ def test_a_claim_costs_the_same_however_many_jobs_wait(
     statement: str, kind: DeclareKind, worker: WorkerProcess
 ) -> None:
     waiting = kind()
-    parameters = {"kind": waiting.name, "worker": worker.row_id, "limit": 200, "timeout": None}
+    parameters = {"kind": waiting.name, "worker": worker.row_id, "limit": 200, "timeout": None, "left_out": []}
     parameters |= {"worker_name": "", "celery_task_id": ""}
 
     with connection.cursor() as cursor:

@@ -16,6 +16,7 @@ from django.db.models.functions import Now
 from orchestrator import engine, kinds, moves
 from orchestrator.kinds import Kind
 from orchestrator.models import Attempt, Job
+from orchestrator.running import Claimed
 from orchestrator.submission import Child, submit
 from orchestrator.workers import WorkerProcess
 
@@ -89,19 +90,19 @@ def run(kind: Kind, worker: WorkerProcess) -> bool:
     return run_next(kind, worker, "the-bell")
 
 
-def lease(kind: Kind, worker: WorkerProcess) -> Job:
+def lease(kind: Kind, worker: WorkerProcess) -> Claimed:
     """Claims a job without running it, as if the handler were at work."""
     job = moves.lease_next(kind, worker_id=worker.row_id, worker_name=worker.name, celery_task_id="the-bell")
     assert job is not None
     return job
 
 
-def complete(job: Job, result: Any = None) -> None:
+def complete(job: Claimed, result: Any = None) -> None:
     with transaction.atomic():
         moves.complete(job, result)
 
 
-def fail(job: Job, error: str = "ValueError: no", *, mendable: bool = False) -> Job | None:
+def fail(job: Claimed, error: str = "ValueError: no", *, mendable: bool = False) -> Job | None:
     return moves.end_attempt(job, Attempt.Outcome.RAISED, error=error, mendable=mendable)
 
 

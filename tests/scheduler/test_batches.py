@@ -178,7 +178,7 @@ def test_within_a_priority_the_older_task_runs_first() -> None:
 
     jobs = moves.lock_ready(add, worker_id=0)
 
-    assert [job.payload["task_id"] for job in jobs] == [str(id) for id in ids]
+    assert [str(add.decode_payload(job.payload).task_id) for job in jobs] == [str(id) for id in ids]
 
 
 def test_an_old_task_overtakes_new_ones_after_its_head_start(settings: Settings) -> None:

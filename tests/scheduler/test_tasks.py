@@ -283,7 +283,7 @@ def test_one_task_takes_two_statements_and_its_submission_few(
 
     with django_assert_num_queries(2):
         api.get(f"/tasks/{task.id}/")
-    with django_assert_max_num_queries(8):
+    with django_assert_max_num_queries(5):
         api.post("/tasks/", {"a": 1, "b": 2})
 
 
