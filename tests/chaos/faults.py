@@ -17,6 +17,7 @@ from glob import glob
 import psutil
 import psycopg2
 import redis.exceptions
+from kombu.exceptions import KombuError
 
 from tests.chaos.world import BEYOND_LEASE_SECONDS, World, affected_jobs, frozen, with_children
 from tests.system.stack import until
@@ -82,6 +83,9 @@ def fault(
 
     return register
 
+
+# What asking a broker raises that is just then away.
+BROKER_ERRORS = (OSError, KombuError, redis.exceptions.RedisError)
 
 # Processes.
 
@@ -164,7 +168,7 @@ def a_process_whose_clock_is_wrong(world: World, rng: random.Random) -> Detail:
 
 @fault(weight=1.5, touches="broker", group="other")
 def flush_broker(world: World, rng: random.Random) -> None:
-    with suppress(redis.exceptions.RedisError, OSError):
+    with suppress(*BROKER_ERRORS):
         world.broker.flush()
 
 
@@ -205,7 +209,7 @@ def messages_replayed(world: World, rng: random.Random) -> Detail:
         "SELECT kind, queue, celery_task_id FROM orchestrator_job WHERE celery_task_id <> '' ORDER BY random() LIMIT 5"
     )
     sent = 0
-    with suppress(OSError, redis.exceptions.RedisError):
+    with suppress(*BROKER_ERRORS):
         for kind, queue, celery_task_id in [*rows, ("orchestrator.tick", "control", "tick")]:
             world.send_again(kind, queue, celery_task_id, times=rng.choice((1, 2, 20)))
             sent += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ class Run:
         self.outside_from = world.outside.stat().st_size
         self.stopping = threading.Event()
         self._watchers: list[threading.Thread] = []
+        # A fault that takes longer than was planned makes others wait that touch the same.
+        self._touched: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def client(self) -> Client:
         return Client(self.world.stack.url, self.ledger, self.stopping)
@@ -121,18 +124,23 @@ class Run:
     def hurt(self, planned: Planned) -> None:
         """Lets the fault happen, and times the recovery from it beside whatever comes next."""
         fault = planned.fault
+        with self._touched[fault.touches]:
+            begun = self._hurt(fault, planned.seed)
+        # Recovery from what takes no time begins at once, that from anything else when it is over.
+        watcher = threading.Thread(target=self._watch, args=(fault, begun), daemon=True)
+        watcher.start()
+        self._watchers.append(watcher)
+
+    def _hurt(self, fault: Fault, seed: str) -> Entry:
         begun = self.ledger.note("fault", fault=fault.name, touches=fault.touches, group=fault.group)
         detail: dict[str, Any] = {}
         try:
-            detail = dict(fault.hurt(self.world, random.Random(planned.seed)) or {})
+            detail = dict(fault.hurt(self.world, random.Random(seed)) or {})
         except Exception as error:
             self.ledger.note("surprise", fault=fault.name, error=repr(error))
         begun |= {"ended_at": time.time(), "detail": detail}
         self.ledger.note("fault_ended", fault=fault.name, begun_at=begun["at"], detail=detail)
-        # That of a process that was killed begins at once, that of anything else when it is over.
-        watcher = threading.Thread(target=self._watch, args=(fault, begun, detail.get("affected", {})), daemon=True)
-        watcher.start()
-        self._watchers.append(watcher)
+        return begun
 
     def settle(self, seconds: float = SETTLE_SECONDS) -> None:
         """Waits until all that was accepted has ended, for so long at most."""
@@ -165,7 +173,7 @@ class Run:
             except (Unanswered, Refused):
                 continue
 
-    def _watch(self, fault: Fault, begun: Entry, affected: Mapping[str, int]) -> None:
+    def _watch(self, fault: Fault, begun: Entry) -> None:
         """Times how long jobs submitted after the fault take to complete, and jobs that it interrupted to go on."""
         client = Client(self.world.stack.url, self.ledger)
         since = time.monotonic()
@@ -174,7 +182,7 @@ class Run:
         except (Unanswered, Refused):
             waiting = {}
         probes = set(waiting)
-        waiting |= affected
+        waiting |= begun["detail"].get("affected", {})
         seconds: dict[str, float] = {}
         while waiting and time.monotonic() - since < RECOVERY_SECONDS:
             moved = self._moved_on(waiting, probes)
