@@ -316,7 +316,8 @@ def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]]) -> N
     with connection.cursor() as cursor:
         for first in range(0, len(rows), INSERT_ROWS):
             document = msgspec.json.encode(rows[first : first + INSERT_ROWS]).decode()
-            cursor.execute(INSERT, {"rows": document, "priority_step": priority_step()})
+            parameters: dict[str, Any] = {"rows": document, "priority_step": priority_step()}
+            cursor.execute(INSERT, parameters)
     between_inserts()
     Dependency.objects.bulk_create(
         [Dependency(job_id=job, depends_on_id=depends_on) for job, depends_on in dependencies], batch_size=1_000
