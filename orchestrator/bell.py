@@ -29,7 +29,12 @@ class Doorbell(Task[Any, Any]):
     answered_in: str  # The queue whose workers answer it; config.celery routes by it.
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
-        """Sends the message and answers Celery's result, or None where one lies unanswered already."""
+        """Sends the message and answers Celery's result, or None where one lies unanswered already.
+
+        A connection of the pool is made anew once it has failed. That of the producer which Beat gives is not: after a
+        restart of RabbitMQ no tick would ever be sent again.
+        """
+        options.pop("producer", None)
         if not _may_ring(self.name):
             return None
         try:

@@ -67,6 +67,19 @@ def test_a_bell_is_one_message_that_carries_no_work(bells: list[Kind], published
     assert published == [bells[0].name]
 
 
+class BrokenProducer:
+    """One whose connection broke, as that of a Beat that has outlived a RabbitMQ."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ConnectionError("Server unexpectedly closed connection")
+
+
+def test_a_bell_is_not_sent_on_the_connection_that_its_sender_keeps(bells: list[Kind]) -> None:
+    sent = bells[0].task.apply_async(producer=BrokenProducer())
+
+    assert sent is not None
+
+
 def test_bells_asked_for_while_one_is_published_merge(
     bells: list[Kind], published: Published, ringer: Ringer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
