@@ -23,6 +23,8 @@ from tests.chaos.world import BEYOND_LEASE_SECONDS, World, affected_jobs, frozen
 from tests.system.stack import until
 
 BROKER_DOWN_SECONDS = 20
+# How long a process that was told to stop may take to do so, and what was killed to answer again.
+GONE_SECONDS, BACK_SECONDS = 20, 60
 # The library that gives a process a clock of its own, where it is installed.
 FAKETIME = glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
 
@@ -105,6 +107,9 @@ def end_process(target: str, number: signal.Signals, world: World, rng: random.R
     affected = affected_jobs(world, {each.pid for each in with_children(process)})
     with suppress(psutil.Error):
         process.send_signal(number)
+    if target == "web":
+        until(lambda: not process.is_running(), GONE_SECONDS)
+        until(world.api_answers, BACK_SECONDS)
     return {"pid": process.pid, "affected": affected}
 
 
@@ -223,8 +228,8 @@ def messages_replayed(world: World, rng: random.Random) -> Detail:
 def kill_postgresql(world: World, rng: random.Random) -> None:
     with suppress(psutil.Error):
         world.processes("postgres")[0].kill()
-    until(lambda: not world.database_is_up(), 10)
-    until(world.database_is_up, 60)
+    until(lambda: not world.database_is_up(), GONE_SECONDS)
+    until(world.database_is_up, BACK_SECONDS)
 
 
 @fault(weight=1.5, touches="database")

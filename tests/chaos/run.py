@@ -126,7 +126,7 @@ class Run:
         fault = planned.fault
         with self._touched[fault.touches]:
             begun = self._hurt(fault, planned.seed)
-        # Recovery from what takes no time begins at once, that from anything else when it is over.
+        # A recovery is timed from the end of the fault, but from its begin where something was killed.
         watcher = threading.Thread(target=self._watch, args=(fault, begun), daemon=True)
         watcher.start()
         self._watchers.append(watcher)
@@ -177,6 +177,8 @@ class Run:
         """Times how long jobs submitted after the fault take to complete, and jobs that it interrupted to go on."""
         client = Client(self.world.stack.url, self.ledger)
         since = time.monotonic()
+        if fault.group == "kill":
+            since -= begun["ended_at"] - begun["at"]
         try:
             waiting = {client.job(kind, {"number": 1}, priority=0): 0 for kind in fault.probes}
         except (Unanswered, Refused):

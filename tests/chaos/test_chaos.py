@@ -12,7 +12,7 @@ from tests.chaos.report import Report
 from tests.chaos.run import Run, plan
 from tests.chaos.world import World
 
-SEED, SECONDS = 6, 60
+SEED, SECONDS = 9, 60
 # On RabbitMQ what the broker and its messages have to do with; everything else does not know the difference.
 RABBITMQ_SECONDS = 25
 RABBITMQ_FAULTS = ("broker_killed", "flush_broker", "messages_replayed", "SIGKILL child", "SIGKILL control")

@@ -52,6 +52,7 @@ def crash_at(name: str, world: World, rng: random.Random) -> dict[str, object]:
         if name in NEED_A_DEATH:
             kill_a_busy_worker(world)
         until(lambda: not ticket.exists(), REACHED_SECONDS)
+        until(world.api_answers, REACHED_SECONDS)
     finally:
         ticket.unlink(missing_ok=True)
     return {"reached_seconds": time.monotonic() - began_at}

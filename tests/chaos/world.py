@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import psutil
 import psycopg2
 import redis
+import requests
 from celery import Celery
 from kombu import Connection
 
@@ -197,6 +198,12 @@ class World:
         except psycopg2.Error:
             return False
         return True
+
+    def api_answers(self) -> bool:
+        try:
+            return requests.get(f"{self.stack.url}/api/health/", timeout=2).ok
+        except requests.RequestException:
+            return False
 
     def database_url(self, port: int | str | None = None) -> str:
         return postgres_url(self.stack.data_dir / "postgres", port or self.stack.ports["POSTGRES_PORT"])
