@@ -11,11 +11,17 @@ CHECK_ENVIRONMENT := SECRET_KEY=checked-only-never-deployed-0123456789-abcdefghi
 # Half a second of start-up per process instead of five, wherever somebody has switched the bytecode cache off.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo up test chaos check hooks clean
+# Compose, and what it runs on: `docker compose` on Docker, or what is said here.
+COMPOSE ?= docker compose
+# The tool that writes the locked requirements; it is no part of them.
+UV := uv==0.13.9
+LOCK := .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --annotation-style line
+
+.PHONY: help demo up test compose-test chaos check lock hooks clean
 .DEFAULT_GOAL := help
 
 help: ## List these commands.
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: .venv/up.stamp ## Start everything, run the main jobs before your eyes, go on serving until Ctrl-C.
 	@$(BIN)/python manage.py demo
@@ -25,6 +31,9 @@ up: .venv/up.stamp ## Start everything and serve until Ctrl-C.
 
 test: .venv/dev.stamp ## Run all tests, on private servers of their own. Options for pytest: make test ARGS="-k retry".
 	@$(BIN)/python -m pytest $(ARGS)
+
+compose-test: .venv/dev.stamp ## Run the containers for real and hurt them; needs an engine: make compose-test COMPOSE="docker compose".
+	@COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -o addopts=-ra -o DJANGO_SETTINGS_MODULE= tests/compose/scenario.py $(ARGS)
 
 # SECONDS is the shell's own clock where it is not given to make.
 chaos: .venv/dev.stamp ## Hurt a whole stack for five minutes and look for losses: make chaos SECONDS=60 SEED=1 BROKER=rabbitmq.
@@ -39,6 +48,15 @@ check: .venv/dev.stamp ## Check style, types, layers, migrations and deployment 
 	$(CHECK_ENVIRONMENT) $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py draw_states --check
+	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py draw_settings --check
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+
+lock: ## Write requirements*.txt, with hashes, from requirements*.in. To take newer versions: make lock ARGS=--upgrade.
+	@$(PYTHON) -m pip install --quiet --target .venv/lock $(UV)
+	$(LOCK) --custom-compile-command "make lock, from requirements.in" $(ARGS) \
+		--output-file requirements.txt requirements.in
+	$(LOCK) --custom-compile-command "make lock, from requirements-dev.in" $(ARGS) --constraints requirements.txt \
+		--output-file requirements-dev.txt requirements-dev.in
 
 hooks: ## Install the git hooks: check before a commit, test before a push.
 	@hooks=$$(git rev-parse --git-path hooks) && mkdir -p "$$hooks" && \

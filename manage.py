@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Django's command line for Muster."""
 
-import os
 import sys
 
 from config.development import set_environment
+from config.start import start
 
 
 def main() -> None:
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     set_environment(sys.argv[1] if len(sys.argv) > 1 else None)
+    start()
     from django.core.management import execute_from_command_line
 
     execute_from_command_line(sys.argv)

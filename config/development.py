@@ -27,7 +27,7 @@ def set_environment(command: str | None) -> None:
     """Completes os.environ before the settings are read from it; what is set already is left alone."""
     if command in ("up", "demo"):
         _prepare()
-    elif not {"SECRET_KEY", "DATABASE_URL"} & os.environ.keys():
+    elif not {"SECRET_KEY", "SECRET_KEY_FILE", "DATABASE_URL", "DATABASE_URL_FILE"} & os.environ.keys():
         _adopt()
 
 
@@ -37,7 +37,8 @@ def data_dir() -> Path:
 
 def _prepare() -> None:
     """Completes the environment of a stack that is about to start."""
-    from config.embedded import kept_secret, postgres_url, valkey_url
+    from config.embedded import postgres_url, valkey_url
+    from config.kept_secrets import kept_secret
 
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import pwd
-import secrets
 import shutil
 import signal
 import socket
@@ -19,6 +18,8 @@ from typing import Any, Self
 
 import psutil
 import psycopg2
+
+from config.kept_secrets import kept_secret
 
 # Only root needs it: what an unprivileged user must reach although the project lies in a closed folder.
 SHARED = Path("/var/lib/muster")
@@ -403,23 +404,6 @@ def _holder(port: int) -> str:
             if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
                 return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
     return ""
-
-
-def kept_secret(path: Path) -> str:
-    """The secret in the file, which is made on first use and only its owner can read."""
-    with suppress(FileNotFoundError):
-        return path.read_text()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    unfinished.touch(mode=0o600)
-    unfinished.write_text(secrets.token_urlsafe(48))
-    try:
-        path.hardlink_to(unfinished)
-    except FileExistsError:
-        pass  # Another process was first: its secret is the one.
-    finally:
-        unfinished.unlink()
-    return path.read_text()
 
 
 def processes_in(directory: Path, *, named: str) -> list[psutil.Process]:

@@ -1,9 +1,11 @@
 """Every setting of Muster, read from the environment once; a bad value refuses to boot."""
 
 import os
+import re
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Annotated, Any, get_type_hints
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
 from django.core.exceptions import ImproperlyConfigured
@@ -17,7 +19,9 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """What can be set from outside: a name, a type with its bounds, a default and a line of help."""
 
-    SECRET_KEY: Annotated[str, Meta(min_length=32, description="Signs sessions and cookies. Keep it secret.")]
+    SECRET_KEY: Annotated[
+        str, Meta(min_length=32, description="Signs sessions and cookies: 50 random characters, say. Keep it secret.")
+    ]
     DATABASE_URL: Annotated[
         str, Meta(description="PostgreSQL 15 or later: postgresql://user:password@host:port/name?option=value")
     ] = "postgresql://muster@127.0.0.1:5432/muster"
@@ -111,23 +115,67 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     VALKEY_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of the embedded Valkey.")] = 63790
 
 
+# Their values may hold passwords, which belong in no log.
+SECRET = ("SECRET_KEY", "DATABASE_URL", "BROKER_URL", "CACHE_URL")
+
+REDIS = ("redis", "rediss")
+
+# msgspec's words for what a variable should be, in those of whoever sets it.
+PLAIN_WORDS = {
+    r"Expected `bool`, got `\w+`": "Expected true or false",
+    r"Expected `int`, got `\w+`": "Expected a whole number",
+    r"Expected `float`, got `\w+`": "Expected a number",
+    r"Expected `(?:int|float)` ([<>]=?) ([\d.]+)": r"Expected a number \1 \2",
+    r"Expected `str` of length >= (\d+)": r"Expected \1 characters or more",
+    r"Expected `str` matching regex": "Expected what matches",
+}
+
+
 def read_environment(variables: dict[str, str]) -> Environment:
-    """The settings in `variables`, converted and checked.
+    """The settings in `variables`, converted and checked. NAME_FILE names a file with the value instead, as secrets
+    are often handed to containers.
 
     Raises ImproperlyConfigured with the variable's name and what would be right.
     """
-    given = {name: variables[name] for name in Environment.__struct_fields__ if name in variables}
+    given = {}
+    for name in Environment.__struct_fields__:
+        if name in variables:
+            given[name] = variables[name]
+        elif path := variables.get(f"{name}_FILE"):
+            given[name] = _content(name, Path(path))
     try:
         return msgspec.convert(given, Environment, strict=False)
     except msgspec.ValidationError as error:
-        raise ImproperlyConfigured(f"The environment does not fit the settings: {error}") from None
+        raise ImproperlyConfigured(_in_words(error, given)) from None
+
+
+def _content(name: str, path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImproperlyConfigured(
+            f"{name}_FILE must name a file with the value of {name}; {path} cannot be read: {error}."
+        ) from None
+
+
+def _in_words(error: msgspec.ValidationError, given: dict[str, str]) -> str:
+    """The first misfit as a sentence, with the setting's line of help."""
+    detail, _, _ = str(error).partition(" - at `")
+    name = re.findall(r"`(?:\$\.)?([A-Z_]+)`", str(error))[-1]
+    meaning = get_type_hints(Environment, include_extras=True)[name].__metadata__[-1].description
+    if name not in given:
+        return f"{name} is not set. {meaning}"
+    for theirs, plain in PLAIN_WORDS.items():
+        detail = re.sub(theirs, plain, detail)
+    value = "" if name in SECRET else f" {given[name]!r}"
+    return f"{name}{value} does not fit: {detail}. {meaning}"
 
 
 def database(url: str) -> dict[str, Any]:
     """Django's DATABASES entry for a postgresql:// URL; its query string becomes connection options."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("postgresql", "postgres") or len(parts.path) < 2:
-        raise ImproperlyConfigured("DATABASE_URL must look like postgresql://user:password@host:port/name")
+    parts = checked_url("DATABASE_URL", url, ("postgresql", "postgres"), "postgresql://user:password@host:port/name")
+    if len(parts.path) < 2:
+        raise ImproperlyConfigured("DATABASE_URL names no database: postgresql://user:password@host:port/name")
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": unquote(parts.path[1:]),
@@ -141,29 +189,74 @@ def database(url: str) -> dict[str, Any]:
     }
 
 
+def checked_url(name: str, url: str, schemes: tuple[str, ...], example: str) -> SplitResult:
+    """The URL's parts. Raises ImproperlyConfigured, without the URL, whose password belongs in no log."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in schemes and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ImproperlyConfigured(
+            f"{name} must look like {example}; characters such as @ or / in a password as %40 or %2F."
+        )
+    return parts
+
+
 def is_redis(url: str) -> bool:
-    return urlsplit(url).scheme in ("redis", "rediss", "valkey", "unix")
+    return urlsplit(url).scheme in REDIS
 
 
 def split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
+def importable(name: str) -> bool:
+    """Whether there is a module of that name, or a module with a class of that name."""
+    try:
+        return bool(find_spec(name) or ("." in name and find_spec(name.rpartition(".")[0])))
+    except (ImportError, ValueError):
+        return False
+
+
 ENV = read_environment(dict(os.environ))
+# A last tick older than this means that ticks have stopped.
+TICK_STOPPED_AFTER_SECONDS = max(10, 10 * ENV.TICK_SECONDS)
+QUEUES = split(ENV.QUEUES)
+EXTRA_APPS = split(ENV.EXTRA_APPS)
+ALLOWED_HOSTS = split(ENV.ALLOWED_HOSTS)
 
 if not (ENV.REQUIRE_AUTH or ENV.DEBUG or ENV.ALLOW_ANYONE):
     raise ImproperlyConfigured(
         "REQUIRE_AUTH is off while DEBUG is off: anyone who reaches the port could submit and cancel jobs. "
         "Set REQUIRE_AUTH=true, or ALLOW_ANYONE=true if that is what you want."
     )
+if not (ALLOWED_HOSTS or ENV.DEBUG):
+    raise ImproperlyConfigured(
+        "ALLOWED_HOSTS is empty, so every request would be refused: name the hosts by which people reach Muster."
+    )
 if not ENV.HEARTBEAT_SECONDS * 2 <= ENV.LEASE_SECONDS:
     raise ImproperlyConfigured("LEASE_SECONDS must be at least twice HEARTBEAT_SECONDS.")
-
-QUEUES = split(ENV.QUEUES)
+if not QUEUES or not all(re.fullmatch(r"[\w.-]+", name) and name != "control" for name in QUEUES):
+    raise ImproperlyConfigured(
+        f"QUEUES {ENV.QUEUES!r} does not fit: name one queue or more, separated by commas, in letters, digits, dots "
+        "and hyphens; control is Muster's own."
+    )
+if missing := [name for name in EXTRA_APPS if not importable(name)]:
+    raise ImproperlyConfigured(
+        f"EXTRA_APPS names {missing[0]!r}, which cannot be imported: install that Django app, or start where it lies."
+    )
+checked_url(
+    "BROKER_URL",
+    ENV.BROKER_URL,
+    (*REDIS, "amqp", "amqps"),
+    "redis://host:port/0 (Valkey or Redis; rediss with TLS) or amqp://user:password@host:port/vhost (RabbitMQ; amqps)",
+)
+if ENV.CACHE_URL:
+    checked_url("CACHE_URL", ENV.CACHE_URL, (*REDIS, "unix"), "redis://host:port/1, or be empty")
 
 SECRET_KEY = ENV.SECRET_KEY
 DEBUG = ENV.DEBUG
-ALLOWED_HOSTS = split(ENV.ALLOWED_HOSTS)
 CSRF_TRUSTED_ORIGINS = split(ENV.CSRF_TRUSTED_ORIGINS)
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
@@ -189,12 +282,12 @@ INSTALLED_APPS = [
     "orchestrator",
     "scheduler",
     "ingestion",
-    *split(ENV.EXTRA_APPS),
+    *EXTRA_APPS,
 ]
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "config.static_files.StaticFiles",
     "config.api.EitherSlashMiddleware",
     "config.api.ChunkedBodyMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -244,8 +337,12 @@ AUTH_PASSWORD_VALIDATORS = [
 
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedStaticFilesStorage"},
+}
 # Without `collectstatic` (development, tests) the files are served from the packages themselves.
-WHITENOISE_USE_FINDERS = True
+WHITENOISE_USE_FINDERS = not STATIC_ROOT.is_dir()
 WHITENOISE_AUTOREFRESH = DEBUG
 
 if ENV.SECURE_COOKIES:

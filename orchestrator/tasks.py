@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from typing import Any
 
 from celery import signals
@@ -25,6 +26,16 @@ def tick(*args: Any, **kwargs: Any) -> None:
     """Beat's message, every second. Merged like any other bell, so that ticks do not pile up while nobody answers."""
     bell.mark_answered("orchestrator.tick")
     upkeep.tick()
+
+
+@signals.celeryd_init.connect
+def refuse_unknown_queues(options: dict[str, Any], **_: Any) -> None:
+    """Celery would say so at the end of a page of traceback."""
+    served = [queue.name for queue in app.conf.task_queues]
+    asked = options.get("queues") or []
+    for name in asked.split(",") if isinstance(asked, str) else asked:
+        if name not in served:
+            sys.exit(f"Muster does not start: -Q names {name!r}, which is none of its queues: {', '.join(served)}.")
 
 
 @signals.celeryd_after_setup.connect

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from psycopg2.extras import Json, execute_values
 
 from orchestrator import moves
 from orchestrator.failpoints import Failpoint
+from orchestrator.host import host
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Worker
 from orchestrator.running import Cancelled, Interrupted, LeaseLost, RunningJob, TimedOut
@@ -167,7 +167,7 @@ class WorkerProcess:
         row = Worker.objects.create(
             name=self.name,
             queues=self.queues,
-            host=_host(),
+            host=host(),
             pid=os.getpid(),
             process_started=_process_started(os.getpid()) or "",
         )
@@ -302,7 +302,7 @@ def give_up_silent() -> None:
 
 def give_up_dead_neighbours() -> None:
     """Gives up, without waiting for its lease to run out, every process of this host that does not exist any more."""
-    for worker in Worker.objects.filter(ended_at=None, host=_host()):
+    for worker in Worker.objects.filter(ended_at=None, host=host()):
         if _process_started(worker.pid) != worker.process_started:
             give_up(worker.id)
     take_back_from_ended()
@@ -349,12 +349,6 @@ def blame(
                 in_company=len(attempts) > 1 and not job.runs_alone,
                 skip_locked=True,
             )
-
-
-def _host() -> str:
-    """Names the place in which a process id means one process: the machine and, on Linux, the id namespace."""
-    namespace = Path("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {os.readlink(namespace) if namespace.exists() else ''}".strip()
 
 
 def _process_started(pid: int) -> str | None:

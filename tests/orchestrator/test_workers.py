@@ -16,6 +16,7 @@ from django.db import DatabaseError, transaction
 from django.db.models.functions import Now
 
 from orchestrator import engine, moves, upkeep, workers
+from orchestrator.host import host
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Kind, Worker
 from orchestrator.running import Interrupted, LeaseLost, RunningJob
@@ -204,7 +205,7 @@ def test_giving_up_twice_is_harmless(worker: WorkerProcess) -> None:
 def test_a_dead_neighbour_is_given_up_without_waiting_for_its_lease(kind: DeclareKind, worker: WorkerProcess) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    dead = stranger(host=workers._host(), pid=child.pid, process_started="1")
+    dead = stranger(host=host(), pid=child.pid, process_started="1")
     Job.objects.filter(id=submit(kind()).id).update(status="RUNNING", ready=False, worker_id=dead.id, attempt=1)
 
     give_up_dead_neighbours()
@@ -216,7 +217,7 @@ def test_a_dead_neighbour_is_given_up_without_waiting_for_its_lease(kind: Declar
 def test_a_zombie_is_dead(worker: WorkerProcess) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = workers._process_started(child.pid)
-    dead = stranger(host=workers._host(), pid=child.pid, process_started=started)
+    dead = stranger(host=host(), pid=child.pid, process_started=started)
     child.stdin.close()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
@@ -227,7 +228,7 @@ def test_a_zombie_is_dead(worker: WorkerProcess) -> None:
 
 
 def test_a_process_id_that_is_used_again_is_another_process(worker: WorkerProcess) -> None:
-    earlier = stranger(host=workers._host(), pid=os.getpid(), process_started="1")
+    earlier = stranger(host=host(), pid=os.getpid(), process_started="1")
 
     give_up_dead_neighbours()
 

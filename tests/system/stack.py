@@ -114,6 +114,17 @@ class Stack:
         """The job once a worker runs it."""
         return until(lambda: (job := self.job(job_id))["status"] == "RUNNING" and job, timeout_seconds)
 
+    def manage(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Runs a `manage.py` command beside the stack, as its operator would."""
+        return subprocess.run(
+            [sys.executable, "manage.py", *command],
+            cwd=BASE_DIR,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         url = postgres_url(self.data_dir / "postgres", self.ports["POSTGRES_PORT"])
         with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
@@ -160,7 +171,7 @@ class Stack:
 
     @property
     def broker_url(self) -> str:
-        return valkey_url(self.ports["VALKEY_PORT"])
+        return self.settings.get("BROKER_URL") or valkey_url(self.ports["VALKEY_PORT"])
 
     def _processes(self, name: str) -> list[psutil.Process]:
         marks = {

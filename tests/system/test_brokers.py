@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -31,6 +32,15 @@ def one_worker(request: pytest.FixtureRequest) -> Iterator[Stack]:
         stopping.callback(stack.stop)
         stack.wait_until_ready(120)
         yield stack
+
+
+def test_the_doctor_finds_a_running_stack_well(one_worker: Stack) -> None:
+    report = one_worker.manage("doctor", "--json")
+
+    assert report.returncode == 0, report.stdout + report.stderr
+    checks = {check["name"]: check for check in json.loads(report.stdout)["checks"]}
+    assert {name: check["found"] for name, check in checks.items() if check["level"] != "ok"} == {}
+    assert checks["broker"]["found"].startswith("RabbitMQ" if "amqp" in one_worker.broker_url else "Valkey")
 
 
 def test_an_orchestration_runs_to_its_end(one_worker: Stack) -> None:

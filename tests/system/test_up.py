@@ -28,9 +28,9 @@ from config.embedded import (
     Valkey,
     free_port,
     kept_running,
-    kept_secret,
     require_free_port,
 )
+from config.kept_secrets import kept_secret
 from config.processes import MARK, KeepingManager
 from config.settings import BASE_DIR, Environment
 from tests import servers

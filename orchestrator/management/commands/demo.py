@@ -1,11 +1,14 @@
 """`manage.py demo`: `up`, then the main jobs submitted over HTTP and watched to their end."""
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import requests
+from django.core.management.base import CommandParser
 from honcho.printer import Printer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -13,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from orchestrator.management.commands import up
 
 POLL_SECONDS = 0.2
+PICTURE_WIDTH = 100
 SHOWN = ("job_id", "kind", "status", "progress", "result", "error", "created_at", "updated_at")
 FINAL = ("COMPLETED", "FAILED", "CANCELLED")
 
@@ -20,8 +24,13 @@ FINAL = ("COMPLETED", "FAILED", "CANCELLED")
 class Command(up.Command):
     help = "Runs everything, submits the main jobs through HTTP, shows their progress, and goes on serving."
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        self.console = Console()
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--picture", type=Path, help="Write what is shown to this SVG file, and stop.")
+
+    def handle(self, *args: Any, picture: Path | None = None, **options: Any) -> None:
+        self.picture = picture
+        # A terminal is shown every move of the bars; the picture has their end.
+        self.console = Console(record=True, width=PICTURE_WIDTH, force_terminal=False) if picture else Console()
         self.console.print("Starting PostgreSQL, Valkey, web, workers, Beat and Flower …")
         super().handle(*args, **options)
 
@@ -35,11 +44,21 @@ class Command(up.Command):
             Demonstration(self.url, self.console, self.is_over).show()
         except (requests.RequestException, Refused) as failure:
             self.console.print(f"The demonstration ended early: {failure}", style="red", markup=False)
+        if self.picture and self.new_password:
+            self.new_password = "…"  # noqa: S105 - a stand-in
         if not self.is_over():
             self.console.print(f"\n{self.summary()}", markup=False, highlight=False, soft_wrap=True)
+        if self.picture:
+            self.picture.write_text(as_picture(self.console))
+            self.manager.terminate()
 
     def is_over(self) -> bool:
         return self.manager.is_stopping
+
+
+def as_picture(console: Console) -> str:
+    """What the console showed, as an SVG that asks nobody for fonts."""
+    return re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="make demo"), flags=re.DOTALL)
 
 
 class Refused(Exception):

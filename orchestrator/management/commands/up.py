@@ -29,8 +29,8 @@ from orchestrator.health import readiness
 # Beyond the grace period of the jobs: time that the processes have for the rest of their shutdown.
 SHUTDOWN_ALLOWANCE_SECONDS = 8
 
-# Being root, and serving static files without `collectstatic`, is as it should be here.
-IGNORED_WARNINGS = "ignore:You're running the worker with superuser privileges,ignore:No directory at"
+# Being root is as it should be here.
+IGNORED_WARNINGS = "ignore:You're running the worker with superuser privileges"
 
 
 class Command(BaseCommand):
@@ -146,6 +146,7 @@ class Command(BaseCommand):
         return f"http://127.0.0.1:{settings.ENV.WEB_PORT}"
 
     def summary(self) -> str:
+        logs = self.logs.relative_to(settings.BASE_DIR) if self.logs.is_relative_to(settings.BASE_DIR) else self.logs
         admin = f"   user admin, password {self.new_password} (shown only now)" if self.new_password else ""
         return "\n".join(
             (
@@ -154,7 +155,7 @@ class Command(BaseCommand):
                 f"  Admin   {self.url}/admin/{admin}",
                 f"  Flower  http://127.0.0.1:{settings.ENV.FLOWER_PORT}/",
                 f"  Health  {self.url}/api/health/ready/",
-                f"  Logs    {self.logs}",
+                f"  Logs    {logs}",
                 "Ctrl-C stops everything.",
             )
         )

@@ -1,0 +1,76 @@
+"""What the documents name exists: links, settings, commands, endpoints."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.core.management import get_commands
+from django.urls import ResolverMatch, is_valid_path, resolve
+
+from config.settings import Environment
+from tests.documents.reader import ALL, API, OPERATIONS, README, ROOT, Document, parsed
+
+by_name = pytest.mark.parametrize("document", ALL, ids=lambda document: document.name)
+# Names that look like settings and are docker-compose.yml's own.
+OTHER_NAMES = {"BUILD_TARGET"}
+
+
+@by_name
+def test_every_link_leads_somewhere(document: Document) -> None:
+    pages = {page.path: page for page in ALL}
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", document.text):
+        file, _, anchor = link.partition("#")
+        target = (document.path.parent / file).resolve() if file else document.path
+        assert target.exists(), link
+        assert not anchor or anchor in pages[target].anchors(), link
+
+
+@pytest.mark.parametrize(
+    "document", [page for page in ALL if "decisions" not in page.name], ids=lambda page: page.name
+)
+def test_every_setting_exists(document: Document) -> None:
+    names = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)(?:=[^`]*)?`", document.text))
+
+    assert {name.removesuffix("_FILE") for name in names} - set(Environment.__struct_fields__) - OTHER_NAMES == set()
+
+
+@by_name
+def test_every_make_target_and_every_command_exists(document: Document) -> None:
+    targets = set(re.findall(r"`(?:[A-Z_]+=\S+ )?make ([a-z-]+)", document.text))
+    commands = set(re.findall(r"manage\.py ([a-z_]+)", document.text))
+
+    assert targets - set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)) == set()
+    assert commands - get_commands().keys() == set()
+
+
+def route(path: str) -> ResolverMatch:
+    """What serves the path, which works with and without its last slash."""
+    path = re.sub(r"\{\w+\}", "x", path)
+    return resolve(path if is_valid_path(path) else f"{path}/")
+
+
+def test_every_path_of_the_table_is_served_for_its_methods() -> None:
+    assert len(README.rows()) > 20
+    for path, methods in README.rows():
+        for method in methods:
+            assert hasattr(route(path).func.view_class, method.lower()), (path, method)
+
+
+def test_every_path_of_the_table_has_a_curl_line_for_each_of_its_methods() -> None:
+    commands = [exchange.command for page in (README, API, OPERATIONS) for exchange in page.exchanges()]
+    asked = [parsed(command) for command in commands if command.startswith("curl ")]
+    shown = {(route(re.sub(r"^localhost:8000([^?]*).*", r"\1", each.url)).route, each.method) for each in asked}
+
+    wanted = {(route(path).route, method) for path, methods in README.rows() for method in methods}
+    assert wanted - shown == set()
+
+
+def test_the_picture_of_the_demo_shows_a_finished_job_and_needs_nothing_from_elsewhere() -> None:
+    picture = (ROOT / "docs" / "demo.svg").read_text()
+
+    assert "COMPLETED" in picture
+    assert "first_batch" in picture
+    assert "password&#160;…" in picture
+    assert "Logs&#160;&#160;&#160;&#160;data/logs" in picture
+    assert not re.findall(r"""(?:href=|src=|url\()["']?https?:""", picture)
