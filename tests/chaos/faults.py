@@ -203,7 +203,7 @@ def broker_down(world: World, rng: random.Random) -> None:
 @fault(touches="broker", seconds=6, group="broker")
 def broker_hangs(world: World, rng: random.Random) -> None:
     """Connections to it are accepted by the kernel, and nobody answers."""
-    with frozen(with_children(world.broker.process())):
+    with frozen([psutil.Process(world.broker.pid)]):
         time.sleep(rng.uniform(3, 8))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -10,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 import psycopg2
@@ -34,35 +35,11 @@ SETTINGS = {
 }
 # How long the suite waits for the database to answer it.
 PATIENCE_SECONDS = 60
-# A server that ended still holds its port, and its clients their connections, for a moment.
-BROKER_START_SECONDS = 60
 
 
-class Broker(Protocol):
-    """A broker that can be hurt. `url` is the same in all its lives."""
-
-    url: str
-
-    def start(self) -> None: ...
-    def kill(self) -> None: ...
-    def flush(self) -> None: ...
-    def forget(self) -> None: ...
-    def process(self) -> psutil.Process: ...
-    def stop(self) -> None: ...
-
-
-class ValkeyBroker:
-    name = "Valkey"
-
+class ValkeyBroker(Valkey):
     def __init__(self, folder: Path) -> None:
-        self._server = Valkey(folder / "valkey", free_port())
-        self.url = self._server.url
-
-    def start(self) -> None:
-        self._server.start()
-
-    def kill(self) -> None:
-        self._server.kill()
+        super().__init__(folder, free_port())
 
     def flush(self) -> None:
         with closing(redis.Redis.from_url(self.url, socket_timeout=2)) as client:
@@ -70,52 +47,24 @@ class ValkeyBroker:
 
     def forget(self) -> None:
         """Makes the next life of the killed server begin with nothing."""
-        for path in sorted(self._server.data_dir.rglob("*"), reverse=True):
-            path.unlink() if path.is_file() else path.rmdir()
+        shutil.rmtree(self.data_dir)
 
-    def process(self) -> psutil.Process:
-        assert self._server.pid
-        return psutil.Process(self._server.pid)
-
-    def stop(self) -> None:
-        self._server.stop()
+    def destroy(self) -> None:
+        self.stop()
 
 
-class RabbitBroker:
-    name = "RabbitMQ"
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        self._server = RabbitMQ(folder)
-        self.url = self._server.url
-
-    def start(self) -> None:
-        self._server.start()
-        until(self._answers, BROKER_START_SECONDS)
-
-    def kill(self) -> None:
-        self._server.kill()
-
+class RabbitBroker(RabbitMQ):
     def flush(self) -> None:
         with Connection(self.url, connect_timeout=2) as connection:
             for queue in QUEUES:
                 connection.default_channel.queue_purge(queue)
 
     def forget(self) -> None:
-        self._server.forget()
+        """Makes the next life of the killed node begin with nothing."""
+        shutil.rmtree(self.data_dir / "mnesia")
 
-    def process(self) -> psutil.Process:
-        return self._server.process()
 
-    def stop(self) -> None:
-        self._server.stop()
-
-    def _answers(self) -> bool:
-        with suppress(OSError), Connection(self.url, connect_timeout=2) as connection:
-            connection.connect()
-            return True
-        return False
-
+Broker = ValkeyBroker | RabbitBroker
 
 BROKERS = {"valkey": ValkeyBroker, "rabbitmq": RabbitBroker}
 
@@ -159,7 +108,7 @@ class World:
         self.stack.stop()
         if hasattr(self, "network"):
             self.network.stop()
-        self.broker.stop()
+        self.broker.destroy()
 
     def left_processes(self) -> list[psutil.Process]:
         """What still runs of a world that was stopped."""

@@ -5,33 +5,31 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
+from kombu import Connection, Queue
 
+from config.celery import QUEUE_ARGUMENTS
+from config.embedded import Server
 from tests import servers
-from tests.system import rabbitmq
+from tests.system.rabbitmq import RabbitMQ
 from tests.system.stack import Stack, until
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=["Valkey", "RabbitMQ"])
-def one_worker(request: pytest.FixtureRequest) -> Iterator[Stack]:
+@pytest.fixture(scope="module")
+def one_worker(any_broker: Server) -> Iterator[Stack]:
     """A stack whose default queue one process serves, on each broker in turn."""
-    if request.param == "RabbitMQ" and not rabbitmq.SERVER.exists():
-        pytest.skip("There is no RabbitMQ: apt-get install rabbitmq-server")
-    with ExitStack() as stopping:
-        settings = {"WORKER_PROCESSES": "1"}
-        if request.param == "RabbitMQ":
-            broker = rabbitmq.RabbitMQ(servers.new_folder("rabbitmq"))
-            broker.start()
-            stopping.callback(broker.stop)
-            settings["BROKER_URL"] = broker.url
-        stack = Stack(servers.new_folder("stack") / "data", **settings)
-        stopping.callback(stack.stop)
+    settings = {"WORKER_PROCESSES": "1", "BROKER_URL": any_broker.url}
+    if isinstance(any_broker, RabbitMQ):
+        settings["QUORUM_QUEUES"] = "true"
+    stack = Stack(servers.new_folder("stack") / "data", **settings)
+    try:
         stack.wait_until_ready(120)
         yield stack
+    finally:
+        stack.stop()
 
 
 def test_the_doctor_finds_a_running_stack_well(one_worker: Stack) -> None:
@@ -73,3 +71,18 @@ def finished_priorities(stack: Stack, ids: list[str]) -> list[int]:
         ids,
     )
     return [priority for [priority] in rows] if len(rows) == len(ids) else []
+
+
+def test_a_queue_of_rabbitmq_holds_no_more_than_its_bound(any_broker: Server) -> None:
+    if not isinstance(any_broker, RabbitMQ):
+        pytest.skip("Valkey does not bound its lists.")
+    with Connection(any_broker.url) as link, link.channel() as channel:
+        queue = Queue("unread", channel=channel, queue_arguments=QUEUE_ARGUMENTS)
+        queue.declare()
+        for _ in range(QUEUE_ARGUMENTS["x-max-length"] + 50):
+            link.Producer(channel).publish("bell", routing_key="unread")
+
+        held = until(lambda: channel.queue_declare("unread", passive=True).message_count, 20)
+        queue.delete()
+
+    assert held <= QUEUE_ARGUMENTS["x-max-length"]
