@@ -68,7 +68,7 @@ def test_a_worker_frozen_beyond_its_lease_cannot_write_when_it_wakes(stack: Stac
     assert stack.effects_of(job_id) == [(2, 0)]
 
 
-def test_a_worker_told_to_stop_hands_its_jobs_back_and_no_attempt_is_lost(stack: Stack) -> None:
+def test_a_worker_told_to_stop_hands_its_jobs_back_and_charges_no_attempt(stack: Stack) -> None:
     in_thread = stack.submit("tests.wait_and_write", {"seconds": 6})
     in_child = stack.submit("tests.wait_in_child", {"seconds": 6})
     deaf = stack.submit("tests.wait_deaf", {"seconds": 6})
@@ -80,9 +80,9 @@ def test_a_worker_told_to_stop_hands_its_jobs_back_and_no_attempt_is_lost(stack:
 
     for job_id in (in_thread, in_child, deaf):
         ended = stack.end_of(job_id, 60)
-        assert (ended["status"], ended["attempt"]) == ("COMPLETED", 1)
+        assert (ended["status"], ended["attempt"], ended["max_attempts"]) == ("COMPLETED", 2, 4)
         assert [attempt["outcome"] for attempt in ended["attempts"]] == ["INTERRUPTED"]
-        assert stack.effects_of(job_id) == [(1, 0)]
+        assert stack.effects_of(job_id) == [(2, 0)]
 
 
 def test_steps_that_are_finished_are_kept_when_the_worker_is_killed(stack: Stack) -> None:
