@@ -26,6 +26,9 @@ def route(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_
 
 env = settings.ENV
 
+# What RabbitMQ is told of a queue; Redis ignores it. Bells that nobody answers make room for new ones.
+QUEUE_ARGUMENTS = {"x-max-length": 1_000, **({"x-queue-type": "quorum"} if env.QUORUM_QUEUES else {})}
+
 app.conf.update(
     broker_url=env.BROKER_URL,
     # Work is never in a message: messages are acknowledged early, never retried, and have no result.
@@ -52,7 +55,7 @@ app.conf.update(
     if is_redis(env.BROKER_URL)
     else {},
     worker_cancel_long_running_tasks_on_connection_loss=False,
-    task_queues=[Queue(name) for name in (*settings.QUEUES, CONTROL_QUEUE)],
+    task_queues=[Queue(name, queue_arguments=QUEUE_ARGUMENTS) for name in (*settings.QUEUES, CONTROL_QUEUE)],
     task_default_queue=settings.QUEUES[0],
     task_routes=(route,),
     task_create_missing_queues=False,

@@ -199,6 +199,8 @@ class Postgres(Server):
             "port": str(self.port),
             "unix_socket_directories": "",
             "max_connections": "200",
+            # Jobs leave dead rows behind by the thousand; a look a minute would let too many come together.
+            "autovacuum_naptime": "10s",
             **self.settings,
         }
         options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]

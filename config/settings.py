@@ -28,6 +28,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     BROKER_URL: Annotated[str, Meta(description="Valkey or Redis (redis://…) or RabbitMQ (amqp://…).")] = (
         "redis://127.0.0.1:6379/0"
     )
+    QUORUM_QUEUES: Annotated[
+        bool, Meta(description="Queues of RabbitMQ that its nodes keep copies of; for a cluster.")
+    ] = False
     CACHE_URL: Annotated[
         str,
         Meta(description="Valkey or Redis that merges bells; empty: the broker if it is one, else none."),
@@ -81,6 +84,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     ] = 60
     HEARTBEAT_SECONDS: Annotated[Seconds, Meta(description="How often a worker process renews its row.")] = 5
     LEASE_SECONDS: Annotated[Seconds, Meta(description="A worker row not renewed for so long is dead.")] = 15
+    DEAF_SECONDS: Annotated[
+        Seconds, Meta(description="A worker that is free, and hears no bell while bells lie in its queues, ends.")
+    ] = 60
     TICK_SECONDS: Annotated[Seconds, Meta(description="How often Beat asks for upkeep.")] = 1
     TIME_SLICE_SECONDS: Annotated[Seconds, Meta(description="How long one answered bell goes on claiming.")] = 1
     SHUTDOWN_GRACE_SECONDS: Annotated[
@@ -90,6 +96,21 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     IDEMPOTENCY_KEY_HOURS: Annotated[
         float, Meta(gt=0, le=8_760, description="How long a client's Idempotency-Key is remembered.")
     ] = 24
+    RETENTION_DAYS: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=36_500,
+            description="How long a job is kept after its end, with all that goes with it; 0: for ever.",
+        ),
+    ] = 30
+    RETENTION_DAYS_BY_KIND: Annotated[
+        str,
+        Meta(
+            pattern=r"^([a-z0-9_.]+=\d{1,5}(\.\d+)?(,|$))*$",
+            description="Other times for some kinds, separated by commas: scheduler.add=2,demo.slices=0.5",
+        ),
+    ] = ""
     MAX_BODY_BYTES: Annotated[int, Meta(ge=1_000, description="Largest request body.")] = 5_000_000
     MAX_RESULT_BYTES: Annotated[int, Meta(ge=1_000, description="Largest result of a job, as JSON.")] = 1_000_000
     MAX_CHILDREN: Annotated[int, Meta(ge=1, description="Most children of one pipeline.")] = 100_000
@@ -254,6 +275,11 @@ checked_url(
 )
 if ENV.CACHE_URL:
     checked_url("CACHE_URL", ENV.CACHE_URL, (*REDIS, "unix"), "redis://host:port/1, or be empty")
+
+# Days by the names of kinds.
+RETENTION_DAYS_BY_KIND = {
+    kind: float(days) for kind, _, days in (each.partition("=") for each in split(ENV.RETENTION_DAYS_BY_KIND))
+}
 
 SECRET_KEY = ENV.SECRET_KEY
 DEBUG = ENV.DEBUG

@@ -39,12 +39,18 @@ batch_completed = Failpoint("batch-completed")
 
 
 def answer_bell(kind: Kind, *, celery_task_id: str) -> None:
-    """Runs ready jobs of the kind until none is left, or until the time slice is spent; then rings for the rest."""
+    """Runs ready jobs of the kind, as soon as this process has a slot free."""
     bell.mark_answered(kind.name)
     process = current_process()
     if process is None or not process.registered.wait(REGISTRATION_SECONDS):
         logger.warning("No worker row, so nothing is claimed; the tick rings again for %s.", kind.name)
         return
+    with process.answering():
+        run_ready(kind, process, celery_task_id=celery_task_id)
+
+
+def run_ready(kind: Kind, process: WorkerProcess, *, celery_task_id: str) -> None:
+    """Runs ready jobs of the kind until none is left, or until the time slice is spent; then rings for the rest."""
     run_next = run_batch if kind.execution == "transactional" else run_leased
     slice_ends = time.monotonic() + settings.ENV.TIME_SLICE_SECONDS
     while not process.draining.is_set() and run_next(kind, process, celery_task_id):

@@ -52,6 +52,7 @@ class BadPayload(ValueError):
 
 
 MOST_ATTEMPTS = 1_000
+MOST_KEEP_DAYS = 36_500
 
 Handler = Callable[..., Any]
 Plan = Callable[[Any], "Sequence[Child]"]
@@ -79,6 +80,7 @@ class Kind:
     plan: Plan | None
     max_unfinished_per_owner: int | None
     typical_duration: timedelta
+    keep_days: float | None
     description: str = ""
     task: Doorbell = field(repr=False)
 
@@ -94,15 +96,30 @@ class Kind:
             raise BadPayload(error) from None
 
     def decode_payload(self, text: str) -> Any:
-        """A payload in JSON, as it is stored, as the kind's payload type; raises BadPayload likewise."""
+        """A payload in JSON, as it is stored, as the kind's payload type; raises BadPayload likewise.
+
+        Fields that only a newer release knows are passed over.
+        """
         try:
             return self._decoder.decode(text)
-        except msgspec.ValidationError as error:
-            raise BadPayload(error) from None
+        except msgspec.ValidationError:
+            try:
+                return self._tolerant_decoder.decode(text)
+            except msgspec.ValidationError as error:
+                raise BadPayload(error) from None
 
     @cached_property
     def _decoder(self) -> msgspec.json.Decoder[Any]:
         return msgspec.json.Decoder(self.payload_type)
+
+    @cached_property
+    def _tolerant_decoder(self) -> msgspec.json.Decoder[Any]:
+        if not (isinstance(self.payload_type, type) and issubclass(self.payload_type, msgspec.Struct)):
+            return self._decoder
+        bases = (self.payload_type,)
+        return msgspec.json.Decoder(
+            msgspec.defstruct(self.payload_type.__name__, [], bases=bases, forbid_unknown_fields=False)
+        )
 
     def payload_schema(self) -> dict[str, Any]:
         """JSON Schema (2020-12) of the payload."""
@@ -130,6 +147,7 @@ def job(
     plan: Plan | None = None,
     max_unfinished_per_owner: int | None = None,
     typical_seconds: float = 60,
+    keep_days: float | None = None,
 ) -> Callable[[Handler], Kind]:
     """Makes a function a kind of job.
 
@@ -153,6 +171,8 @@ def job(
     plan: payload -> children; makes every job of this kind a pipeline whose last step is the function.
     max_unfinished_per_owner: more than so many at once are refused.
     typical_seconds: how long it usually takes, for the advice when to try again.
+    keep_days: how long a job is kept after its end, 0: for ever; RETENTION_DAYS if not given, and
+        RETENTION_DAYS_BY_KIND has the last word. A child is kept as long as its parent.
     """
 
     def declare(handler: Handler) -> Kind:
@@ -170,6 +190,8 @@ def job(
             raise ValueError(f"The kind {name!r} needs a priority from 0 (most urgent) to 9, not {priority!r}.")
         if not 1 <= max_attempts <= MOST_ATTEMPTS:
             raise ValueError(f"The kind {name!r} needs 1 to {MOST_ATTEMPTS:,} attempts, not {max_attempts!r}.")
+        if keep_days is not None and not 0 <= keep_days <= MOST_KEEP_DAYS:
+            raise ValueError(f"The kind {name!r} needs 0 (for ever) to {MOST_KEEP_DAYS:,} days, not {keep_days!r}.")
         if min(backoff_seconds, backoff_ceiling_seconds, batch_size or 1, timeout_seconds or 1) < 0:
             raise ValueError(f"The kind {name!r} needs times and a batch size that are not negative.")
         _kinds[name] = Kind(
@@ -191,6 +213,7 @@ def job(
             plan=plan,
             max_unfinished_per_owner=max_unfinished_per_owner,
             typical_duration=timedelta(seconds=typical_seconds),
+            keep_days=keep_days,
             description=inspect.cleandoc(handler.__doc__ or ""),
             task=_doorbell(name, queue),
         )

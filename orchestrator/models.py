@@ -16,6 +16,7 @@ class Kind(models.Model):
     name = models.CharField(primary_key=True, max_length=100)
     queue = models.CharField(max_length=50)
     description = models.TextField(blank=True)
+    keep_days = models.FloatField(null=True, help_text="How long it wants its jobs to be kept; 0: for ever.")
     paused_at = models.DateTimeField(null=True, blank=True)
 
     def __str__(self) -> str:
@@ -100,6 +101,7 @@ class Job(models.Model):
     )
     unfinished_dependencies = models.IntegerField(db_default=0)
     unwinding = models.BooleanField(db_default=False, help_text="Its unstarted children are still to be cancelled.")
+    pruning = models.BooleanField(db_default=False, help_text="It was kept long enough, and its children go first.")
 
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True)
@@ -130,6 +132,14 @@ class Job(models.Model):
                 fields=["owner", "kind"],
                 condition=Q(parent=None, status__in=UNFINISHED) & ~Q(owner=""),
             ),
+            # Serves: pruning jobs of a kind by age. Children go with their parents.
+            models.Index(
+                name="job_finished_by_kind",
+                fields=["kind", "finished_at"],
+                condition=Q(parent=None, finished_at__isnull=False),
+            ),
+            # Serves: going on with jobs that are too much for one pruning.
+            models.Index(name="job_pruning", fields=["id"], condition=Q(pruning=True)),
             # Serve: the lists of jobs by owner, kind and status, newest first. Completed jobs are most of the
             # table, so the primary key finds them as fast, and completing a job has one index less to write.
             models.Index(name="job_by_owner", fields=["owner", "-id"]),

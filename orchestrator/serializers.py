@@ -15,6 +15,7 @@ from config.openapi import A_JOB
 from orchestrator.kinds import Kind
 from orchestrator.models import Attempt, Job
 from orchestrator.queries import waiting_for
+from orchestrator.retention import kept_days
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.submission import MOST_ATTEMPTS
 
@@ -309,11 +310,15 @@ class ShownKind(serializers.Serializer[Any]):
         help_text="Whether every job of the kind is submitted with children."
     )
     max_unfinished_per_owner = serializers.IntegerField(source="kind.max_unfinished_per_owner", allow_null=True)
+    kept_days = serializers.SerializerMethodField(help_text="How long a job is kept after its end; 0: for ever.")
     paused_at = serializers.DateTimeField(allow_null=True, help_text="Nothing of the kind is started since.")
     payload = serializers.SerializerMethodField(help_text="JSON Schema (2020-12) of the payload.")
 
     def get_is_pipeline(self, shown: dict[str, Any]) -> bool:
         return shown["kind"].plan is not None
+
+    def get_kept_days(self, shown: dict[str, Any]) -> float:
+        return kept_days(shown["kind"].name)
 
     def get_payload(self, shown: dict[str, Any]) -> dict[str, Any]:
         kind: Kind = shown["kind"]

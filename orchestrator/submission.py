@@ -87,6 +87,8 @@ class NotRetryable(Exception):
     def __init__(self, job: Job) -> None:
         if job.parent_id:
             message = f"The job is the child {job.name!r} of a pipeline: retry its parent, {job.parent_id}."
+        elif job.pruning:
+            message = "The job ended so long ago that it is just being deleted; submit it anew."
         else:
             message = f"The job is {job.status}; only a FAILED or CANCELLED job can be retried."
         super().__init__(message)
@@ -200,7 +202,7 @@ def retry(job_id: UUID) -> Job:
     """
     with transaction.atomic():
         job = Job.objects.select_for_update().get(id=job_id)
-        if job.parent_id or job.status not in (Status.FAILED, Status.CANCELLED):
+        if job.parent_id or job.pruning or job.status not in (Status.FAILED, Status.CANCELLED):
             raise NotRetryable(job)
         _check_cap(kind_named(job.kind), job.owner)
         again = Job.objects.filter(id=job_id) | Job.objects.filter(

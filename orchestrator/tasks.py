@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 from celery import signals
@@ -13,11 +14,14 @@ from celery.worker.state import active_requests
 
 from config.celery import CONTROL_QUEUE, app
 from orchestrator import bell, upkeep, workers
+from orchestrator.scout import Scout
 
 logger = logging.getLogger(__name__)
 
-# The Celery worker this process belongs to; a forked child inherits it.
+# The Celery worker this process belongs to, and the id of its main process; a forked child inherits them.
 _celery_worker: Any = None
+_celery_pid = 0
+_scout: Scout | None = None
 
 
 # No events: a tick a second would push everything else out of Flower's list.
@@ -25,7 +29,9 @@ _celery_worker: Any = None
 def tick(*args: Any, **kwargs: Any) -> None:
     """Beat's message, every second. Merged like any other bell, so that ticks do not pile up while nobody answers."""
     bell.mark_answered("orchestrator.tick")
-    upkeep.tick()
+    process = workers.current_process()
+    with process.answering() if process else nullcontext():
+        upkeep.tick()
 
 
 @signals.celeryd_init.connect
@@ -39,22 +45,18 @@ def refuse_unknown_queues(options: dict[str, Any], **_: Any) -> None:
 
 
 @signals.celeryd_after_setup.connect
-def remember_celery_worker(sender: str, instance: Any, **_: Any) -> None:
-    global _celery_worker
-    _celery_worker = instance
+def start_main(sender: str, instance: Any, **_: Any) -> None:
+    """A Celery worker begins, and has no broker yet. With any pool but prefork this process runs the jobs itself."""
+    global _celery_worker, _celery_pid
+    _celery_worker, _celery_pid = instance, os.getpid()
+    if not _has_children():
+        _start_process()
 
 
 @signals.worker_process_init.connect
 def start_child(**_: Any) -> None:
     """A child of the prefork pool begins. The solo pool sends this, too, before there is a worker to speak of."""
     if _celery_worker and _has_children():
-        _start_process()
-
-
-@signals.worker_ready.connect
-def start_main(**_: Any) -> None:
-    """With any other pool the main process runs the jobs itself."""
-    if not _has_children():
         _start_process()
 
 
@@ -88,11 +90,18 @@ def _drain_on_signal(*_: Any) -> None:
 @signals.worker_shutdown.connect
 def end(**_: Any) -> None:
     if process := workers.current_process():
+        process.drain()
+        if _scout:
+            _scout.join()
         process.end()
 
 
 def _start_process() -> None:
-    workers.start_process(_celery_worker.hostname, sorted(_celery_worker.app.amqp.queues.consume_from))
+    global _scout
+    slots = 1 if _has_children() else _celery_worker.pool.limit
+    queues = sorted(_celery_worker.app.amqp.queues.consume_from)
+    process = workers.start_process(_celery_worker.hostname, queues, slots)
+    _scout = Scout(process, _celery_pid).start()
 
 
 def _has_children() -> bool:

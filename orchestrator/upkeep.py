@@ -5,39 +5,35 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from django.conf import settings
 from django.db import connection
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 
-from orchestrator import bell, moves, pipelines, workers
+from orchestrator import bell, moves, pipelines, retention, workers
 from orchestrator.failpoints import Failpoint
 from orchestrator.kinds import all_kinds
-from orchestrator.models import Attempt, IdempotencyKey, Job, Kind, Upkeep, Worker
+from orchestrator.models import Attempt, Job, Kind, Upkeep
 
 logger = logging.getLogger(__name__)
 
 # Most jobs made ready by one statement.
 DUE_BATCH = 10_000
 
-# Most rows of a table that one pruning deletes, and how long it rests in between.
-PRUNE_BATCH = 5_000
+# How long pruning rests once nothing is left to prune.
 PRUNE_EVERY = timedelta(minutes=1)
-# How long a worker's row is kept after its end.
-ENDED_WORKER_DAYS = 7
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
-# Jobs whose time has come.
+# Jobs whose time has come. An array, since a subquery might be run again for each row, and yield others each time.
 MAKE_DUE_READY = """
 UPDATE orchestrator_job SET ready = true, updated_at = clock_timestamp()
-WHERE id IN (
+WHERE id = ANY(ARRAY(
     SELECT id FROM orchestrator_job
     WHERE NOT ready AND status = 'CREATED' AND unfinished_dependencies = 0 AND run_at <= clock_timestamp()
     ORDER BY run_at
     LIMIT %s
     FOR UPDATE SKIP LOCKED
-)
+))
 """
 
 
@@ -56,8 +52,8 @@ def part(function: Part) -> Part:
 
 
 def tick() -> None:
-    """Runs every part. One that fails is logged and does not hold up the others."""
-    for run, has_run in _parts.items():
+    """Runs every part, and prunes when the rest is done. One that fails is logged and does not hold up the others."""
+    for run, has_run in sorted(_parts.items(), key=lambda each: each[0] is prune):
         try:
             run()
             has_run()
@@ -104,15 +100,8 @@ def ring_for_ready() -> None:
 
 @part
 def prune() -> None:
-    """Deletes what nobody will ask for again, a batch a minute."""
-    Upkeep.objects.get_or_create(part="prune", defaults={"ran_at": datetime.min.replace(tzinfo=UTC)})
-    if not Upkeep.objects.filter(part="prune", ran_at__lt=Now() - PRUNE_EVERY).update(ran_at=Now()):
-        return
-    forgotten = timedelta(hours=settings.ENV.IDEMPOTENCY_KEY_HOURS)
-    _delete_some(IdempotencyKey.objects.filter(created_at__lt=Now() - forgotten).order_by("created_at"))
-    long_ended = Worker.objects.filter(ended_at__lt=Now() - timedelta(days=ENDED_WORKER_DAYS), trying={})
-    _delete_some(long_ended.exclude(Exists(Job.objects.filter(worker=OuterRef("id")))))
-
-
-def _delete_some(rows: QuerySet[Any]) -> None:
-    rows.model.objects.filter(pk__in=list(rows.values_list("pk", flat=True)[:PRUNE_BATCH])).delete()
+    """Deletes what has had its time: at every tick while there is more, and else once a minute."""
+    Upkeep.objects.get_or_create(part="prune", defaults={"ran_at": LONG_AGO})
+    is_due = Upkeep.objects.filter(part="prune", ran_at__lt=Now() - PRUNE_EVERY).update(ran_at=Now())
+    if is_due and retention.prune():
+        Upkeep.objects.filter(part="prune").update(ran_at=LONG_AGO)

@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,11 @@ NOTE_TRYING = "UPDATE orchestrator_worker SET trying = %(trying)s WHERE id = %(i
 
 # The kinds this process can run, for whoever looks at them and for the tick, which rings for them.
 REPORT_KINDS = """
-INSERT INTO orchestrator_kind (name, queue, description) VALUES %s
-ON CONFLICT (name) DO UPDATE SET queue = excluded.queue, description = excluded.description
-WHERE (orchestrator_kind.queue, orchestrator_kind.description) <> (excluded.queue, excluded.description)
+INSERT INTO orchestrator_kind AS known (name, queue, description, keep_days) VALUES %s
+ON CONFLICT (name) DO UPDATE
+SET queue = excluded.queue, description = excluded.description, keep_days = excluded.keep_days
+WHERE (known.queue, known.description, known.keep_days)
+      IS DISTINCT FROM (excluded.queue, excluded.description, excluded.keep_days)
 """
 
 
@@ -78,9 +81,11 @@ Attempted = tuple[UUID, int]
 class WorkerProcess:
     """This process as a worker: its row, its heartbeat thread, and the jobs it runs."""
 
-    def __init__(self, name: str, queues: Sequence[str]) -> None:
+    def __init__(self, name: str, queues: Sequence[str], slots: int = 1) -> None:
         self.name = name
         self.queues = list(queues)
+        # So many bells are answered at a time, whether they were heard or not.
+        self.slots = threading.BoundedSemaphore(slots)
         self.row_id: int | None = None
         self.draining = threading.Event()
         self.ended = threading.Event()
@@ -88,6 +93,7 @@ class WorkerProcess:
         self._look_now = threading.Event()
         self._drain_began = 0.0
         self._renewed_at = 0.0
+        self._heard_at = time.monotonic()
         self._lock = threading.Lock()
         self._running: dict[Attempted, RunningJob] = {}
         self._astray: set[Attempted] = set()
@@ -113,6 +119,19 @@ class WorkerProcess:
         self.ended.set()
         self._look_now.set()
         self._thread.join(LAST_CALL_SECONDS)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """A bell was heard, and is answered in the block, in which a slot is taken."""
+        self._heard_at = time.monotonic()
+        with self.slots:
+            yield
+        self._heard_at = time.monotonic()
+
+    @property
+    def quiet_seconds(self) -> float:
+        """How long no bell was heard."""
+        return time.monotonic() - self._heard_at
 
     def take(self, running: RunningJob) -> None:
         """A job was claimed and starts here."""
@@ -173,7 +192,9 @@ class WorkerProcess:
         )
         with connection.cursor() as cursor:
             execute_values(
-                cursor.cursor, REPORT_KINDS, [(kind.name, kind.queue, kind.description) for kind in all_kinds()]
+                cursor.cursor,
+                REPORT_KINDS,
+                [(kind.name, kind.queue, kind.description, kind.keep_days) for kind in all_kinds()],
             )
         self.row_id = row.id
         self._noted = {}
@@ -198,7 +219,7 @@ class WorkerProcess:
             running = dict(self._running)
         leases = {
             (id, attempt): (cancelled, overdue)
-            for id, attempt, cancelled, overdue in self._read_aside(LEASES, {"id": self.row_id})
+            for id, attempt, cancelled, overdue in self.read_aside(LEASES, {"id": self.row_id})
         }
         for attempted, job in running.items():
             cancelled, overdue = leases.get(attempted, (False, False))
@@ -265,7 +286,8 @@ class WorkerProcess:
             cursor.execute(sql, parameters)
             return int(cursor.rowcount)
 
-    def _read_aside(self, sql: str, parameters: dict[str, Any]) -> list[tuple[UUID, int, bool, bool]]:
+    def read_aside(self, sql: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """What the query yields, on the heartbeat's connection: it must be quick."""
         with self._aside_lock, self._aside.cursor() as cursor:
             cursor.execute(sql, parameters)
             return list(cursor.fetchall())
@@ -374,10 +396,10 @@ def _exists(pid: int) -> str | None:
 _current: WorkerProcess | None = None
 
 
-def start_process(name: str, queues: Sequence[str]) -> WorkerProcess:
+def start_process(name: str, queues: Sequence[str], slots: int = 1) -> WorkerProcess:
     """Makes this process a worker. A forked child calls it anew."""
     global _current
-    _current = WorkerProcess(name, queues).start()
+    _current = WorkerProcess(name, queues, slots).start()
     return _current
 
 

@@ -206,7 +206,9 @@ class Task(Operands):
     """Two numbers to add. Its state is its job's."""
 
     owner = models.CharField(max_length=150, blank=True, db_default="")
-    job = models.ForeignKey(Job, on_delete=models.PROTECT, related_name="+", help_text="The latest run of it.")
+    job = models.ForeignKey(
+        Job, on_delete=models.CASCADE, related_name="+", help_text="The latest run of it, with which it is pruned."
+    )
     # It keeps naming a schedule that was deleted, which is therefore as quick with a million tasks as with none.
     schedule = models.ForeignKey(
         TaskSchedule,

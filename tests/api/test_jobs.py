@@ -525,6 +525,7 @@ def test_kinds_are_listed_with_the_schema_of_their_payload(api: Api) -> None:
     assert (demo["queue"], demo["execution"], demo["priority"], demo["max_attempts"]) == ("io", "leased", 5, 3)
     assert demo["payload"]["$defs"]["Slices"]["properties"]["slices"]["default"] == 5
     assert (demo["is_pipeline"], demo["timeout_seconds"], demo["paused_at"]) == (False, 3600, None)
+    assert demo["kept_days"] == 30
     assert (orchestration["is_pipeline"], orchestration["max_unfinished_per_owner"]) == (True, 3)
 
 

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 # Long enough for what ends at all, here.
 ENOUGH_SECONDS = 5
+PATIENCE_SECONDS = 60
 
 Without = Callable[[str], None]
 
@@ -35,7 +36,7 @@ def a_worker_frozen_beyond_its_lease(world: World) -> Run:
     )
     [[pid]] = until(lambda: world.query(sql, job_id), 20)
     with frozen([psutil.Process(pid)]):
-        until(lambda: not run.unfinished(), 30)
+        until(lambda: not run.unfinished(), PATIENCE_SECONDS)
     until(lambda: world.outside.read_text().count(f'"event": "done", "key": "{job_id}"') == 2, 20)
     # The zombie has ended when the process asks for the next job.
     run.client().job(CHILD, {"number": 2}, priority=0)
@@ -93,7 +94,7 @@ def test_with_the_bell_rung_before_the_commit_a_job_is_lost_to_whoever_has_no_ti
 def test_what_was_lost_without_a_tick_is_found_by_the_next_one(world: World) -> None:
     run = Run(world, "the tick is back", seed=0)
 
-    until(lambda: not world.query("SELECT FROM orchestrator_job WHERE status IN ('CREATED', 'RUNNING')"), 20)
+    until(lambda: not world.query("SELECT id FROM orchestrator_job WHERE status IN ('CREATED', 'RUNNING')"), 20)
 
     run.settle()
     assert Report(Books(run)).holds

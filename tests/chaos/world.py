@@ -32,6 +32,7 @@ SETTINGS = {
     "ORCHESTRATION_STEP_SECONDS": "0.2",
     "WORKER_PROCESSES": "2",
     "WORKER_THREADS": "8",
+    "DEAF_SECONDS": "10",
 }
 # How long the suite waits for the database to answer it.
 PATIENCE_SECONDS = 60

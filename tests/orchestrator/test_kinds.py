@@ -55,6 +55,8 @@ def test_a_leased_kind_takes_no_batches(options: dict[str, Any]) -> None:
         {"backoff_seconds": -1},
         {"backoff_ceiling_seconds": -1},
         {"timeout_seconds": -1},
+        {"keep_days": -1},
+        {"keep_days": 36_501},
         {"batch_size": -1, "execution": "transactional"},
     ],
 )

@@ -1,0 +1,140 @@
+"""Tasks are pruned with their latest run, and the results of earlier runs by their own age."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.db import models
+from django.utils import timezone
+
+from orchestrator import retention
+from orchestrator.models import Job
+from scheduler import services
+from scheduler.models import Task, TaskResult
+from scheduler.tasks import results_of_earlier_runs
+from tests.api.conftest import Api
+from tests.factories import id_of
+from tests.orchestrator.workbench import PATIENCE_SECONDS
+from tests.scheduler.desk import MONDAY, again, make_schedule, make_task, occurrences, run_all
+
+pytestmark = pytest.mark.django_db
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is pruned at once, however busy the machine."""
+    monkeypatch.setattr(retention, "PRUNING_SECONDS", PATIENCE_SECONDS)
+
+
+def age(*tasks: Task, days: float) -> None:
+    """Makes the last runs of the tasks, which ended just now, end so long ago."""
+    Job.objects.filter(id__in=[task.job_id for task in tasks]).update(finished_at=timezone.now() - days * DAY)
+
+
+def test_a_task_goes_with_its_job_and_its_results_with_it(api: Api) -> None:
+    old, young = make_task(), make_task()
+    run_all()
+    age(old, days=31)
+
+    retention.prune()
+
+    assert [task.id for task in Task.objects.all()] == [young.id]
+    assert [result.task_id for result in TaskResult.objects.all()] == [young.id]
+    assert api.get(f"/tasks/{old.id}/").status_code == 404
+
+
+def test_a_task_that_waits_is_kept() -> None:
+    make_task()
+
+    retention.prune()
+
+    assert Task.objects.exists()
+
+
+def test_a_task_that_was_run_again_is_kept_with_its_latest_run() -> None:
+    task = make_task()
+    run_all()
+    age(task, days=31)
+    services.run_again(task.id)
+
+    retention.prune()
+
+    assert Task.objects.get().job_id == Job.objects.get().id != task.job_id
+    assert TaskResult.objects.count() == 1
+
+
+def test_results_of_earlier_runs_go_by_their_own_age() -> None:
+    task = make_task()
+    run_all()
+    for days in (32, 30):
+        at = timezone.now() - days * DAY
+        TaskResult.objects.create(id=id_of(at), task=task, result=days, created_at=at)
+
+    assert not results_of_earlier_runs()
+
+    assert set(TaskResult.objects.values_list("result", flat=True)) == {3, 30}
+
+
+def test_a_schedule_outlives_its_tasks_and_fires_none_twice() -> None:
+    schedule = make_schedule(misfire_policy="all")
+    services.fire_due(now=MONDAY)
+    run_all()
+    age(*Task.objects.all(), days=31)
+
+    retention.prune()
+    services.fire_due(now=MONDAY)
+
+    assert again(schedule).run_count == 1
+    assert occurrences(schedule) == []
+
+
+def test_a_schedule_that_skips_overlaps_runs_on_when_its_last_task_was_pruned() -> None:
+    schedule = make_schedule(overlap="skip")
+    services.fire_due(now=MONDAY)
+    run_all()
+    age(*Task.objects.all(), days=31)
+    retention.prune()
+
+    services.fire_due(now=MONDAY + timedelta(minutes=1))
+
+    assert len(occurrences(schedule)) == 1
+
+
+def test_a_job_that_is_protected_stays_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "MOST_JOBS", 1)
+    monkeypatch.setattr(Task._meta.get_field("job").remote_field, "on_delete", models.PROTECT)
+    old, older = make_task(), make_task()
+    run_all()
+    age(older, days=40)
+    age(old, days=31)
+    Task.objects.filter(id=old.id).update(job=older.job_id)
+
+    retention.prune()
+
+    assert [job.id for job in Job.objects.all()] == [older.job_id]
+
+
+def test_every_way_to_a_pruned_row_is_indexed() -> None:
+    """Or each pruned row would cost a look at a whole table."""
+    waiting, found = [Job], []
+    for model in waiting:
+        for field in retention._keys_to(model):
+            if field.remote_field.on_delete is models.CASCADE and field.model not in waiting:
+                waiting.append(field.model)
+            if field.db_constraint:
+                found.append(field)
+
+    assert {str(field) for field in found if not leads_an_index(field)} == set()
+    assert len(found) >= 9
+
+
+def leads_an_index(field: models.Field) -> bool:
+    options = field.model._meta
+    # A partial one serves as well if it holds every row that names another.
+    serving = (None, models.Q((f"{field.name}__isnull", False)))
+    both = [*options.indexes, *(each for each in options.constraints if isinstance(each, models.UniqueConstraint))]
+    first = {each.fields[0] for each in both if each.condition in serving}
+    return field.db_index or field.unique or field.name in first
