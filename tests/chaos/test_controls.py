@@ -77,10 +77,11 @@ def test_without_the_tick_a_job_to_be_tried_again_is_lost_and_one_that_has_its_b
     assert report.books.jobs[short]["status"] == "COMPLETED"
 
 
-def test_with_the_bell_rung_before_the_commit_a_job_is_lost_to_whoever_has_no_tick(
+def test_with_the_bell_rung_before_the_commit_a_job_is_lost_where_nobody_looks_without_a_bell(
     world: World, without: Without
 ) -> None:
     without("no_tick")
+    without("no_scout")
     without("bell_before_commit")
     run = Run(world, "bell before commit", seed=0)
     run.client().job(SHORT, {})
@@ -91,10 +92,8 @@ def test_with_the_bell_rung_before_the_commit_a_job_is_lost_to_whoever_has_no_ti
     assert report.broken == {ENDS}
 
 
-def test_what_was_lost_without_a_tick_is_found_by_the_next_one(world: World) -> None:
-    run = Run(world, "the tick is back", seed=0)
-
+def test_what_was_lost_without_a_guard_goes_on_with_it_and_nothing_is_left(world: World) -> None:
     until(lambda: not world.query("SELECT id FROM orchestrator_job WHERE status IN ('CREATED', 'RUNNING')"), 20)
 
-    run.settle()
-    assert Report(Books(run)).holds
+    report = Report(Books(Run(world, "guarded again", seed=0)))
+    assert report.holds, report.text()
