@@ -402,6 +402,7 @@ def buffers_of_an_idle_pass() -> int:
     return int(root["Plan"]["Shared Hit Blocks"]) + int(root["Plan"]["Shared Read Blocks"])
 
 
+@threaded  # As in a worker, what a part of the tick sets for its transaction ends with it.
 def test_a_tick_with_nothing_due_costs_the_same_with_a_hundred_thousand_schedules_as_with_ten() -> None:
     many_schedules(10, due_in_seconds=3_600)
     few = idle_tick()
