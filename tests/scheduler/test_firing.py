@@ -390,7 +390,7 @@ def idle_tick() -> list[dict[str, str]]:
     with CaptureQueriesContext(connection) as captured:
         services.follow_beat()
         fire_due()
-    return [query for query in captured.captured_queries if "SAVEPOINT" not in query["sql"]]
+    return [query for query in captured.captured_queries if query["sql"].partition(" ")[0] not in ("BEGIN", "COMMIT")]
 
 
 def buffers_of_an_idle_pass() -> int:
