@@ -29,8 +29,8 @@ demo: .venv/up.stamp ## Start everything, run the main jobs before your eyes, go
 up: .venv/up.stamp ## Start everything and serve until Ctrl-C.
 	@$(BIN)/python manage.py up
 
-test: .venv/dev.stamp ## Run all tests, on private servers of their own. Options for pytest: make test ARGS="-k retry".
-	@$(BIN)/python -m pytest $(ARGS)
+test: .venv/dev.stamp ## Run all tests, a file a core, on private servers. Options for pytest: make test ARGS="-k retry".
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 compose-test: .venv/dev.stamp ## Run the containers for real and hurt them; needs an engine: make compose-test COMPOSE="docker compose".
 	@COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -o addopts=-ra -o DJANGO_SETTINGS_MODULE= tests/compose/scenario.py $(ARGS)
