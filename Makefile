@@ -17,7 +17,7 @@ COMPOSE ?= docker compose
 UV := uv==0.13.9
 LOCK := .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --annotation-style line
 
-.PHONY: help demo up test compose-test check bench lock hooks clean
+.PHONY: help demo up test compose-test chaos check bench lock hooks clean
 .DEFAULT_GOAL := help
 
 help: ## List these commands.
@@ -29,11 +29,16 @@ demo: .venv/up.stamp ## Start everything, run the main jobs before your eyes, go
 up: .venv/up.stamp ## Start everything and serve until Ctrl-C.
 	@$(BIN)/python manage.py up
 
-test: .venv/dev.stamp ## Run all tests, on private servers of their own. Options for pytest: make test ARGS="-k retry".
-	@$(BIN)/python -m pytest $(ARGS)
+test: .venv/dev.stamp ## Run all tests, a file a core, on private servers. Options for pytest: make test ARGS="-k retry".
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 compose-test: .venv/dev.stamp ## Run the containers for real and hurt them; needs an engine: make compose-test COMPOSE="docker compose".
 	@COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -o addopts=-ra -o DJANGO_SETTINGS_MODULE= tests/compose/scenario.py $(ARGS)
+
+# SECONDS is the shell's own clock where it is not given to make.
+chaos: .venv/dev.stamp ## Hurt a whole stack for five minutes and look for losses: make chaos SECONDS=60 SEED=1 BROKER=rabbitmq.
+	@$(BIN)/python -m tests.chaos --seconds $(if $(filter command line,$(origin SECONDS)),$(SECONDS),300) \
+		$(if $(SEED),--seed $(SEED)) --broker $(or $(BROKER),valkey) $(ARGS)
 
 check: .venv/dev.stamp ## Check style, types, layers, migrations and deployment settings, as the hooks and CI do.
 	$(BIN)/ruff check .
@@ -57,7 +62,7 @@ lock: ## Write requirements*.txt, with hashes, from requirements*.in. To take ne
 	$(LOCK) --custom-compile-command "make lock, from benchmarks/baselines/requirements.in" $(ARGS) \
 		--output-file benchmarks/baselines/requirements.txt benchmarks/baselines/requirements.in
 
-bench: .venv/bench.stamp ## Measure Muster beside what people would use instead, an hour; parts of it: make bench ONLY=tasks,reads QUICK=1.
+bench: .venv/bench.stamp ## Measure Muster beside what others would use instead, an hour; a part: make bench ONLY=tasks,reads QUICK=1.
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 hooks: ## Install the git hooks: check before a commit, test before a push.

@@ -88,9 +88,9 @@ def test_null_is_as_good_as_leaving_a_field_out(api: Api) -> None:
 
 
 def test_submitting_takes_few_statements(api: Api, django_assert_num_queries: DjangoAssertNumQueries) -> None:
-    # The INSERT and the read of the answer, each SAVEPOINT and RELEASE of the request (outside of tests a transaction)
-    # and of the submission.
-    with django_assert_num_queries(6):
+    # The INSERT, the reads of the job and of the answer, each SAVEPOINT and RELEASE of the request (outside of tests a
+    # transaction) and of the submission.
+    with django_assert_num_queries(7):
         api.post("/jobs")
 
 

@@ -7,12 +7,15 @@ from typing import Any
 
 from django.db import connection
 
+from tests.kinds import outside
+
 CALL_SECONDS = 0.3
 
 
 def remember(records: list[dict[str, Any]], *, idempotency_key: str) -> None:
     """Takes a moment. For records of the city of Troubleton it raises at the first call with each key."""
     time.sleep(CALL_SECONDS)
+    outside.tell("called", idempotency_key)
     troubled = any(record["city"] == "Troubleton" for record in records)
     if troubled and count_call(idempotency_key) == 1:
         raise ConnectionError("The outside service is down.")

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from django.db.models.functions import Now
 
-from config.celery import CONTROL_QUEUE
+from config.celery import CONTROL_QUEUE, app
 from orchestrator import bell, scout, tasks, upkeep, workers
 from orchestrator.kinds import Kind
 from orchestrator.models import Job, Upkeep
@@ -259,6 +259,8 @@ def test_bells_that_lie_in_the_broker_are_seen(kind: DeclareKind, hire: Hire) ->
     waiting, process = kind(queue="io"), hire()
     process.queues = ["io"]
     scouting = Scout(process, os.getpid())
+    with app.connection_for_write() as link:
+        link.default_channel.queue_purge("io")
     before = scouting._bells_lie()
     waiting.task.apply_async()
 

@@ -1,0 +1,97 @@
+"""A TCP proxy that is a network to be cut."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+PIECE_BYTES = 65_536
+# SO_LINGER with a time of zero: closing the socket resets the connection.
+RESET = struct.pack("ii", 1, 0)
+
+
+class Proxy:
+    """Listens on a port of its own and passes bytes to another, in a thread of its own."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
+        self._thread.start()
+        self._started.wait()
+
+    def cut(self) -> None:
+        """From now on nothing arrives, and nobody is told."""
+        self._call(self._open.clear)
+
+    def heal(self) -> None:
+        """What was under way arrives late, and all goes on."""
+        self._call(self._open.set)
+
+    def reset(self) -> None:
+        """All connections are reset; what was under way is lost. New ones may be made."""
+        self._call(self._reset)
+
+    def stop(self) -> None:
+        self._call(self._reset)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.port: int = server.sockets[0].getsockname()[1]
+        self._started.set()
+        self._loop.run_forever()
+        server.close()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            await self._open.wait()
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            self._drop(writer)
+            return
+        self._writers.add(far_writer)
+        await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Whichever side ends first, the other is told, unless the network is cut."""
+        with suppress(OSError):
+            while piece := await reader.read(PIECE_BYTES):
+                await self._open.wait()
+                writer.write(piece)
+                await writer.drain()
+        await self._open.wait()
+        self._drop(writer)
+
+    def _reset(self) -> None:
+        for writer in list(self._writers):
+            with suppress(OSError):
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            writer.transport.abort()
+        self._writers.clear()
+        self._open.set()
+
+    def _drop(self, writer: asyncio.StreamWriter) -> None:
+        self._writers.discard(writer)
+        writer.close()
+
+    def _call(self, function: Callable[[], Any]) -> None:
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(lambda: (function(), done.set()))
+        done.wait()

@@ -1,0 +1,58 @@
+"""The guards that can be taken away, each while a file of its name lies in the folder that SABOTAGE names."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from django.apps import AppConfig
+
+# A commit may take so long; a bell that is rung before it is answered before it.
+SLOW_COMMIT_SECONDS = 0.5
+ATTEMPT_GUARD = "AND status = 'RUNNING' AND attempt = %(attempt)s"
+
+
+class SabotageConfig(AppConfig):
+    name = "tests.sabotage"
+
+    def ready(self) -> None:
+        if folder := os.environ.get("SABOTAGE"):
+            take_guards(Path(folder))
+
+
+def take_guards(folder: Path) -> None:
+    """Puts a switch before each guard. Without its file each function is as it was."""
+    from orchestrator import bell, moves, scout, upkeep
+
+    moves.complete = switched(folder / "no_attempt_guard", moves.complete, unguarded(moves))
+    scout.Scout._unrung = switched(folder / "no_scout", scout.Scout._unrung, lambda self: [])
+    upkeep.tick = switched(folder / "no_tick", upkeep.tick, lambda: None)
+    bell.ring_after_commit = switched(folder / "bell_before_commit", bell.ring_after_commit, ring_before_commit)
+
+
+def switched(switch: Path, function: Callable[..., Any], sabotaged: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def either(*args: Any, **kwargs: Any) -> Any:
+        return (sabotaged if switch.exists() else function)(*args, **kwargs)
+
+    return either
+
+
+def unguarded(moves: Any) -> Callable[..., Any]:
+    """The function that completes a job, whoever has it by now, and however often it was completed."""
+    assert ATTEMPT_GUARD in moves.COMPLETE
+    statement = moves.COMPLETE.replace(ATTEMPT_GUARD, "")
+    return FunctionType(moves.complete.__code__, vars(moves) | {"COMPLETE": statement})
+
+
+def ring_before_commit(*kinds: Any) -> None:
+    from orchestrator import bell
+
+    for kind in kinds:
+        bell.ring(kind)
+    time.sleep(SLOW_COMMIT_SECONDS)
