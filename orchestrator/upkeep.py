@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from django.db import connection
-from django.db.models import Exists, OuterRef
+from django.db.models import OuterRef, Subquery
 from django.db.models.functions import Now
 
 from orchestrator import bell, moves, pipelines, retention, workers
@@ -91,8 +91,10 @@ def make_due_ready() -> None:
 @part
 def ring_for_ready() -> None:
     """Rings for every kind with a ready job: for those whose bell was lost, or was never rung."""
-    ready = Job.objects.filter(ready=True, kind=OuterRef("name"))
-    waiting = set(Kind.objects.filter(Exists(ready), paused_at=None).values_list("name", flat=True))
+    # In the order of the index, as in `moves.has_ready`.
+    next_ready = Job.objects.filter(ready=True, kind=OuterRef("name")).order_by("rank", "id").values("id")[:1]
+    kinds = Kind.objects.filter(paused_at=None).annotate(next_ready=Subquery(next_ready))
+    waiting = set(kinds.exclude(next_ready=None).values_list("name", flat=True))
     for kind in all_kinds():
         if kind.name in waiting:
             bell.ring(kind)

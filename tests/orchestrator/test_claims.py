@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from orchestrator import moves, upkeep
@@ -194,6 +195,27 @@ def test_a_claim_costs_the_same_however_many_jobs_wait(
     assert "Seq Scan" not in {node["Node Type"] for node in on_jobs}
     assert "Sort" not in {node["Node Type"] for node in nodes}
     assert explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 2_000
+
+
+@pytest.mark.parametrize("asks", ["the worker", "the tick"])
+def test_whether_jobs_wait_is_read_from_the_index_though_statistics_are_old(
+    asks: str, kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    drained = kind()
+    KindRow.objects.get_or_create(name=drained.name, defaults={"queue": drained.queue})
+    with connection.cursor() as cursor:
+        cursor.execute(BACKLOG, {"kind": drained.name})
+        cursor.execute("UPDATE orchestrator_job SET ready = unfinished_dependencies = 0 WHERE status = 'CREATED'")
+        cursor.execute("ANALYZE orchestrator_job")
+        cursor.execute("UPDATE orchestrator_job SET ready = false")
+    with CaptureQueriesContext(connection) as asked:
+        assert not moves.has_ready(drained) if asks == "the worker" else upkeep.ring_for_ready() is None
+
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {asked.captured_queries[0]['sql']}")
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+    assert "job_ready_by_rank" in plan
+    assert "Seq Scan on orchestrator_job" not in plan
 
 
 def nodes_of(plan: dict[str, Any]) -> Any:
