@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 FROZEN_BATCH_SECONDS = 15
 # How long a bell waits for a process that has just started, or was given up, to have a row.
 REGISTRATION_SECONDS = 5
-# How long a process goes on trying to record that a batch failed, while the database is away.
+# How long a process goes on trying to record that a batch failed, while the database is away or others hold its jobs.
 BLAME_SECONDS = 60
 
 lease_claimed = Failpoint("lease-claimed")
@@ -153,29 +153,39 @@ def _blame(trying: Mapping[str, int], error: BaseException, process: WorkerProce
     If it were forgotten, a job that brings the database down could do so for ever.
     """
     gives_up_at = time.monotonic() + BLAME_SECONDS
-    while True:
+    while time.monotonic() < gives_up_at:
         try:
-            blame(trying, _outcome(error), _sentence(error), traceback=_as_text(error), worker_name=process.name)
-            return
+            if blame(trying, _outcome(error), _sentence(error), traceback=_as_text(error), worker_name=process.name):
+                return
         except DATABASE_ERRORS:
             connection.close()
-            if time.monotonic() >= gives_up_at or process.draining.wait(1):
-                raise
+        if process.draining.wait(1):
+            break
+    logger.error("It was not recorded that %d jobs failed.", len(trying))
 
 
 def _run_locked(kind: Kind, jobs: Sequence[Claimed], worker_name: str, celery_task_id: str) -> None:
-    """Runs the batch at once. If that raises, it is rolled back and run one by one, so that a bad job fails alone."""
+    """Runs the batch at once. If that raises, it is rolled back and run one by one, so that a bad job fails alone.
+
+    What waits for the jobs is locked after all of them have run, once, in the order of ids.
+    """
+    completed: list[Claimed] = []
+    failed: list[tuple[Claimed, Exception]] = []
     if len(jobs) > 1:
         try:
             _complete_together(kind, jobs, worker_name, celery_task_id)
-            return
+            completed += jobs
         except Exception as error:
             logger.info("A batch of %d jobs of kind %s runs one by one: %s", len(jobs), kind.name, error)
-    for job in jobs:
+    for job in () if completed else jobs:
         try:
             _complete_together(kind, [job], worker_name, celery_task_id)
+            completed.append(job)
         except Exception as error:
-            _fail(job, kind, error, worker_name=worker_name)
+            failed.append((job, error))
+    moves.count_down(completed)
+    for job, error in failed:
+        _fail(job, kind, error, worker_name=worker_name)
 
 
 def _complete_together(kind: Kind, jobs: Sequence[Claimed], worker_name: str, celery_task_id: str) -> None:

@@ -169,12 +169,14 @@ def lock_ready(kind: Kind, *, worker_id: int) -> list[Claimed]:
     """
     left_out: set[str] = set()
     while True:
-        parameters = {"kind": kind.name, "limit": kind.batch_size, "left_out": list(left_out)}
-        locked = _claimed(LOCK, parameters)
-        suspects = _tried_by_others(locked, worker_id) if locked else set()
-        jobs = [job for job in locked if str(job.id) not in suspects]
-        if jobs or not suspects:
+        held = transaction.savepoint()
+        jobs = _claimed(LOCK, {"kind": kind.name, "limit": kind.batch_size, "left_out": list(left_out)})
+        suspects = _tried_by_others(jobs, worker_id) if jobs else set()
+        if not suspects:
+            transaction.savepoint_commit(held)
             break
+        # Let go of, so that whoever counts the attempts can.
+        transaction.savepoint_rollback(held)
         left_out |= suspects
     if jobs and jobs[0].runs_alone:
         return jobs[:1]
@@ -221,11 +223,11 @@ def complete(job: Claimed, result: Any) -> None:
         )
         if cursor.rowcount != 1:
             raise LeaseLost
-    _count_down([job])
+    count_down([job])
 
 
 def complete_locked(jobs: Sequence[Claimed], results: Sequence[Any], *, worker_name: str, celery_task_id: str) -> None:
-    """Completes jobs this transaction has locked."""
+    """Completes jobs this transaction has locked. What waits for them is told by `count_down`, once for all."""
     with connection.cursor() as cursor:
         cursor.execute(
             COMPLETE_LOCKED,
@@ -237,11 +239,10 @@ def complete_locked(jobs: Sequence[Claimed], results: Sequence[Any], *, worker_n
                 "celery_task_id": celery_task_id,
             },
         )
-    _count_down(jobs)
 
 
-def _count_down(jobs: Sequence[Claimed]) -> None:
-    """Only children are waited for."""
+def count_down(jobs: Sequence[Claimed]) -> None:
+    """Tells what waits for these completed jobs. Only children are waited for."""
     if children := [job.id for job in jobs if job.parent_id]:
         pipelines.count_down(children)
 

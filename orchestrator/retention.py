@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 # What one transaction deletes: so many jobs that are no children, and so many rows of anything that goes with them.
 MOST_JOBS, MOST_ROWS = 200, 1_000
-# What one such transaction waits for others, and takes at most. It is undone then, and tried again later.
-LOCK_SECONDS, TRANSACTION_SECONDS = 0.1, 2
+# What each of its statements waits for others, and takes at most. It is undone then, and tried again later.
+LOCK_SECONDS, STATEMENT_SECONDS = 0.1, 2
 # How long one tick goes on. Where something is left, the next one does.
 PRUNING_SECONDS = 0.5
 
@@ -88,8 +88,7 @@ def _has_more(some: Pruning) -> bool:
         with transaction.atomic():
             with connection.cursor() as cursor:
                 cursor.execute(
-                    f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s';"
-                    f" SET LOCAL statement_timeout = '{TRANSACTION_SECONDS}s'"
+                    f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"
                 )
             return some()
     except Exception:
@@ -177,7 +176,8 @@ def _lock_old(kept: Sequence[tuple[str, float]]) -> list[Any]:
 
 def _unless_protected() -> str:
     return " ".join(
-        f'AND NOT EXISTS (SELECT FROM "{field.model._meta.db_table}" WHERE "{field.column}" = job.id)'
+        f'AND NOT EXISTS (SELECT FROM "{field.model._meta.db_table}" WHERE "{field.column}" = job.id'  # noqa: S608 - our tables
+        f' OR "{field.column}" IN (SELECT id FROM orchestrator_job WHERE parent_id = job.id))'
         for field in _keys_to(Job)
         if field.remote_field.on_delete in (models.PROTECT, models.RESTRICT)
     )
@@ -205,7 +205,7 @@ def _delete(model: type[Model], ids: Sequence[Any]) -> bool:
 
 def _some_that_refer(field: Any, ids: Sequence[Any]) -> list[Any]:
     table, key = field.model._meta.db_table, field.model._meta.pk.column
-    statement = f'SELECT "{key}" FROM "{table}" WHERE "{field.column}" = ANY(%s) LIMIT {MOST_ROWS}'  # noqa: S608
+    statement = f'SELECT "{key}" FROM "{table}" WHERE "{field.column}" = ANY(%s) LIMIT {MOST_ROWS} FOR UPDATE'  # noqa: S608
     with connection.cursor() as cursor:
         cursor.execute(statement, [list(ids)])
         return [id for (id,) in cursor.fetchall()]

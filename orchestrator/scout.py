@@ -32,15 +32,17 @@ ANSWER_SECONDS = 2.0
 
 ON_REDIS = is_redis(settings.ENV.BROKER_URL)
 
-# The kinds of these queues whose most urgent job has waited too long.
+# The kinds of these queues whose most urgent job has waited too long, the most urgent first: with one slot, a kind
+# that always has more to do would keep the others from it.
 WAITING_KINDS = """
 SELECT kind.name
 FROM orchestrator_kind kind
 CROSS JOIN LATERAL (
-    SELECT updated_at FROM orchestrator_job WHERE ready AND kind = kind.name ORDER BY rank, id LIMIT 1
+    SELECT updated_at, rank FROM orchestrator_job WHERE ready AND kind = kind.name ORDER BY rank, id LIMIT 1
 ) head
 WHERE kind.queue = ANY(%(queues)s) AND kind.paused_at IS NULL
   AND head.updated_at < clock_timestamp() - %(seconds)s * interval '1 second'
+ORDER BY head.rank
 """
 
 # A row if the last tick is that long ago.
@@ -93,11 +95,11 @@ class Scout:
                 self._start(answer)
 
     def _unrung(self) -> list[Callable[[], object]]:
-        waiting = {name for [name] in self._process.read_aside(WAITING_KINDS, self._limits(UNRUNG_SECONDS))}
+        known = {kind.name: kind for kind in all_kinds()}
         found: list[Callable[[], object]] = [
-            partial(engine.run_ready, kind, self._process, celery_task_id="")
-            for kind in all_kinds()
-            if kind.name in waiting
+            partial(engine.run_ready, known[name], self._process, celery_task_id="")
+            for [name] in self._process.read_aside(WAITING_KINDS, self._limits(UNRUNG_SECONDS))
+            if name in known
         ]
         if CONTROL_QUEUE in self._process.queues and self._process.read_aside(
             LATE_TICK, self._limits(UNRUNG_SECONDS + settings.ENV.TICK_SECONDS)
@@ -109,8 +111,8 @@ class Scout:
         """Runs it in a thread of its own, unless every slot is taken."""
         if self._process.slots.acquire(blocking=False):
             thread = threading.Thread(target=self._run, args=(answer,), name="unrung", daemon=True)
-            self._answering = {each for each in self._answering if each.is_alive()} | {thread}
             thread.start()
+            self._answering = {each for each in self._answering if each.is_alive()} | {thread}
 
     def _run(self, answer: Callable[[], object]) -> None:
         try:
@@ -142,7 +144,7 @@ class Scout:
     def _has_free_slot(self) -> bool:
         if free := self._process.slots.acquire(blocking=False):
             self._process.slots.release()
-        return free
+        return free and self._process.has_room
 
     def _bells_lie(self) -> bool:
         """Whether messages wait in the queues of this process; raises if the broker does not answer."""

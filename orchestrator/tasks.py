@@ -70,6 +70,18 @@ def outlive_sigterm(**_: Any) -> None:
         signal.signal(signal.SIGTERM, _drain_on_signal)
 
 
+@signals.task_prerun.connect
+def task_began(**_: Any) -> None:
+    if process := workers.current_process():
+        process.task_began()
+
+
+@signals.task_postrun.connect
+def task_ended(**_: Any) -> None:
+    if process := workers.current_process():
+        process.task_ended()
+
+
 @signals.worker_shutting_down.connect
 def drain(**_: Any) -> None:
     """Celery waits for what runs, for as long as it takes; draining sees to it that this is not for long.

@@ -86,6 +86,7 @@ class WorkerProcess:
         self.queues = list(queues)
         # So many bells are answered at a time, whether they were heard or not.
         self.slots = threading.BoundedSemaphore(slots)
+        self._celery_slots, self._celery_tasks = slots, 0
         self.row_id: int | None = None
         self.draining = threading.Event()
         self.ended = threading.Event()
@@ -127,6 +128,21 @@ class WorkerProcess:
         with self.slots:
             yield
         self._heard_at = time.monotonic()
+
+    def task_began(self) -> None:
+        """Celery began a task here, a bell or one that is no business of ours."""
+        self._heard_at = time.monotonic()
+        with self._lock:
+            self._celery_tasks += 1
+
+    def task_ended(self) -> None:
+        with self._lock:
+            self._celery_tasks -= 1
+
+    @property
+    def has_room(self) -> bool:
+        """Whether Celery could begin another task here."""
+        return self._celery_tasks < self._celery_slots
 
     @property
     def quiet_seconds(self) -> float:
@@ -344,8 +360,8 @@ def take_back_from_ended() -> None:
     left = Job.objects.filter(worker__isnull=False, worker__ended_at__isnull=False)
     take_back(left, Attempt.Outcome.LOST, "Its worker died while it ran.")
     for worker in Worker.objects.filter(ended_at__isnull=False).exclude(trying={}):
-        blame(worker.trying, Attempt.Outcome.LOST, "Its worker died while it ran.", worker_name=worker.name)
-        Worker.objects.filter(id=worker.id).update(trying={})
+        if blame(worker.trying, Attempt.Outcome.LOST, "Its worker died while it ran.", worker_name=worker.name):
+            Worker.objects.filter(id=worker.id).update(trying={})
 
 
 def take_back(jobs: QuerySet[Job], outcome: Attempt.Outcome, error: str) -> None:
@@ -357,20 +373,26 @@ def take_back(jobs: QuerySet[Job], outcome: Attempt.Outcome, error: str) -> None
 
 def blame(
     attempts: Mapping[str, int], outcome: Attempt.Outcome, error: str, *, worker_name: str, traceback: str = ""
-) -> None:
-    """Counts an attempt for each transactional job that was being run after so many, and has not moved since."""
-    for job in Job.objects.filter(id__in=attempts.keys(), ready=True):
-        if job.attempt == attempts[str(job.id)]:
-            moves.end_attempt(
-                job,
-                outcome,
-                error=error,
-                traceback=traceback,
-                worker_name=worker_name,
-                # One that was to run alone, and did as far as its batch goes, is held to its attempts.
-                in_company=len(attempts) > 1 and not job.runs_alone,
-                skip_locked=True,
-            )
+) -> bool:
+    """Counts an attempt for each transactional job that was being run after so many, and has not moved since.
+
+    False if somebody holds one of them just now: then do it again. Those that are counted have moved.
+    """
+    ended = [
+        moves.end_attempt(
+            job,
+            outcome,
+            error=error,
+            traceback=traceback,
+            worker_name=worker_name,
+            # One that was to run alone, and did as far as its batch goes, is held to its attempts.
+            in_company=len(attempts) > 1 and not job.runs_alone,
+            skip_locked=True,
+        )
+        for job in Job.objects.filter(id__in=attempts.keys(), ready=True)
+        if job.attempt == attempts[str(job.id)]
+    ]
+    return None not in ended
 
 
 def _process_started(pid: int) -> str | None:

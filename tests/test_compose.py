@@ -23,7 +23,7 @@ SETTINGS = set(Environment.__struct_fields__)
 OTHERS = {"IMAGE_TAG", "BUILD_TARGET", "COMPOSE_PROFILES", "POSTGRES_PASSWORD"}
 # What `manage.py up` or tests alone read, and what the file itself fixes, or says by arguments and ports.
 FIXED = {"FAILPOINTS", "DATA_DIR", "POSTGRES_PORT", "VALKEY_PORT", "WEB_PORT", "SHUTDOWN_GRACE_SECONDS"}
-FIXED |= {"WORKER_PROCESSES", "WORKER_THREADS", "SECRET_KEY", "DATABASE_URL"}
+FIXED |= {"SECRET_KEY", "DATABASE_URL"}
 # What is right for a container and wrong for `manage.py up`, and the other way round.
 OWN_WAYS = ("exec", "nice", "--host", "--port", "0.0.0.0", "127.0.0.1", "8000", "$WEB_PORT")
 

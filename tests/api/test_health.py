@@ -96,7 +96,7 @@ def test_with_everything_there_it_is_ready(api: Api) -> None:
         {"draining_at": timezone.now()},
         {"seen_at": timezone.now() - timedelta(minutes=1)},
     ],
-    ids=str,
+    ids=["ended", "draining", "silent"],
 )
 def test_a_queue_without_a_live_worker_is_named(api: Api, end: dict[str, Any]) -> None:
     Worker.objects.filter(name="io@here").update(**end)

@@ -18,18 +18,20 @@ class Ledger:
         self.path = path
         self._file = path.open("a", buffering=1)
         self._entries: list[Entry] = []
+        self._by_event: dict[str, list[Entry]] = {}
         self._lock = threading.Lock()
 
     def note(self, event: str, **fields: Any) -> Entry:
         entry: Entry = {"event": event, "at": time.time(), **fields}
         with self._lock:
             self._entries.append(entry)
+            self._by_event.setdefault(event, []).append(entry)
             self._file.write(json.dumps(entry, default=str) + "\n")
         return entry
 
-    def entries(self, *events: str) -> list[Entry]:
+    def entries(self, event: str) -> list[Entry]:
         with self._lock:
-            return [entry for entry in self._entries if entry["event"] in events]
+            return list(self._by_event.get(event, ()))
 
     def about(self, id: str) -> list[Entry]:
         """Every entry that names the id."""

@@ -17,6 +17,7 @@ import psutil
 import psycopg2
 import redis
 import requests
+from amqp import NotFound
 from celery import Celery
 from kombu import Connection
 
@@ -58,7 +59,9 @@ class RabbitBroker(RabbitMQ):
     def flush(self) -> None:
         with Connection(self.url, connect_timeout=2) as connection:
             for queue in QUEUES:
-                connection.default_channel.queue_purge(queue)
+                # Nobody has declared it yet since the node began with nothing.
+                with suppress(NotFound), connection.channel() as channel:
+                    channel.queue_purge(queue)
 
     def forget(self) -> None:
         """Makes the next life of the killed node begin with nothing."""

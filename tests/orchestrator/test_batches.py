@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 
-from orchestrator import engine, submission, upkeep
+from orchestrator import engine, moves, submission, upkeep
 from orchestrator.models import Dependency, Job, Worker
 from orchestrator.running import RunningJob
 from orchestrator.submission import submit, submit_many
@@ -24,6 +24,7 @@ from tests.orchestrator.workbench import (
     write,
     written,
 )
+from tests.races.stories import uncommitted
 
 BATCH = {"execution": "transactional", "backoff_seconds": 0}
 
@@ -187,10 +188,10 @@ def test_a_batch_that_failed_is_recorded_once_the_database_is_back(
 ) -> None:
     blame, refusals = engine.blame, [OperationalError("the database is away")]
 
-    def recorded_at_the_second_try(*args: Any, **options: Any) -> None:
+    def recorded_at_the_second_try(*args: Any, **options: Any) -> bool:
         if refusals:
             raise refusals.pop()
-        blame(*args, **options)
+        return blame(*args, **options)
 
     monkeypatch.setattr(engine, "blame", recorded_at_the_second_try)
     unlucky = kind(lambda running: end_own_connection(), max_attempts=1, **BATCH)
@@ -281,6 +282,34 @@ def test_a_job_that_kills_its_worker_each_time_ends_failed(max_attempts: int, ki
 
     assert again(job).status == "FAILED"
     assert again(job).error == "Its worker died while it ran."
+
+
+def test_an_attempt_is_counted_when_whoever_held_the_job_has_let_go(kind: DeclareKind, hire: Hire) -> None:
+    batching = kind(max_attempts=2, **BATCH)
+    job, neighbour = submit(batching), submit(batching)
+    die(hire("dead@here"), job, neighbour)
+
+    with uncommitted(lambda: list(Job.objects.select_for_update().filter(id=job.id))):
+        take_back_from_ended()
+    while_held = [again(each).attempts.count() for each in (job, neighbour)]
+    take_back_from_ended()
+    take_back_from_ended()
+
+    assert while_held == [0, 1]
+    assert [again(each).attempts.count() for each in (job, neighbour)] == [1, 1]
+    assert [again(each).runs_alone for each in (job, neighbour)] == [True, True]
+
+
+def test_suspects_are_let_go_of_so_that_they_can_be_counted(kind: DeclareKind, hire: Hire) -> None:
+    batching = kind(**BATCH)
+    suspect, innocent = submit(batching), submit(batching)
+    die(hire("dead@here"), suspect)
+
+    with uncommitted(lambda: moves.lock_ready(batching, worker_id=0)) as locked:
+        take_back_from_ended()
+
+    assert [job.id for job in locked.result()] == [innocent.id]
+    assert again(suspect).attempts.count() == 1
 
 
 def test_what_a_process_has_just_died_of_is_left_alone_until_that_is_counted(kind: DeclareKind, hire: Hire) -> None:

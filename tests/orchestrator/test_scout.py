@@ -246,6 +246,21 @@ def test_a_queue_that_is_empty_once_proves_it_too(deaf: tuple[Scout, WorkerProce
     assert broker.ended == 0
 
 
+def test_with_one_slot_the_kind_whose_job_has_waited_longest_is_taken(
+    kind: DeclareKind, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bell, "ring", lambda kind: None)
+    first_by_name, second_by_name = sorted([kind(), kind()], key=lambda each: each.name)
+    process = hire()
+    become_quiet(process)
+    older, newer = submit(second_by_name), submit(first_by_name)
+    let_wait(older, newer)
+
+    look(process)
+
+    assert [again(job).status for job in (older, newer)] == ["COMPLETED", "CREATED"]
+
+
 def test_a_full_house_is_not_taken_for_deafness(deaf: tuple[Scout, WorkerProcess, Broker]) -> None:
     scouting, process, broker = deaf
 
@@ -253,6 +268,20 @@ def test_a_full_house_is_not_taken_for_deafness(deaf: tuple[Scout, WorkerProcess
         listen(scouting, 10)
 
     assert broker.ended == 0
+
+
+def test_tasks_that_are_no_bells_fill_the_house_too(deaf: tuple[Scout, WorkerProcess, Broker]) -> None:
+    scouting, process, broker = deaf
+
+    process.task_began()
+    process._heard_at = 0
+    listen(scouting, 10)
+    busy = broker.ended
+    process.task_ended()
+    listen(scouting, 10)
+
+    assert busy == 0
+    assert broker.ended
 
 
 def test_bells_that_lie_in_the_broker_are_seen(kind: DeclareKind, hire: Hire) -> None:
