@@ -184,8 +184,8 @@ def _run_locked(kind: Kind, jobs: Sequence[Claimed], worker_name: str, celery_ta
         except Exception as error:
             failed.append((job, error))
     moves.count_down(completed)
-    for job, error in failed:
-        _fail(job, kind, error, worker_name=worker_name)
+    for job, reason in failed:
+        _fail(job, kind, reason, worker_name=worker_name)
 
 
 def _complete_together(kind: Kind, jobs: Sequence[Claimed], worker_name: str, celery_task_id: str) -> None:

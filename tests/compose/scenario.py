@@ -57,11 +57,12 @@ class Project:
         return ended.stdout
 
     def containers(self, service: str) -> list[dict[str, Any]]:
-        """What the engine knows of the service's containers that run."""
+        """What the engine knows of the service's containers that run, by their numbers."""
         labels = {"com.docker.compose.project": PROJECT, "com.docker.compose.service": service}
         filters = [word for name, value in labels.items() for word in ("--filter", f"label={name}={value}")]
         ids = self.output(self.engine, "ps", "--quiet", "--no-trunc", *filters).split()
-        return json.loads(self.output(self.engine, "inspect", *ids)) if ids else []
+        found = json.loads(self.output(self.engine, "inspect", *ids)) if ids else []
+        return sorted(found, key=lambda container: str(container["Name"]))
 
     def container(self, service: str) -> dict[str, Any]:
         [container] = self.containers(service)
