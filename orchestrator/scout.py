@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # How often the scout looks, and how long a process must have heard nothing before it does.
 LOOK_SECONDS = 1.0
 # What has waited longer for a free worker was not rung for, or its bell does not get through.
-UNRUNG_SECONDS = 2.0
+UNRUNG_SECONDS = 1.0
 # How often it looks for bells that lie in the broker, and how long that has to answer.
 LISTEN_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
