@@ -17,7 +17,7 @@ COMPOSE ?= docker compose
 UV := uv==0.13.9
 LOCK := .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --annotation-style line
 
-.PHONY: help demo up test compose-test chaos check bench lock hooks clean
+.PHONY: help demo up test test-long compose-test chaos check bench lock hooks clean
 .DEFAULT_GOAL := help
 
 help: ## List these commands.
@@ -29,8 +29,11 @@ demo: .venv/up.stamp ## Start everything, run the main jobs before your eyes, go
 up: .venv/up.stamp ## Start everything and serve until Ctrl-C.
 	@$(BIN)/python manage.py up
 
-test: .venv/dev.stamp ## Run all tests, a file a core, on private servers. Options for pytest: make test ARGS="-k retry".
-	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+test: .venv/dev.stamp ## Run the tests, a file a core, on private servers. Options for pytest: make test ARGS="-k retry".
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not long" $(ARGS)
+
+test-long: .venv/dev.stamp ## Run the long tests: a crash at every failpoint, the negative controls, outages, chaos on RabbitMQ.
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 compose-test: .venv/dev.stamp ## Run the containers for real and hurt them; needs an engine: make compose-test COMPOSE="docker compose".
 	@COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -o addopts=-ra -o DJANGO_SETTINGS_MODULE= tests/compose/scenario.py $(ARGS)

@@ -29,9 +29,10 @@ class Ledger:
             self._file.write(json.dumps(entry, default=str) + "\n")
         return entry
 
-    def entries(self, event: str) -> list[Entry]:
+    def entries(self, *events: str) -> list[Entry]:
         with self._lock:
-            return list(self._by_event.get(event, ()))
+            found = [entry for event in events for entry in self._by_event.get(event, ())]
+        return sorted(found, key=lambda entry: float(entry["at"]))
 
     def about(self, id: str) -> list[Entry]:
         """Every entry that names the id."""

@@ -57,6 +57,7 @@ def test_a_minute_of_chaos_loses_nothing_and_does_nothing_twice(world: World) ->
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_chaos_on_rabbitmq_loses_nothing_and_does_nothing_twice(rabbitmq_world: World) -> None:
     run = Run(rabbitmq_world, "rabbitmq", seed=SEED)

@@ -419,7 +419,7 @@ def test_a_batch_of_results_is_written_with_a_constant_number_of_statements(
 ) -> None:
     services.create_tasks([NewTask(a=Decimal(1), b=Decimal(n)) for n in range(150)])
 
-    with django_assert_max_num_queries(12):
+    with django_assert_max_num_queries(14):
         run_all()
 
     assert TaskResult.objects.count() == 150

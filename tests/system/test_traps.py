@@ -84,5 +84,8 @@ def test_children_forked_early_or_late_inherit_no_database_connection(stack: Sta
 
 
 def database_connections(process: psutil.Process, port: int) -> set[int]:
-    """This end's ports of its connections to PostgreSQL."""
-    return {one.laddr.port for one in process.net_connections("tcp") if one.raddr and one.raddr.port == port}
+    """This end's ports of its connections to PostgreSQL; none of a process that has just ended."""
+    try:
+        return {one.laddr.port for one in process.net_connections("tcp") if one.raddr and one.raddr.port == port}
+    except psutil.NoSuchProcess:
+        return set()

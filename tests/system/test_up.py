@@ -403,6 +403,8 @@ def test_endless():
         began.write(f"{{folder}} {{postgres.pid}} {{valkey.pid}}")
     time.sleep(600)
 """)
+    # Where this run was started in the background SIGINT is ignored, which a child would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     session = subprocess.Popen(
         [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "--rootdir", ".", folder / "test_endless.py"],
         cwd=BASE_DIR,
