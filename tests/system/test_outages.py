@@ -15,7 +15,7 @@ from config.embedded import Server
 from tests import servers
 from tests.system.stack import Stack, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(300)]
 
 DEAF_SECONDS = 10
 
@@ -101,7 +101,6 @@ def leaves_its_queue(broker: Server, queue: str) -> bool:
     return any(worker.startswith(f"{queue}@") for reply in replies for worker in reply)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["worker-default", "worker-io", "control"])
 def test_a_worker_that_has_gone_deaf_is_replaced_while_its_work_goes_on(
     running: Stack, any_broker: Server, name: str
