@@ -45,7 +45,7 @@ def answer_bell(kind: Kind, *, celery_task_id: str) -> None:
     if process is None or not process.registered.wait(REGISTRATION_SECONDS):
         logger.warning("No worker row, so nothing is claimed; the tick rings again for %s.", kind.name)
         return
-    with process.answering():
+    with process.slots:
         run_ready(kind, process, celery_task_id=celery_task_id)
 
 
@@ -171,18 +171,17 @@ def _run_locked(kind: Kind, jobs: Sequence[Claimed], worker_name: str, celery_ta
     """
     completed: list[Claimed] = []
     failed: list[tuple[Claimed, Exception]] = []
-    if len(jobs) > 1:
+    groups: list[Sequence[Claimed]] = [jobs]
+    for group in groups:
         try:
-            _complete_together(kind, jobs, worker_name, celery_task_id)
-            completed += jobs
+            _complete_together(kind, group, worker_name, celery_task_id)
+            completed += group
         except Exception as error:
-            logger.info("A batch of %d jobs of kind %s runs one by one: %s", len(jobs), kind.name, error)
-    for job in () if completed else jobs:
-        try:
-            _complete_together(kind, [job], worker_name, celery_task_id)
-            completed.append(job)
-        except Exception as error:
-            failed.append((job, error))
+            if len(group) == 1:
+                failed.append((group[0], error))
+            else:
+                logger.info("A batch of %d jobs of kind %s runs one by one: %s", len(group), kind.name, error)
+                groups += [[job] for job in group]
     moves.count_down(completed)
     for job, reason in failed:
         _fail(job, kind, reason, worker_name=worker_name)

@@ -96,15 +96,11 @@ def _has_more(some: Pruning) -> bool:
         return False
 
 
-def kept_days(kind: str) -> float:
+def kept_days(kind: str, own: float | None) -> float:
     """How many days a finished job of the kind is kept; 0: for ever.
 
-    What RETENTION_DAYS_BY_KIND says, or else the kind itself, or else RETENTION_DAYS.
+    What RETENTION_DAYS_BY_KIND says, or else the kind's own keep_days, or else RETENTION_DAYS.
     """
-    return _kept_days(kind, {each.name: each.keep_days for each in all_kinds()}.get(kind))
-
-
-def _kept_days(kind: str, own: float | None) -> float:
     default = settings.ENV.RETENTION_DAYS if own is None else own
     return settings.RETENTION_DAYS_BY_KIND.get(kind, default)
 
@@ -130,7 +126,7 @@ def jobs() -> bool:
     """
     # What workers reported of kinds that this process may not know, and what it knows itself.
     wanted = dict(Kind.objects.values_list("name", "keep_days")) | {each.name: each.keep_days for each in all_kinds()}
-    kept = [(kind, days) for kind, own in wanted.items() if (days := _kept_days(kind, own))]
+    kept = [(kind, days) for kind, own in wanted.items() if (days := kept_days(kind, own))]
     ids = _lock_old(kept or [("", 0)])
     if not _delete(Job, ids):
         Job.objects.filter(id__in=ids, pruning=False).update(pruning=True)

@@ -318,7 +318,7 @@ class ShownKind(serializers.Serializer[Any]):
         return shown["kind"].plan is not None
 
     def get_kept_days(self, shown: dict[str, Any]) -> float:
-        return kept_days(shown["kind"].name)
+        return kept_days(shown["kind"].name, shown["kind"].keep_days)
 
     def get_payload(self, shown: dict[str, Any]) -> dict[str, Any]:
         kind: Kind = shown["kind"]

@@ -30,7 +30,7 @@ def tick(*args: Any, **kwargs: Any) -> None:
     """Beat's message, every second. Merged like any other bell, so that ticks do not pile up while nobody answers."""
     bell.mark_answered("orchestrator.tick")
     process = workers.current_process()
-    with process.answering() if process else nullcontext():
+    with process.slots if process else nullcontext():
         upkeep.tick()
 
 

@@ -6,8 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -121,14 +120,6 @@ class WorkerProcess:
         self._look_now.set()
         self._thread.join(LAST_CALL_SECONDS)
 
-    @contextmanager
-    def answering(self) -> Iterator[None]:
-        """A bell was heard, and is answered in the block, in which a slot is taken."""
-        self._heard_at = time.monotonic()
-        with self.slots:
-            yield
-        self._heard_at = time.monotonic()
-
     def task_began(self) -> None:
         """Celery began a task here, a bell or one that is no business of ours."""
         self._heard_at = time.monotonic()
@@ -136,6 +127,7 @@ class WorkerProcess:
             self._celery_tasks += 1
 
     def task_ended(self) -> None:
+        self._heard_at = time.monotonic()
         with self._lock:
             self._celery_tasks -= 1
 
@@ -146,7 +138,7 @@ class WorkerProcess:
 
     @property
     def quiet_seconds(self) -> float:
-        """How long no bell was heard."""
+        """How long Celery has neither begun nor ended a task here."""
         return time.monotonic() - self._heard_at
 
     def take(self, running: RunningJob) -> None:

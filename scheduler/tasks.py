@@ -37,7 +37,7 @@ def fire_due_schedules() -> None:
 @retention.pruning
 def results_of_earlier_runs() -> bool:
     """Those of tasks that were run again since, and so are kept."""
-    days = retention.kept_days(add.name)
+    days = retention.kept_days(add.name, add.keep_days)
     if not days:
         return False
     before = timezone.now() - timedelta(days=days) - RESULTS_KEPT_LONGER

@@ -301,24 +301,22 @@ def set_for_everyone(world: World, setting: str, value: str | None) -> None:
 @fault(weight=1.5, touches="network", seconds=BEYOND_LEASE_SECONDS + 1)
 def network_cut_and_healed(world: World, rng: random.Random) -> Detail:
     """Nothing arrives for longer than a lease; then it does, late."""
-    affected = affected_jobs(world, world.far_pids())
-    world.network.cut()
-    try:
-        time.sleep(BEYOND_LEASE_SECONDS + rng.uniform(0, 2))
-    finally:
-        world.network.heal()
-    return {"affected": affected}
+    return cut(world, rng, then=world.network.heal)
 
 
 @fault(touches="network", seconds=BEYOND_LEASE_SECONDS + 1)
 def network_cut_and_reset(world: World, rng: random.Random) -> Detail:
     """Nothing arrives for longer than a lease; then all connections break, and what was under way is lost."""
+    return cut(world, rng, then=world.network.reset)
+
+
+def cut(world: World, rng: random.Random, *, then: Callable[[], None]) -> Detail:
     affected = affected_jobs(world, world.far_pids())
     world.network.cut()
     try:
         time.sleep(BEYOND_LEASE_SECONDS + rng.uniform(0, 2))
     finally:
-        world.network.reset()
+        then()
     return {"affected": affected}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,8 @@ class StackOfTheReadme(Stack):
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    stack = StackOfTheReadme(servers.new_folder("documents") / "data")
-    try:
-        stack.wait_until_ready()
+    with StackOfTheReadme(servers.new_folder("documents") / "data") as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 def beside(stack: Stack, folder: Path) -> dict[str, str]:
@@ -55,6 +52,19 @@ def test_every_line_is_answered_as_shown(reader: Reader, document: Document) -> 
 
     for exchange in document.exchanges():
         reader.follow(exchange)
+
+
+@pytest.mark.slow
+def test_a_shell_beside_the_stack_takes_over_its_environment(stack: Stack) -> None:
+    [line] = [block for block in OPERATIONS.blocks("sh") if "data/env" in block]
+
+    said = subprocess.run(
+        ["bash", "-ec", f"{line}\nenv"], cwd=stack.data_dir.parent, env={}, capture_output=True, text=True, check=True
+    )
+
+    assert (stack.data_dir / "env").read_text().count("\n") > 3
+    assert f":{stack.ports['POSTGRES_PORT']}/" in said.stdout
+    assert "DATABASE_URL=" in said.stdout
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,28 @@ def quiet(kind: DeclareKind, hire: Hire, monkeypatch: pytest.MonkeyPatch) -> tup
     return waiting, process
 
 
+# A job that runs, its process, the scout that started it, and the event that lets it end.
+Busy = tuple[Job, WorkerProcess, Scout, threading.Event]
+
+
+@pytest.fixture
+def busy(kind: DeclareKind, hire: Hire) -> Busy:
+    """A process whose only slot its scout has filled."""
+    begun, finish = threading.Event(), threading.Event()
+
+    def handler(running: Any) -> None:
+        begun.set()
+        assert finish.wait(PATIENCE_SECONDS)
+
+    job, process = submit(kind(handler)), hire()
+    let_wait(job)
+    become_quiet(process)
+    scouting = Scout(process, os.getpid())
+    scouting._take_unrung()
+    assert begun.wait(PATIENCE_SECONDS)
+    return job, process, scouting, finish
+
+
 @pytest.mark.parametrize("execution", ["leased", "transactional"])
 def test_work_that_was_not_rung_for_is_taken(kind: DeclareKind, hire: Hire, execution: str) -> None:
     waiting = kind(execution=execution)
@@ -81,8 +103,8 @@ def test_a_process_that_hears_bells_is_left_to_them(quiet: tuple[Kind, WorkerPro
     waiting, process = quiet
     job = submit(waiting)
     let_wait(job)
-    with process.answering():
-        pass
+    process.task_began()
+    process.task_ended()
 
     look(process)
 
@@ -113,24 +135,14 @@ def test_a_process_without_a_free_slot_takes_nothing(quiet: tuple[Kind, WorkerPr
     assert again(job).status == "CREATED"
 
 
-def test_a_bell_that_is_heard_meanwhile_waits_for_the_slot(
-    kind: DeclareKind, hire: Hire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, finish = threading.Event(), threading.Event()
+def test_a_bell_that_is_heard_meanwhile_waits_for_the_slot(busy: Busy) -> None:
+    _, process, _, finish = busy
 
-    def handler(running: Any) -> None:
-        begun.set()
-        assert finish.wait(PATIENCE_SECONDS)
+    def hear() -> None:
+        process.task_began()
+        process.slots.acquire()
 
-    waiting = kind(handler)
-    process = hire()
-    let_wait(submit(waiting))
-    become_quiet(process)
-    scouting = Scout(process, os.getpid())
-    scouting._take_unrung()
-    assert begun.wait(PATIENCE_SECONDS)
-
-    heard = threading.Thread(target=lambda: process.answering().__enter__(), daemon=True)
+    heard = threading.Thread(target=hear, daemon=True)
     heard.start()
     heard.join(0.2)
     waited = heard.is_alive()
@@ -158,23 +170,8 @@ def test_a_late_tick_is_made_by_control_itself(hire: Hire, monkeypatch: pytest.M
     assert ticks == [None], "none by a process that serves no ticks, none while the last one is recent"
 
 
-def test_a_draining_process_waits_for_what_its_scout_started(
-    kind: DeclareKind, hire: Hire, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, finish = threading.Event(), threading.Event()
-
-    def handler(running: Any) -> None:
-        begun.set()
-        assert finish.wait(PATIENCE_SECONDS)
-
-    waiting = kind(handler)
-    process = hire()
-    job = submit(waiting)
-    let_wait(job)
-    become_quiet(process)
-    scouting = Scout(process, os.getpid())
-    scouting._take_unrung()
-    assert begun.wait(PATIENCE_SECONDS)
+def test_a_draining_process_waits_for_what_its_scout_started(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, process, scouting, finish = busy
     monkeypatch.setattr(workers, "_current", process)
     monkeypatch.setattr(tasks, "_scout", scouting)
     found: list[str] = []
@@ -278,6 +275,7 @@ def test_tasks_that_are_no_bells_fill_the_house_too(deaf: tuple[Scout, WorkerPro
     listen(scouting, 10)
     busy = broker.ended
     process.task_ended()
+    process._heard_at = 0
     listen(scouting, 10)
 
     assert busy == 0

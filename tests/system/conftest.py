@@ -12,12 +12,8 @@ from tests.system.stack import Stack
 
 @pytest.fixture(scope="session")
 def running_stack() -> Iterator[Stack]:
-    stack = Stack(servers.new_folder("stack") / "data")
-    try:
-        stack.wait_until_ready()
+    with Stack(servers.new_folder("stack") / "data") as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psutil
 import psycopg2
@@ -64,6 +64,18 @@ class Stack:
             }
             | self.settings
         )
+
+    def __enter__(self) -> Self:
+        """Once it is ready."""
+        try:
+            self.wait_until_ready(120)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def wait_until_ready(self, timeout_seconds: float = 60) -> None:
         until(lambda: self._up.poll() is not None or self._is_ready(), timeout_seconds)

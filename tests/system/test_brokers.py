@@ -24,12 +24,8 @@ def one_worker(any_broker: Server) -> Iterator[Stack]:
     settings = {"WORKER_PROCESSES": "1", "BROKER_URL": any_broker.url}
     if isinstance(any_broker, RabbitMQ):
         settings["QUORUM_QUEUES"] = "true"
-    stack = Stack(servers.new_folder("stack") / "data", **settings)
-    try:
-        stack.wait_until_ready(120)
+    with Stack(servers.new_folder("stack") / "data", **settings) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 def test_the_doctor_finds_a_running_stack_well(one_worker: Stack) -> None:

@@ -23,12 +23,8 @@ DEAF_SECONDS = 10
 @pytest.fixture(scope="module")
 def running(any_broker: Server) -> Iterator[Stack]:
     settings = {"BROKER_URL": any_broker.url, "DEAF_SECONDS": str(DEAF_SECONDS)}
-    stack = Stack(servers.new_folder("stack") / "data", **settings)
-    try:
-        stack.wait_until_ready(120)
+    with Stack(servers.new_folder("stack") / "data", **settings) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.fixture
