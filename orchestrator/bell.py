@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 # How long an unanswered bell keeps others of its name from being sent. If its message was lost, the tick's next one
 # goes through after this.
 UNANSWERED_SECONDS = 5
+# How long the ringer rests where all that it was asked for lay unanswered already: many commits can share a look.
+MERGE_SECONDS = 0.01
 
 
 class Doorbell(Task[Any, Any]):
@@ -93,11 +96,17 @@ class Ringer:
                 self._changed.wait_for(lambda: bool(self._wanted))
                 wanted, self._wanted = self._wanted, {}
                 self._publishing = True
-            for task in wanted.values():
-                try:
-                    task.apply_async()
-                except Exception as error:
-                    logger.warning("The bell %s was not rung, the next tick will: %s", task.name, error)
+            sent = [self._publish(task) for task in wanted.values()]
+            if not any(sent):
+                time.sleep(MERGE_SECONDS)
+
+    def _publish(self, task: Doorbell) -> bool:
+        """Whether a message was sent."""
+        try:
+            return task.apply_async() is not None
+        except Exception as error:
+            logger.warning("The bell %s was not rung, the next tick will: %s", task.name, error)
+            return False
 
 
 def _may_ring(name: str) -> bool:

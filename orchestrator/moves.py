@@ -24,6 +24,16 @@ attempt_ended = Failpoint("attempt-ended")
 # How many attempts at a job may end because the database was not available before they count.
 MOST_UNAVAILABLE = 10
 
+# How long a worker that was frozen within a batch may keep its jobs locked.
+FROZEN_BATCH_SECONDS = 15
+LIMIT_IDLENESS = f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN_BATCH_SECONDS}s';"
+
+# A batch is read in the order of the index. By the statistics of a quiet time PostgreSQL would rather read and sort all
+# that waits, for each batch.
+IN_ORDER = "SET LOCAL enable_sort = off;"
+# What its handler asks is planned as usual.
+AS_USUAL = "SET LOCAL enable_sort TO DEFAULT;"
+
 # The most urgent ready job of a kind becomes this worker's, unless the kind is paused or the worker was given up.
 # The worker's row is locked so that nobody gives it up meanwhile and overlooks the job.
 LEASE = f"""
@@ -90,7 +100,8 @@ WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s
 """
 
 # The jobs of a batch are done, in its order: a microsecond apart, since PostgreSQL may write them in any order. They
-# pass RUNNING within this transaction, so nobody else sees them there.
+# pass RUNNING within this transaction, so nobody else sees them there. `ready` is disguised, or else the jobs would be
+# looked up, by old statistics, in the index of all that wait.
 COMPLETE_LOCKED = """
 UPDATE orchestrator_job job
 SET status = 'COMPLETED',
@@ -104,7 +115,7 @@ SET status = 'COMPLETED',
     finished_at = statement_timestamp() + done.place * interval '1 microsecond',
     updated_at = clock_timestamp()
 FROM unnest(%(ids)s::uuid[], %(results)s::text[]) WITH ORDINALITY AS done (id, result, place)
-WHERE job.id = done.id AND job.ready
+WHERE job.id = done.id AND job.id = ANY(%(ids)s::uuid[]) AND job.ready::integer <> 0
 """
 
 # An attempt ended without completing the job, if the job is still as that attempt left it.
@@ -162,7 +173,8 @@ def lease_next(kind: Kind, *, worker_id: int, worker_name: str, celery_task_id: 
 
 
 def lock_ready(kind: Kind, *, worker_id: int) -> list[Claimed]:
-    """The kind's most urgent ready jobs, at most a batch, in order, locked until the transaction ends.
+    """The kind's most urgent ready jobs, at most a batch, in order, locked until the transaction ends. PostgreSQL ends
+    it when it has been idle for FROZEN_BATCH_SECONDS.
 
     A job that runs alone is alone in its list. What a process has just died of waits until that is counted, or it
     would kill one process after the other.
@@ -170,7 +182,9 @@ def lock_ready(kind: Kind, *, worker_id: int) -> list[Claimed]:
     left_out: set[str] = set()
     while True:
         held = transaction.savepoint()
-        jobs = _claimed(LOCK, {"kind": kind.name, "limit": kind.batch_size, "left_out": list(left_out)})
+        jobs = _claimed(
+            LIMIT_IDLENESS + IN_ORDER + LOCK, {"kind": kind.name, "limit": kind.batch_size, "left_out": list(left_out)}
+        )
         suspects = _tried_by_others(jobs, worker_id) if jobs else set()
         if not suspects:
             transaction.savepoint_commit(held)
@@ -192,7 +206,7 @@ def _claimed(sql: str, parameters: dict[str, Any]) -> list[Claimed]:
 def _tried_by_others(jobs: Sequence[Claimed], worker_id: int) -> set[str]:
     with connection.cursor() as cursor:
         cursor.execute(
-            TRIED_BY_OTHERS,
+            AS_USUAL + TRIED_BY_OTHERS,
             {
                 "worker": worker_id,
                 "ids": [str(job.id) for job in jobs],

@@ -28,6 +28,7 @@ unwinding = Failpoint("unwinding")
 # A parent waits for all its children; it counts as started at the latest when the first of them is done.
 # What is joined to a row that is to be locked must be materialized: after waiting for the lock PostgreSQL looks at the
 # row anew, and where it has planned a union as part of the join it finds no partner for it, and leaves it out.
+# Jobs are found by an array of their ids: it is taken for a short one, so nobody plans to read the whole table.
 COUNT_DOWN = """
 WITH done AS (
     SELECT id, parent_id FROM orchestrator_job WHERE id = ANY(%(ids)s::uuid[]) AND status = 'COMPLETED'
@@ -37,8 +38,8 @@ WITH done AS (
     GROUP BY job_id
     UNION ALL
     SELECT parent_id, count(*), true FROM done WHERE parent_id IS NOT NULL GROUP BY parent_id
-), locked AS (
-    SELECT job.id, n, is_parent FROM orchestrator_job job JOIN hits USING (id) ORDER BY job.id FOR UPDATE OF job
+), locked AS MATERIALIZED (
+    SELECT id FROM orchestrator_job WHERE id = ANY(ARRAY(SELECT id FROM hits)) ORDER BY id FOR UPDATE
 )
 UPDATE orchestrator_job job
 SET unfinished_dependencies = unfinished_dependencies - n,
@@ -47,8 +48,8 @@ SET unfinished_dependencies = unfinished_dependencies - n,
     ready = unfinished_dependencies = n AND status IN ('CREATED', 'RUNNING') AND NOT unwinding
             AND (is_parent OR run_at <= clock_timestamp()),
     updated_at = clock_timestamp()
-FROM locked
-WHERE job.id = locked.id
+FROM hits
+WHERE job.id = hits.id AND job.id = ANY(ARRAY(SELECT id FROM locked))
 RETURNING job.id, job.kind, job.ready, job.unwinding
 """
 

@@ -290,9 +290,10 @@ def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[t
         pointer = f"/children/{position}"
         if not 0 < len(child.name) <= 100 or child.name in ids:
             raise BadSubmission(f"{pointer}/name", "invalid", f"{child.name!r} is no name, too long or used twice.")
-        if unknown := set(child.after) - ids.keys():
+        # Not by `- ids.keys()`, which looks at every name there is.
+        if unknown := sorted({name for name in child.after if name not in ids}):
             raise BadSubmission(
-                f"{pointer}/after", "unknown", f"{child.name!r} comes after {sorted(unknown)}, not listed before it."
+                f"{pointer}/after", "unknown", f"{child.name!r} comes after {unknown}, not listed before it."
             )
         kind = kind_named(child.kind)
         if kind.plan:

@@ -47,7 +47,7 @@ def test_a_batch_completes_at_once(kind: DeclareKind, worker: WorkerProcess) -> 
     ran = run(doubling, worker)
 
     jobs = Job.objects.in_bulk(ids)
-    assert ran
+    assert ran == 50
     assert [jobs[id].result for id in ids] == [{"double": 2 * n} for n in range(50)]
     assert {(job.status, job.attempt, job.ready, job.worker_name) for job in jobs.values()} == {
         ("COMPLETED", 1, False, worker.name)
@@ -65,7 +65,7 @@ def test_no_more_than_a_batch_is_claimed(kind: DeclareKind, worker: WorkerProces
 
 
 def test_nothing_is_run_where_nothing_is_ready(kind: DeclareKind, worker: WorkerProcess) -> None:
-    assert run(kind(**BATCH), worker) is False
+    assert run(kind(**BATCH), worker) == 0
 
 
 def test_a_handler_may_take_its_whole_batch(kind: DeclareKind, worker: WorkerProcess) -> None:

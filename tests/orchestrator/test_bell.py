@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from orchestrator import bell, engine
 from orchestrator.bell import Doorbell, Ringer
 from orchestrator.kinds import Kind
 from orchestrator.models import Job
-from orchestrator.submission import submit
+from orchestrator.submission import submit, submit_many
 from orchestrator.workers import WorkerProcess
 from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, Hire, again
 
@@ -105,6 +105,30 @@ def test_while_a_message_lies_unanswered_no_second_one_is_sent(bells: list[Kind]
     assert published == [bells[0].name, bells[1].name]
 
 
+def test_bells_asked_for_while_one_lies_unanswered_are_looked_into_together(
+    bells: list[Kind], published: Published, ringer: Ringer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    resting, rested = threading.Event(), threading.Event()
+
+    def rest(seconds: float) -> None:
+        resting.set()
+        assert rested.wait(PATIENCE_SECONDS)
+
+    monkeypatch.setattr(bell, "_may_ring", lambda name: looks.append(name))
+    monkeypatch.setattr(bell.time, "sleep", rest)
+    ringer.ask(bells[0].task)
+    assert resting.wait(PATIENCE_SECONDS)
+
+    for _ in range(100):
+        ringer.ask(bells[0].task)
+    rested.set()
+
+    assert ringer.wait_until_idle(PATIENCE_SECONDS)
+    assert looks == [bells[0].name] * 2
+    assert published == []
+
+
 def test_an_answered_bell_may_ring_again(bells: list[Kind], published: Published) -> None:
     bells[0].task.apply_async()
 
@@ -177,7 +201,7 @@ def test_a_bell_is_marked_as_answered_before_the_claim(
     claimed_at_first = threading.Event()
     claim = engine.run_leased
 
-    def claim_then_submit(kind: Kind, process: WorkerProcess, celery_task_id: str) -> bool:
+    def claim_then_submit(kind: Kind, process: WorkerProcess, celery_task_id: str) -> int:
         ran = claim(kind, process, celery_task_id)
         if not ran and not claimed_at_first.is_set():
             claimed_at_first.set()
@@ -243,6 +267,58 @@ def test_a_time_slice_that_is_spent_rings_for_the_rest(
 
     assert sum(again(job).status == "COMPLETED" for job in jobs) == 2
     assert rung[-1] == waiting.name
+
+
+class Gathering(threading.Event):
+    """Whether to stop, for a worker that is not told to: `meanwhile` happens each time it lets work gather."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        super().__init__()
+        self.meanwhile = meanwhile
+        self.times = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if timeout == engine.GATHER_SECONDS:
+            self.times += 1
+            self.meanwhile()
+        return super().wait(0)
+
+
+def test_jobs_that_come_one_by_one_share_a_batch_with_those_that_come_soon_after(
+    kind: DeclareKind, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+    adding = kind(
+        lambda jobs: batches.append(len(jobs)) or [0] * len(jobs), execution="transactional", takes_batch=True
+    )
+    submit(adding)
+    worker = hire()
+    more = iter([3, 0])
+    worker.draining = Gathering(lambda: submit_many(adding, [{}] * next(more)))
+    monkeypatch.setattr(engine, "current_process", lambda: worker)
+
+    engine.answer_bell(adding, celery_task_id="the-bell")
+
+    assert batches == [1, 3]
+
+
+def test_nothing_is_waited_for_while_more_is_ready(
+    kind: DeclareKind, hire: Hire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = kind(execution="transactional", batch_size=2)
+    submit_many(full, [{}] * 4)
+    alone = kind(execution="transactional", batch_size=3)
+    ids = submit_many(alone, [{}] * 2)
+    Job.objects.filter(id__in=ids).update(runs_alone=True)
+    worker = hire()
+    worker.draining = Gathering(lambda: None)
+    monkeypatch.setattr(engine, "current_process", lambda: worker)
+
+    engine.answer_bell(full, celery_task_id="the-bell")
+    engine.answer_bell(alone, celery_task_id="the-bell")
+
+    assert set(Job.objects.values_list("status", flat=True)) == {"COMPLETED"}
+    assert worker.draining.times == 0
 
 
 def test_a_process_without_a_row_claims_nothing(

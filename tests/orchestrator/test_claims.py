@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from orchestrator import moves, upkeep
+from orchestrator import moves, pipelines, upkeep
 from orchestrator.kinds import Kind
 from orchestrator.models import Kind as KindRow
 from orchestrator.models import Worker
 from orchestrator.moves import lease_next
-from orchestrator.running import Claimed
+from orchestrator.running import Claimed, RunningJob
 from orchestrator.submission import submit, submit_many
 from orchestrator.workers import WorkerProcess, give_up
 from tests.orchestrator.workbench import DeclareKind, Hire, again, lease, make_due, run
@@ -175,26 +177,84 @@ LATERAL (VALUES
 """
 
 
-@pytest.mark.parametrize("statement", [moves.LEASE, moves.LOCK])
-def test_a_claim_costs_the_same_however_many_jobs_wait(
-    statement: str, kind: DeclareKind, worker: WorkerProcess
-) -> None:
+@pytest.fixture(params=["statistics are new", "there are none yet", "they are of a time when no job was ready"])
+def backlog(request: pytest.FixtureRequest, kind: DeclareKind, db: None) -> Kind:
+    """A kind with thousands of jobs that are ready, and as many in each state in which they are not."""
     waiting = kind()
-    parameters = {"kind": waiting.name, "worker": worker.row_id, "limit": 200, "timeout": None, "left_out": []}
-    parameters |= {"worker_name": "", "celery_task_id": ""}
-
     with connection.cursor() as cursor:
         cursor.execute(BACKLOG, {"kind": waiting.name})
-        cursor.execute("ANALYZE orchestrator_job")
-        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
-        [[[explained]]] = cursor.fetchall()
+        if request.param == "statistics are new":
+            cursor.execute("ANALYZE orchestrator_job")
+        elif request.param == "there are none yet":
+            cursor.execute("DELETE FROM pg_statistic WHERE starelid = 'orchestrator_job'::regclass")
+        else:
+            cursor.execute("UPDATE orchestrator_job SET ready = false WHERE ready RETURNING id")
+            were_ready = [id for (id,) in cursor.fetchall()]
+            cursor.execute("ANALYZE orchestrator_job")
+            cursor.execute("UPDATE orchestrator_job SET ready = true WHERE id = ANY(%s)", [were_ready])
+    return waiting
 
-    nodes = list(nodes_of(explained["Plan"]))
+
+@pytest.mark.parametrize("how", ["leased", "transactional"])
+def test_a_claim_costs_the_same_however_many_jobs_wait(how: str, backlog: Kind, worker: WorkerProcess) -> None:
+    claims = {
+        "leased": lambda: claim(backlog, worker),
+        "transactional": lambda: moves.lock_ready(replace(backlog, batch_size=200), worker_id=worker.row_id),
+    }
+
+    nodes, blocks = explained(claims[how])
+
     on_jobs = [node for node in nodes if node.get("Relation Name") == "orchestrator_job"]
     assert "job_ready_by_rank" in {node.get("Index Name") for node in on_jobs}
     assert "Seq Scan" not in {node["Node Type"] for node in on_jobs}
     assert "Sort" not in {node["Node Type"] for node in nodes}
-    assert explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 2_000
+    assert blocks < 2_000
+
+
+@pytest.mark.parametrize("what", ["the jobs of a batch", "what waits for them"])
+def test_completing_a_batch_costs_the_same_however_many_jobs_wait(
+    what: str, backlog: Kind, worker: WorkerProcess
+) -> None:
+    with transaction.atomic():
+        batch = moves.lock_ready(replace(backlog, batch_size=200), worker_id=worker.row_id)
+    moves_on = {
+        "the jobs of a batch": lambda: moves.complete_locked(batch, [1] * 200, worker_name="", celery_task_id=""),
+        "what waits for them": lambda: pipelines.count_down([job.id for job in batch]),
+    }
+
+    nodes, _ = explained(moves_on[what])
+
+    on_jobs = [node for node in nodes if node.get("Relation Name") == "orchestrator_job"]
+    assert "Seq Scan" not in {node["Node Type"] for node in on_jobs}
+    assert "job_ready_by_rank" not in {node.get("Index Name") for node in nodes}
+
+
+def test_a_batch_is_planned_as_usual_once_it_is_claimed(kind: DeclareKind, worker: WorkerProcess) -> None:
+    def ask(running: RunningJob) -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW enable_sort")
+            return str(cursor.fetchone()[0])
+
+    asking = kind(ask, execution="transactional")
+    job = submit(asking)
+
+    run(asking, worker)
+
+    assert again(job).result == "on"
+
+
+def explained(move: Callable[[], object]) -> tuple[list[dict[str, Any]], int]:
+    """The nodes of the plan by which the move's main statement is run, and how many blocks it touches."""
+    with transaction.atomic(), CaptureQueriesContext(connection) as asked:
+        move()
+        transaction.set_rollback(True)
+    on_jobs = [query["sql"] for query in asked.captured_queries if "orchestrator_job" in query["sql"]]
+    settings, _, statement = max(on_jobs, key=len).rpartition(";")
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"{settings or 'SELECT'}; EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
+        [[[answer]]] = cursor.fetchall()
+    plan = answer["Plan"]
+    return list(nodes_of(plan)), plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
 
 
 @pytest.mark.parametrize("asks", ["the worker", "the tick"])

@@ -210,7 +210,7 @@ class Life(RuleBasedStateMachine):
         fails = dict(Job.objects.values_list("id", "payload__fails"))
         # Its jobs are locked in order, but what one makes ready is not among them.
         ran = run(self.batched, self.process)
-        assert ran == bool(claimed)
+        assert ran == len(claimed)
         for job in claimed:
             if job.attempt < fails[job.id]:
                 job.attempt += 1

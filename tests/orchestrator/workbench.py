@@ -84,8 +84,8 @@ def live_worker(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Iter
     process._thread.join(PATIENCE_SECONDS)
 
 
-def run(kind: Kind, worker: WorkerProcess) -> bool:
-    """Runs what one claim yields, as an answered bell does."""
+def run(kind: Kind, worker: WorkerProcess) -> int:
+    """Runs what one claim yields, as an answered bell does; how many jobs were ready."""
     run_next = engine.run_batch if kind.execution == "transactional" else engine.run_leased
     return run_next(kind, worker, "the-bell")
 
