@@ -28,8 +28,8 @@ MOST_UNAVAILABLE = 10
 FROZEN_BATCH_SECONDS = 15
 LIMIT_IDLENESS = f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN_BATCH_SECONDS}s';"
 
-# A batch is read in the order of the index. By the statistics of a quiet time PostgreSQL would rather read and sort all
-# that waits, for each batch.
+# A batch is read in the order of the index. By statistics of a quiet time, PostgreSQL would read and sort all that
+# waits for each batch.
 IN_ORDER = "SET LOCAL enable_sort = off;"
 # What its handler asks is planned as usual.
 AS_USUAL = "SET LOCAL enable_sort TO DEFAULT;"
