@@ -32,7 +32,7 @@ up: .venv/up.stamp ## Start everything and serve until Ctrl-C.
 test: .venv/dev.stamp ## Run the tests, a file a core, on private servers. Options for pytest: make test ARGS="-k retry".
 	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not long" $(ARGS)
 
-test-long: .venv/dev.stamp ## Run the long tests: a crash at every failpoint, the negative controls, outages, chaos on RabbitMQ.
+test-long: .venv/dev.stamp ## Run the long tests: outages of both brokers, and chaos on RabbitMQ.
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
 compose-test: .venv/dev.stamp ## Run the containers for real and hurt them; needs an engine: make compose-test COMPOSE="docker compose".

@@ -14,7 +14,7 @@ from tests.chaos.run import Run
 from tests.chaos.world import World, frozen
 from tests.system.stack import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 # Long enough for what ends at all, here.
 ENOUGH_SECONDS = 5

@@ -65,7 +65,6 @@ def kill_a_busy_worker(world: World) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_crash_at_each_failpoint_loses_nothing_and_does_nothing_twice(world: World) -> None:
     run = Run(
