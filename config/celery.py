@@ -4,12 +4,10 @@ import os
 from typing import Any
 
 from celery import Celery
-from django.conf import settings
 from kombu import Queue
 
-from config.settings import is_redis
+from config.settings import ENV, QUEUES, is_redis
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 # Django's checks are `manage.py migrate`'s: for them a worker would import every view, serializer and admin page.
 os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
@@ -24,13 +22,11 @@ def route(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_
     return {"queue": queue} if queue else None
 
 
-env = settings.ENV
-
 # What RabbitMQ is told of a queue; Redis ignores it. Bells that nobody answers make room for new ones.
-QUEUE_ARGUMENTS = {"x-max-length": 1_000, **({"x-queue-type": "quorum"} if env.QUORUM_QUEUES else {})}
+QUEUE_ARGUMENTS = {"x-max-length": 1_000, **({"x-queue-type": "quorum"} if ENV.QUORUM_QUEUES else {})}
 
 app.conf.update(
-    broker_url=env.BROKER_URL,
+    broker_url=ENV.BROKER_URL,
     # Work is never in a message: messages are acknowledged early, never retried, and have no result.
     task_acks_late=False,
     task_ignore_result=True,
@@ -39,7 +35,7 @@ app.conf.update(
     accept_content=["json"],
     # A worker takes a message only when it has a free slot, so no bell lies behind a long job.
     worker_prefetch_multiplier=1,
-    worker_disable_prefetch=is_redis(env.BROKER_URL),
+    worker_disable_prefetch=is_redis(ENV.BROKER_URL),
     # Only the bell thread publishes. It fails fast, since the tick rings again.
     task_publish_retry=False,
     broker_connection_timeout=2,
@@ -52,11 +48,11 @@ app.conf.update(
         "health_check_interval": 10,
         "global_keyprefix": "muster:",
     }
-    if is_redis(env.BROKER_URL)
+    if is_redis(ENV.BROKER_URL)
     else {},
     worker_cancel_long_running_tasks_on_connection_loss=False,
-    task_queues=[Queue(name, queue_arguments=QUEUE_ARGUMENTS) for name in (*settings.QUEUES, CONTROL_QUEUE)],
-    task_default_queue=settings.QUEUES[0],
+    task_queues=[Queue(name, queue_arguments=QUEUE_ARGUMENTS) for name in (*QUEUES, CONTROL_QUEUE)],
+    task_default_queue=QUEUES[0],
     task_routes=(route,),
     task_create_missing_queues=False,
     worker_send_task_events=True,
@@ -66,7 +62,7 @@ app.conf.update(
     enable_utc=True,
     beat_scheduler="scheduler.beat:Scheduler",
     beat_max_loop_interval=5,
-    beat_schedule={"tick": {"task": "orchestrator.tick", "schedule": env.TICK_SECONDS}},
+    beat_schedule={"tick": {"task": "orchestrator.tick", "schedule": ENV.TICK_SECONDS}},
 )
 
 app.autodiscover_tasks()

@@ -13,6 +13,8 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, Spec
 # JSON for whoever does not say what they want.
 SCHEMA_RENDERERS = [OpenApiJsonRenderer2, OpenApiJsonRenderer, OpenApiYamlRenderer, OpenApiYamlRenderer2]
 
+admin.autodiscover()
+
 urlpatterns = [
     path("", include("orchestrator.urls")),
     path("", include("scheduler.urls")),

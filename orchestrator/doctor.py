@@ -369,7 +369,7 @@ def beat() -> Finding:
     """It sends the tick."""
     tick = PeriodicTask.objects.filter(name="tick").first()
     if tick is None:
-        return fail("It has never run here.", "Start `celery -A config beat`.")
+        return fail("It has never run here.", "Start `python -m config beat`.")
     if not tick.enabled:
         return fail("The tick is switched off in Beat's admin.", "Enable the periodic task `tick` in the admin.")
     [[age]] = _rows(
@@ -378,7 +378,7 @@ def beat() -> Finding:
     )
     # One that has just been started writes after a while, and ticks before.
     if age > BEAT_STOPPED_AFTER_SECONDS and not health.tick()["ok"]:
-        return fail(f"It last wrote down that it ticks {age:,.0f} s ago.", "Start `celery -A config beat`.")
+        return fail(f"It last wrote down that it ticks {age:,.0f} s ago.", "Start `python -m config beat`.")
     return ok("It runs, and the tick is switched on.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -51,6 +52,12 @@ def start_main(sender: str, instance: Any, **_: Any) -> None:
     _celery_worker, _celery_pid = instance, os.getpid()
     if not _has_children():
         _start_process()
+
+
+@signals.worker_before_create_process.connect
+def share_memory(**_: Any) -> None:
+    """Keeps the garbage collector, ours and the child's, from writing to objects that both could go on sharing."""
+    gc.freeze()
 
 
 @signals.worker_process_init.connect

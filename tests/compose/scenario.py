@@ -157,7 +157,7 @@ def test_a_process_runs_confined_and_is_its_containers_first(project: Project, s
     assert "NoNewPrivs:\t1" in status
     assert container["HostConfig"]["ReadonlyRootfs"]
     assert container["HostConfig"]["Memory"] > 0
-    assert "granian" in command or "celery" in command
+    assert "granian" in command or "\0-m\0config\0" in command
     assert not command.startswith(("sh\0", "/bin/sh\0", "bash\0"))
 
 

@@ -22,6 +22,8 @@ from orchestrator.states import Status
 from orchestrator.submission import cancel, submit, submit_many
 
 pytestmark = pytest.mark.django_db
+# As `config.urls` does, and now: each page is a test.
+admin.autodiscover()
 
 UNKNOWN = "01980c5e-7a00-7000-8000-000000000000"
 JOBS = "admin:orchestrator_job_changelist"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from celery import signals
 from django.db import DatabaseError, transaction
 from django.db.models.functions import Now
 
@@ -85,6 +87,15 @@ def test_registering_again_keeps_a_kind_paused(kind: DeclareKind, hire: Hire) ->
     hire("second@here")
 
     assert Kind.objects.get(name=declared.name).paused_at is not None
+
+
+def test_what_was_there_before_a_child_is_left_alone_by_the_collector_and_stays_shared() -> None:
+    try:
+        signals.worker_before_create_process.send(sender=None)
+
+        assert gc.get_freeze_count() > 100_000
+    finally:
+        gc.unfreeze()
 
 
 def test_a_heartbeat_renews_the_row(worker: WorkerProcess) -> None:

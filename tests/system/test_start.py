@@ -15,6 +15,8 @@ from config.settings import BASE_DIR
 KEY = "only-for-tests-0123456789-abcdefghijklmnopqrstuvwxyz"
 RIGHT = {"SECRET_KEY": KEY, "DATABASE_URL": "postgresql://nobody:hush@127.0.0.1:1/none", "DATA_DIR": "/nonexistent"}
 BIN = Path(sys.executable).parent
+# Celery's own program, and the one that the Procfile names.
+CELERY, OURS = (str(BIN / "celery"), "-q", "-A", "config"), (sys.executable, "-m", "config")
 
 REFUSED = [
     ({"SECRET_KEY": None}, "SECRET_KEY is not set."),
@@ -58,17 +60,28 @@ def test_a_wrong_setting_is_told_in_one_sentence(settings: dict[str, str | None]
     assert "hush" not in ended.stderr
 
 
-@pytest.mark.parametrize("program", ["worker", "beat", "flower"])
-def test_celery_refuses_in_one_sentence(program: str) -> None:
-    ended = start(str(BIN / "celery"), "-q", "-A", "config", program, QUEUES="default")
+@pytest.mark.parametrize(
+    "command", [*((*CELERY, name) for name in ("worker", "beat", "flower")), (*OURS, "worker"), (*OURS, "beat")]
+)
+def test_celery_refuses_in_one_sentence(command: tuple[str, ...]) -> None:
+    ended = start(*command, QUEUES="default")
 
     assert ended.returncode == 1
     assert ended.stderr.startswith("Muster does not start: The kind ")
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_celery_refuses_a_queue_that_is_none_of_the_queues() -> None:
-    ended = start(str(BIN / "celery"), "-q", "-A", "config", "worker", "-Q", "nowhere")
+def test_flower_which_knows_no_kinds_refuses_a_wrong_setting_in_one_sentence() -> None:
+    ended = start(*OURS, "flower", BROKER_URL="memcached://u:hush@host")
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Muster does not start: BROKER_URL must look like redis://host:port/0")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("program", [CELERY, OURS])
+def test_celery_refuses_a_queue_that_is_none_of_the_queues(program: tuple[str, ...]) -> None:
+    ended = start(*program, "worker", "-Q", "nowhere")
 
     assert ended.returncode == 1
     assert (
