@@ -143,16 +143,11 @@ class WaitOption(Strict):
     )
 
 
-class PathUsername(serializers.Serializer[Any]):
-    username = serializers.CharField(max_length=150, trim_whitespace=False, validators=[UnicodeUsernameValidator()])
-
-
-class PathJob(serializers.Serializer[Any]):
-    job_id = serializers.UUIDField()
-
-
-class PathUsernameAndJob(PathUsername, PathJob):
-    pass
+# What is variable in paths.
+PATH: dict[str, serializers.Field[Any, Any, Any, Any]] = {
+    "username": serializers.CharField(max_length=150, trim_whitespace=False, validators=[UnicodeUsernameValidator()]),
+    "job_id": serializers.UUIDField(),
+}
 
 
 @extend_schema_serializer(component_name="OrchestrationStarted")

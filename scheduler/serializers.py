@@ -192,14 +192,6 @@ def _unknown(name: str, known: str = ", ".join(sorted(TASK_FIELDS))) -> Problem:
     return Problem(f"/{escaped(name)}", "unknown", f"{name!r} is not known here; known are: {known}.")
 
 
-class PathTask(serializers.Serializer[Any]):
-    task_id = serializers.UUIDField()
-
-
-class PathSchedule(serializers.Serializer[Any]):
-    schedule_id = serializers.UUIDField()
-
-
 class TaskFilters(Strict):
     status = serializers.MultipleChoiceField(
         choices=TaskStatus.choices,

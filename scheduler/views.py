@@ -12,7 +12,7 @@ from rest_framework.reverse import reverse
 from rest_framework.views import APIView
 
 from config import openapi
-from config.api import BadInput, ExactJSONParser, NewestFirst, read_body, read_path, read_query
+from config.api import BadInput, ExactJSONParser, NewestFirst, read_body, read_id, read_query
 from config.openapi import IDEMPOTENCY_KEY, LOCATION, LOCATION_OF_NEW, example, problems
 from orchestrator.idempotency import answered_once
 from orchestrator.serializers import NoFields
@@ -74,7 +74,7 @@ class TaskView(APIView):
         examples=[example(200, "Done", examples.TASK_WITH_RESULTS)],
     )
     def get(self, request: Request, task_id: str) -> Response:
-        id = _task_id(task_id)
+        id = read_id(task_id=task_id)
         task = queries.shown_task(queries.visible_tasks(request.user), id)
         return Response(serializers.ShownTaskWithResults(task, context=_context(request)).data)
 
@@ -86,7 +86,7 @@ class TaskView(APIView):
         responses={204: OpenApiResponse(description="It is CANCELLED."), **problems(400, 403, 404, 409)},
     )
     def delete(self, request: Request, task_id: str) -> Response:
-        id = _task_id(task_id)
+        id = read_id(task_id=task_id)
         queries.require_visible_task(request.user, id)
         services.cancel_task(id)
         return Response(status=204)
@@ -108,7 +108,7 @@ class RunView(APIView):
     )
     @answered_once
     def post(self, request: Request, task_id: str) -> Response:
-        id = _task_id(task_id)
+        id = read_id(task_id=task_id)
         read_body(NoFields, request)
         queries.require_visible_task(request.user, id)
         services.run_again(id)
@@ -388,14 +388,8 @@ class BackfillView(APIView):
         return Response(shown, status=200 if dry_run else 202)
 
 
-def _task_id(given: str) -> UUID:
-    id: UUID = read_path(serializers.PathTask, task_id=given)["task_id"]
-    return id
-
-
 def _visible_schedule(request: Request, given: str) -> TaskSchedule:
-    id = read_path(serializers.PathSchedule, schedule_id=given)["schedule_id"]
-    return queries.visible_schedules(request.user).get(id=id)
+    return queries.visible_schedules(request.user).get(id=read_id(schedule_id=given))
 
 
 def _accepted(request: Request, task_id: UUID) -> Response:
