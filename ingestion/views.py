@@ -11,7 +11,6 @@ from django.conf import settings
 from django.db.models import QuerySet
 from django.http import HttpResponseBase, StreamingHttpResponse
 from django.http.request import UnreadablePostError
-from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import exceptions
@@ -22,6 +21,7 @@ from rest_framework.views import APIView
 
 from config import openapi
 from config.api import BadInput, NewestFirst, read_body, read_id, read_path, read_query
+from config.links import link, root_of
 from config.openapi import IDEMPOTENCY_KEY, LOCATION, problems
 from ingestion import queries, serializers, services, uploads
 from ingestion.models import Ingestion, Record, RecordError
@@ -300,7 +300,7 @@ def _status_response(request: Request, ingestion: Ingestion, status: int = 200) 
 
 
 def _url(request: Request, name: str, ingestion: Ingestion) -> str:
-    return request.build_absolute_uri(reverse(name, args=[ingestion.job_id]))
+    return link(root_of(request), name, ingestion.job_id)
 
 
 def _owner(request: Request) -> str:

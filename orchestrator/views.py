@@ -13,6 +13,7 @@ from rest_framework.views import APIView
 
 from config import openapi
 from config.api import NewestFirst, conditional, etag_of, not_modified, read_body, read_id, read_path, read_query
+from config.links import root_of
 from config.openapi import ETAG, IDEMPOTENCY_KEY, IF_NONE_MATCH, LOCATION, example, problems
 from orchestrator import health, queries, serializers, submission
 from orchestrator.idempotency import answered_once
@@ -254,6 +255,6 @@ def _shown(request: Request, job: Job) -> dict[str, Any]:
 
 def _context(request: Request) -> dict[str, Any]:
     return {
-        "root": request.build_absolute_uri("/")[:-1],
+        "root": root_of(request),
         "shows_tracebacks": queries.sees_everything(request.user),
     }

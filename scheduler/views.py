@@ -8,11 +8,11 @@ from uuid import UUID
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.reverse import reverse
 from rest_framework.views import APIView
 
 from config import openapi
 from config.api import BadInput, ExactJSONParser, NewestFirst, read_body, read_id, read_query
+from config.links import link, root_of
 from config.openapi import IDEMPOTENCY_KEY, LOCATION, LOCATION_OF_NEW, example, problems
 from orchestrator.idempotency import answered_once
 from orchestrator.serializers import NoFields
@@ -144,9 +144,9 @@ class BatchView(APIView):
         if errors and not (skips and batch.tasks):
             raise BadInput("", errors)
         ids = services.create_tasks(batch.tasks)
-        tasks_url = reverse("tasks", request=request)
+        root = root_of(request)
         accepted = [
-            {"index": index, "id": str(id), "url": f"{tasks_url}{id}/", "status": TaskStatus.PENDING.value}
+            {"index": index, "id": str(id), "url": link(root, "task", id), "status": TaskStatus.PENDING.value}
             for index, id in zip(batch.indexes, ids, strict=True)
         ]
         shown_errors = [error._asdict() for error in errors]
@@ -383,7 +383,7 @@ class BackfillView(APIView):
             "already_tasks": filled.already_tasks,
             "created": filled.occurrences - filled.already_tasks,
             "dry_run": dry_run,
-            "tasks": serializers.tasks_url(_context(request)["root"], schedule),
+            "tasks": serializers.tasks_url(root_of(request), schedule),
         }
         return Response(shown, status=200 if dry_run else 202)
 
@@ -419,4 +419,4 @@ def _owner(request: Request) -> str:
 
 
 def _context(request: Request) -> dict[str, Any]:
-    return {"root": request.build_absolute_uri("/")[:-1]}
+    return {"root": root_of(request)}
