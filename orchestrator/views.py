@@ -66,7 +66,7 @@ class StatusView(APIView):
     )
     def get(self, request: Request, username: str, job_id: str) -> Response:
         asked = read_path(serializers.PATH, username=username, job_id=job_id)
-        job = queries.orchestration_of(queries.visible_jobs(request.user), asked["username"], asked["job_id"])
+        job = queries.orchestration_of(request.user, asked["username"], asked["job_id"])
         return Response(serializers.OrchestrationStatus(job).data)
 
 
@@ -125,15 +125,14 @@ class JobView(APIView):
     def get(self, request: Request, job_id: str) -> HttpResponse:
         id = read_id(job_id=job_id)
         seconds = read_query(serializers.WaitOption, request).get("wait", 0)
-        jobs = queries.visible_jobs(request.user)
         if seconds:
-            queries.wait_until_ended(jobs, id, seconds)
+            queries.wait_until_ended(queries.visible_jobs(request.user), id, seconds)
         context = _context(request)
         if "If-None-Match" in request.headers:
-            unchanged = not_modified(request, etag_of(queries.version_of(jobs, id), context))
+            unchanged = not_modified(request, etag_of(queries.version_of(request.user, id), context))
             if unchanged is not None:
                 return unchanged
-        job = queries.shown_job(jobs, id)
+        job = queries.shown_job(request.user, id)
         etag = etag_of(queries.version_shown(job), context)
         return Response(serializers.ShownJobWithPayload(job, context=context).data, headers=conditional(etag))
 
@@ -249,7 +248,7 @@ def _require_may_submit_for(request: Request, owner: str) -> None:
 
 
 def _shown(request: Request, job: Job) -> dict[str, Any]:
-    shown = queries.shown_job(Job.objects.all(), job.id)
+    shown = queries.shown_job(request.user, job.id)
     return serializers.ShownJob(shown, context=_context(request)).data
 
 

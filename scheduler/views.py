@@ -75,7 +75,7 @@ class TaskView(APIView):
     )
     def get(self, request: Request, task_id: str) -> Response:
         id = read_id(task_id=task_id)
-        task = queries.shown_task(queries.visible_tasks(request.user), id)
+        task = queries.shown_task(request.user, id)
         return Response(serializers.ShownTaskWithResults(task, context=_context(request)).data)
 
     @extend_schema(

@@ -300,12 +300,25 @@ def test_links_begin_where_muster_is_mounted(api: Api) -> None:
 def test_reading_a_job_takes_one_statement_and_one_for_its_attempts(
     api: Api, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
-    fresh, tried = make_job(), make_job(Status.FAILED)
+    fresh, tried, completed = make_job(), make_job(Status.FAILED), make_job(Status.COMPLETED)
+    leased = make_job(Status.RUNNING, worker=Worker.objects.create(name="io@here", host="here", pid=1))
 
     with django_assert_num_queries(1):
         shown(api, fresh)
     with django_assert_num_queries(2):
         shown(api, tried)
+    for at_first_attempt in completed, leased:
+        with django_assert_num_queries(1):
+            shown(api, at_first_attempt)
+
+
+@pytest.mark.parametrize("status", [Status.COMPLETED, Status.RUNNING])
+def test_a_job_that_is_past_its_first_attempt_tells_of_it(api: Api, status: Status) -> None:
+    worker = Worker.objects.create(name="io@here", host="here", pid=1) if status == Status.RUNNING else None
+    job = make_job(status, attempt=2, worker=worker)
+    make_attempt(job, number=1)
+
+    assert [attempt["number"] for attempt in shown(api, job)["attempts"]] == [1]
 
 
 def test_an_unknown_job_is_not_found(api: Api) -> None:

@@ -276,12 +276,12 @@ def test_a_list_takes_one_statement_however_many_tasks_it_shows(
         assert len(api.get("/tasks/?limit=100").json()["results"]) == 100
 
 
-def test_one_task_takes_two_statements_and_its_submission_few(
+def test_one_task_takes_one_statement_and_its_submission_few(
     api: Api, django_assert_num_queries: DjangoAssertNumQueries, django_assert_max_num_queries: Any
 ) -> None:
     task = make_task()
 
-    with django_assert_num_queries(2):
+    with django_assert_num_queries(1):
         api.get(f"/tasks/{task.id}/")
     with django_assert_max_num_queries(5):
         api.post("/tasks/", {"a": 1, "b": 2})
