@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
 
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
@@ -44,8 +43,7 @@ class TasksView(APIView):
     @answered_once
     def post(self, request: Request) -> Response:
         new = serializers.read_task(request.data, owner=_owner(request))
-        [task_id] = services.create_tasks([new])
-        return _accepted(request, task_id)
+        return _accepted(request, services.create_task(new))
 
     @extend_schema(
         operation_id="list_tasks",
@@ -112,7 +110,7 @@ class RunView(APIView):
         read_body(NoFields, request)
         queries.require_visible_task(request.user, id)
         services.run_again(id)
-        return _accepted(request, id)
+        return _accepted(request, queries.shown_task(request.user, id))
 
 
 class BatchView(APIView):
@@ -349,7 +347,7 @@ class RunNowView(APIView):
     def post(self, request: Request, schedule_id: str) -> Response:
         read_body(NoFields, request)
         schedule = _visible_schedule(request, schedule_id)
-        return _accepted(request, services.run_now(schedule.id))
+        return _accepted(request, queries.shown_task(request.user, services.run_now(schedule.id)))
 
 
 class BackfillView(APIView):
@@ -392,8 +390,7 @@ def _visible_schedule(request: Request, given: str) -> TaskSchedule:
     return queries.visible_schedules(request.user).get(id=read_id(schedule_id=given))
 
 
-def _accepted(request: Request, task_id: UUID) -> Response:
-    task = queries.shown_tasks(Task.objects.all()).get(id=task_id)
+def _accepted(request: Request, task: Task) -> Response:
     shown = serializers.ShownTask(task, context=_context(request)).data
     return Response(shown, status=202, headers={"Location": shown["url"]})
 
