@@ -25,6 +25,7 @@ from orchestrator.ids import uuid7
 from orchestrator.models import Job
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.storable import as_text
+from scheduler import queries
 from scheduler.jobs import add
 from scheduler.models import Task, TaskSchedule
 from scheduler.recurrence import MICROSECOND, BadRecurrence, Recurrence, require_firing
@@ -143,7 +144,7 @@ def create_task(new: NewTask) -> Task:
         [row] = _insert([new], cursor)
         [created_at] = cursor.fetchone()
     task = Task(**row, created_at=created_at, updated_at=created_at)
-    task.job = Job(id=task.job_id, status=Status.CREATED, error="", celery_task_id="", updated_at=created_at)
+    task.job = Job.from_db(connection.alias, queries.JOB, [task.job_id, Status.CREATED, "", "", created_at])
     task.latest_result = None
     return task
 
