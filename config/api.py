@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from uuid import UUID
 
 import msgspec
 from django.conf import settings
-from django.core.cache import caches
 from django.core.exceptions import (
     DisallowedHost,
     PermissionDenied,
@@ -23,7 +26,7 @@ from django.core.exceptions import (
 from django.core.handlers.wsgi import LimitedStream, WSGIRequest
 from django.db import DatabaseError, InterfaceError, OperationalError
 from django.db.models import Model, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, QueryDict
 from django.http.request import UnreadablePostError
 from django.urls import is_valid_path
 from django.utils.cache import get_conditional_response
@@ -31,6 +34,7 @@ from django.utils.functional import Promise
 from django.views import defaults
 from knox.auth import TokenAuthentication
 from rest_framework import exceptions
+from rest_framework.fields import Field, UUIDField
 from rest_framework.pagination import BasePagination
 from rest_framework.parsers import BaseParser
 from rest_framework.permissions import SAFE_METHODS, BasePermission
@@ -335,7 +339,7 @@ class NewestFirst(BasePagination):
     """
 
     default_limit, max_limit = 50, 200
-    parameters = ("cursor", "limit")
+    parameters = frozenset({"cursor", "limit"})
 
     def paginate_queryset(self, queryset: QuerySet[Any], request: Request, view: APIView | None = None) -> list[Any]:
         limit = self._limit(request)
@@ -395,9 +399,26 @@ class NewestFirst(BasePagination):
 Input = type[BaseSerializer[Any]]
 
 
-def read_path(serializer_class: Input, **arguments: str) -> dict[str, Any]:
+_ID = UUIDField()
+
+
+def read_id(**given: str) -> UUID:
+    """The path's only variable part, which is an id; raises BadInput for what is none."""
+    [id] = read_path(dict.fromkeys(given, _ID), **given).values()
+    return id
+
+
+def read_path(parts: Mapping[str, Field[Any, Any, Any, Any]], **given: str) -> dict[str, Any]:
     """The path's variable parts, checked and converted; raises BadInput for those that do not fit."""
-    return _read("path", serializer_class, arguments)
+    read, errors = {}, {}
+    for name, text in given.items():
+        try:
+            read[name] = parts[name].run_validation(text)
+        except exceptions.ValidationError as error:
+            errors[name] = error.detail
+    if errors:
+        raise BadInput("path", list(problems_in(errors)))
+    return read
 
 
 def read_query(serializer_class: Input, request: Request) -> dict[str, Any]:
@@ -405,10 +426,18 @@ def read_query(serializer_class: Input, request: Request) -> dict[str, Any]:
 
     Raises BadInput for each that does not fit, or is not known.
     """
+    if request.query_params.keys() <= NewestFirst.parameters:
+        return dict(_defaults(serializer_class))
     given = request.query_params.copy()
     for name in NewestFirst.parameters:
         given.pop(name, None)
     return _read("query", serializer_class, given)
+
+
+@cache
+def _defaults(serializer_class: Input) -> dict[str, Any]:
+    """What a query without parameters means. Most have none, and a serializer takes its time to be made."""
+    return _read("query", serializer_class, QueryDict())
 
 
 def read_body(serializer_class: Input, request: Request, *, partial: bool = False) -> dict[str, Any]:
@@ -467,16 +496,32 @@ class UserThrottle(BaseThrottle):
         self._wait = seconds - passed
         # The address is that of the connection: a client can write anything into X-Forwarded-For.
         who = request.user.pk if request.user.is_authenticated else request.META.get("REMOTE_ADDR", "")
-        key = f"requests:{who}:{window:.0f}"
-        counts = caches["throttle"]
-        counts.add(key, 0, seconds)
-        try:
-            return counts.incr(key) <= limit
-        except ValueError:  # The window ended, or the cache forgot it, in between.
-            return True
+        return requests_counted.add(who, window) <= limit
 
     def wait(self) -> float:
         return self._wait
+
+
+class Counts:
+    """How often each did something in the current window of time; earlier ones are forgotten."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        self._window, self._counts = 0.0, Counter[Any]()
+
+    def add(self, who: Any, window: float) -> int:
+        """Counts one more, and answers how many that makes."""
+        with self._lock:
+            if window != self._window:
+                self._window, self._counts = window, Counter()
+            self._counts[who] += 1
+            return self._counts[who]
+
+
+requests_counted = Counts()
 
 
 def _rate(text: str) -> tuple[int, int]:

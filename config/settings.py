@@ -352,7 +352,6 @@ CACHES = {
     if _cache_url
     # A worker could not clear a flag that another process keeps for itself, so without a shared cache none is kept.
     else {"BACKEND": "django.core.cache.backends.dummy.DummyCache"},
-    "throttle": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "throttle"},
 }
 
 AUTH_PASSWORD_VALIDATORS = [

@@ -83,12 +83,8 @@ class NewIngestion(Strict):
     )
 
 
-class PathTask(serializers.Serializer[Any]):
-    task_id = serializers.UUIDField()
-
-
-class PathStudent(serializers.Serializer[Any]):
-    student_id = serializers.CharField(max_length=50, trim_whitespace=False)
+# What is variable in paths, but for ids.
+PATH = {"student_id": serializers.CharField(max_length=50, trim_whitespace=False)}
 
 
 class StreamOptions(Strict):

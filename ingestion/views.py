@@ -11,7 +11,6 @@ from django.conf import settings
 from django.db.models import QuerySet
 from django.http import HttpResponseBase, StreamingHttpResponse
 from django.http.request import UnreadablePostError
-from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import exceptions
@@ -21,7 +20,8 @@ from rest_framework.utils.urls import replace_query_param
 from rest_framework.views import APIView
 
 from config import openapi
-from config.api import BadInput, NewestFirst, read_body, read_path, read_query
+from config.api import BadInput, NewestFirst, read_body, read_id, read_path, read_query
+from config.links import link, root_of
 from config.openapi import IDEMPOTENCY_KEY, LOCATION, problems
 from ingestion import queries, serializers, services, uploads
 from ingestion.models import Ingestion, Record, RecordError
@@ -177,7 +177,7 @@ class IngestionStatusView(APIView):
         responses={200: serializers.IngestionStatus, **problems(400, 404)},
     )
     def get(self, request: Request, task_id: str) -> Response:
-        id = read_path(serializers.PathTask, task_id=task_id)["task_id"]
+        id = read_id(task_id=task_id)
         return _status_response(request, queries.visible_ingestion(request.user, id))
 
     @extend_schema(
@@ -194,7 +194,7 @@ class IngestionStatusView(APIView):
         },
     )
     def delete(self, request: Request, task_id: str) -> Response:
-        id = read_path(serializers.PathTask, task_id=task_id)["task_id"]
+        id = read_id(task_id=task_id)
         queries.visible_ingestion(request.user, id)
         job = submission.cancel(id)
         ingestion = queries.visible_ingestion(request.user, id)
@@ -237,7 +237,7 @@ class ErrorsView(APIView):
         },
     )
     def get(self, request: Request, task_id: str) -> HttpResponseBase:
-        id = read_path(serializers.PathTask, task_id=task_id)["task_id"]
+        id = read_id(task_id=task_id)
         options = read_query(serializers.ErrorsOptions, request)
         errors = RecordError.objects.filter(ingestion=queries.visible_ingestion(request.user, id))
         if options["format"] == "csv":
@@ -276,7 +276,7 @@ class RecordView(APIView):
         responses={200: serializers.ShownRecord, **problems(400, 404)},
     )
     def get(self, request: Request, student_id: str) -> Response:
-        asked = read_path(serializers.PathStudent, student_id=student_id)["student_id"]
+        asked = read_path(serializers.PATH, student_id=student_id)["student_id"]
         return Response(serializers.ShownRecord(queries.visible_record(request.user, asked)).data)
 
 
@@ -300,7 +300,7 @@ def _status_response(request: Request, ingestion: Ingestion, status: int = 200) 
 
 
 def _url(request: Request, name: str, ingestion: Ingestion) -> str:
-    return request.build_absolute_uri(reverse(name, args=[ingestion.job_id]))
+    return link(root_of(request), name, ingestion.job_id)
 
 
 def _owner(request: Request) -> str:

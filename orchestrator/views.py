@@ -12,7 +12,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from config import openapi
-from config.api import NewestFirst, conditional, etag_of, not_modified, read_body, read_path, read_query
+from config.api import NewestFirst, conditional, etag_of, not_modified, read_body, read_id, read_path, read_query
+from config.links import root_of
 from config.openapi import ETAG, IDEMPOTENCY_KEY, IF_NONE_MATCH, LOCATION, example, problems
 from orchestrator import health, queries, serializers, submission
 from orchestrator.idempotency import answered_once
@@ -42,7 +43,7 @@ class OrchestrateView(APIView):
     )
     @answered_once
     def post(self, request: Request, username: str) -> Response:
-        owner = read_path(serializers.PathUsername, username=username)["username"]
+        owner = read_path(serializers.PATH, username=username)["username"]
         _require_may_submit_for(request, owner)
         read_body(serializers.NoFields, request)
         job = submission.submit(queries.ORCHESTRATION, owner=owner)
@@ -64,8 +65,8 @@ class StatusView(APIView):
         ],
     )
     def get(self, request: Request, username: str, job_id: str) -> Response:
-        asked = read_path(serializers.PathUsernameAndJob, username=username, job_id=job_id)
-        job = queries.orchestration_of(queries.visible_jobs(request.user), asked["username"], asked["job_id"])
+        asked = read_path(serializers.PATH, username=username, job_id=job_id)
+        job = queries.orchestration_of(request.user, asked["username"], asked["job_id"])
         return Response(serializers.OrchestrationStatus(job).data)
 
 
@@ -122,17 +123,16 @@ class JobView(APIView):
         },
     )
     def get(self, request: Request, job_id: str) -> HttpResponse:
-        id = read_path(serializers.PathJob, job_id=job_id)["job_id"]
+        id = read_id(job_id=job_id)
         seconds = read_query(serializers.WaitOption, request).get("wait", 0)
-        jobs = queries.visible_jobs(request.user)
         if seconds:
-            queries.wait_until_ended(jobs, id, seconds)
+            queries.wait_until_ended(queries.visible_jobs(request.user), id, seconds)
         context = _context(request)
         if "If-None-Match" in request.headers:
-            unchanged = not_modified(request, etag_of(queries.version_of(jobs, id), context))
+            unchanged = not_modified(request, etag_of(queries.version_of(request.user, id), context))
             if unchanged is not None:
                 return unchanged
-        job = queries.shown_job(jobs, id)
+        job = queries.shown_job(request.user, id)
         etag = etag_of(queries.version_shown(job), context)
         return Response(serializers.ShownJobWithPayload(job, context=context).data, headers=conditional(etag))
 
@@ -149,7 +149,7 @@ class JobView(APIView):
         },
     )
     def delete(self, request: Request, job_id: str) -> Response:
-        id = read_path(serializers.PathJob, job_id=job_id)["job_id"]
+        id = read_id(job_id=job_id)
         queries.require_visible(request.user, id)
         job = submission.cancel(id)
         return Response(_shown(request, job), status=200 if job.status == Status.CANCELLED else 202)
@@ -170,7 +170,7 @@ class RetryView(APIView):
     )
     @answered_once
     def post(self, request: Request, job_id: str) -> Response:
-        id = read_path(serializers.PathJob, job_id=job_id)["job_id"]
+        id = read_id(job_id=job_id)
         read_body(serializers.NoFields, request)
         queries.require_visible(request.user, id)
         shown = _shown(request, submission.retry(id))
@@ -248,12 +248,12 @@ def _require_may_submit_for(request: Request, owner: str) -> None:
 
 
 def _shown(request: Request, job: Job) -> dict[str, Any]:
-    shown = queries.shown_job(Job.objects.all(), job.id)
+    shown = queries.shown_job(request.user, job.id)
     return serializers.ShownJob(shown, context=_context(request)).data
 
 
 def _context(request: Request) -> dict[str, Any]:
     return {
-        "root": request.build_absolute_uri("/")[:-1],
+        "root": root_of(request),
         "shows_tracebacks": queries.sees_everything(request.user),
     }

@@ -6,9 +6,11 @@ from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
+from django.db import connection
 from django.db.models import OuterRef, QuerySet, Subquery
 
-from orchestrator.queries import User, created_between, sees_everything
+from orchestrator.models import Job
+from orchestrator.queries import User, created_between, sees_everything, sight_of
 from orchestrator.states import Status
 from scheduler.models import Task, TaskResult, TaskSchedule, TaskStatus
 
@@ -22,6 +24,21 @@ STATUSES = {
 }
 # Results shown of one task: the newest.
 MOST_RESULTS = 100
+# What is told of a task, its job and its results, each in the order of the columns.
+TASK = [field.attname for field in Task._meta.concrete_fields]
+JOB = ["id", "status", "error", "celery_task_id", "updated_at"]
+RESULT = ["id", "created_at", "result"]
+# A task with its job, a row for each of its results, the newest first; one row without a result if there is none.
+SHOWN_TASK = f"""
+SELECT {", ".join([f"task.{name}" for name in TASK] + [f"job.{name}" for name in JOB])}, result.*
+FROM scheduler_task task
+JOIN orchestrator_job job ON job.id = task.job_id
+LEFT JOIN LATERAL (
+    SELECT {", ".join(RESULT)} FROM scheduler_taskresult WHERE task_id = task.id ORDER BY id DESC LIMIT {MOST_RESULTS}
+) AS result ON true
+WHERE task.id = %(id)s AND (%(sees_everything)s OR task.owner = %(owner)s)
+ORDER BY result.id DESC
+"""  # noqa: S608 It is made of constants.
 
 
 def visible_tasks(user: User) -> QuerySet[Task]:
@@ -60,10 +77,18 @@ def shown_tasks(tasks: QuerySet[Task]) -> QuerySet[Task]:
     )
 
 
-def shown_task(tasks: QuerySet[Task], task_id: UUID) -> Task:
-    """The task with all that is told of it; raises Task.DoesNotExist."""
-    task = shown_tasks(tasks).get(id=task_id)
-    task.newest_results = task.results.order_by("-id")[:MOST_RESULTS]
+def shown_task(user: User, task_id: UUID) -> Task:
+    """The task with all that is told of it; raises Task.DoesNotExist as `require_visible_task` does."""
+    with connection.cursor() as cursor:
+        cursor.execute(SHOWN_TASK, {"id": task_id} | sight_of(user))
+        rows = cursor.fetchall()
+    if not rows:
+        raise Task.DoesNotExist
+    task = Task.from_db(connection.alias, TASK, rows[0][: len(TASK)])
+    task.job = Job.from_db(connection.alias, JOB, rows[0][len(TASK) : -len(RESULT)])
+    results = [TaskResult.from_db(connection.alias, RESULT, row[-len(RESULT) :]) for row in rows]
+    task.newest_results = [result for result in results if result.id]
+    task.latest_result = results[0].result
     return task
 
 

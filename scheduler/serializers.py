@@ -10,12 +10,12 @@ from decimal import Context, Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
 from config.api import BadInput
+from config.links import link
 from config.strict_json import escaped
 from orchestrator.kinds import Problem
 from orchestrator.serializers import Integer, Moment, Strict, Text
@@ -192,14 +192,6 @@ def _unknown(name: str, known: str = ", ".join(sorted(TASK_FIELDS))) -> Problem:
     return Problem(f"/{escaped(name)}", "unknown", f"{name!r} is not known here; known are: {known}.")
 
 
-class PathTask(serializers.Serializer[Any]):
-    task_id = serializers.UUIDField()
-
-
-class PathSchedule(serializers.Serializer[Any]):
-    schedule_id = serializers.UUIDField()
-
-
 class TaskFilters(Strict):
     status = serializers.MultipleChoiceField(
         choices=TaskStatus.choices,
@@ -240,7 +232,7 @@ class ShownResult(serializers.Serializer[TaskResult]):
 class ShownTask(serializers.Serializer[Task]):
     """Two numbers to add, and what came of it."""
 
-    url = serializers.SerializerMethodField()
+    url = serializers.URLField(read_only=True)
     id = serializers.UUIDField()
     a = Number()
     b = Number()
@@ -255,26 +247,18 @@ class ShownTask(serializers.Serializer[Task]):
     )
     schedule = serializers.UUIDField(allow_null=True, help_text="The schedule that made it, perhaps deleted by now.")
     scheduled_for = serializers.DateTimeField(allow_null=True, help_text="The occurrence of its schedule that it is.")
-    job = serializers.SerializerMethodField(help_text="GET: the job that is its latest run.")
+    job = serializers.URLField(read_only=True, help_text="GET: the job that is its latest run.")
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
-
-    @extend_schema_field(OpenApiTypes.URI)
-    def get_url(self, task: Task) -> str:
-        return url(self, "task", task.id)
 
     @extend_schema_field(NUMBER_SCHEMA | {"type": ["integer", "number", "string", "null"]})
     def get_result(self, task: Task) -> Any:
         return None
 
-    @extend_schema_field(OpenApiTypes.URI)
-    def get_job(self, task: Task) -> str:
-        return url(self, "job", task.job_id)
-
     def to_representation(self, task: Task) -> dict[str, Any]:
-        job = task.job
+        job, root = task.job, self.context["root"]
         return {
-            "url": url(self, "task", task.id),
+            "url": link(root, "task", task.id),
             "id": task.id,
             "a": shown(task.a),
             "b": shown(task.b),
@@ -287,7 +271,7 @@ class ShownTask(serializers.Serializer[Task]):
             "celery_task_id": job.celery_task_id or None,
             "schedule": task.schedule_id,
             "scheduled_for": task.scheduled_for,
-            "job": url(self, "job", task.job_id),
+            "job": link(root, "job", task.job_id),
             "created_at": task.created_at,
             "updated_at": max(task.updated_at, job.updated_at),
         }
@@ -537,7 +521,7 @@ class ShownSchedule(serializers.Serializer[TaskSchedule]):
 
     @extend_schema_field(OpenApiTypes.URI)
     def get_url(self, schedule: TaskSchedule) -> str:
-        return url(self, "task-schedule", schedule.id)
+        return link(self.context["root"], "task-schedule", schedule.id)
 
     @extend_schema_field({"type": ["string", "null"]})
     def get_operation(self, schedule: TaskSchedule) -> str | None:
@@ -549,8 +533,4 @@ class ShownSchedule(serializers.Serializer[TaskSchedule]):
 
 
 def tasks_url(root: str, schedule: TaskSchedule) -> str:
-    return f"{root}{reverse('tasks')}?schedule={schedule.id}"
-
-
-def url(serializer: serializers.BaseSerializer[Any], name: str, *arguments: Any) -> str:
-    return serializer.context["root"] + reverse(name, args=arguments)
+    return f"{link(root, 'tasks')}?schedule={schedule.id}"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
 
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.reverse import reverse
 from rest_framework.views import APIView
 
 from config import openapi
-from config.api import BadInput, ExactJSONParser, NewestFirst, read_body, read_path, read_query
+from config.api import BadInput, ExactJSONParser, NewestFirst, read_body, read_id, read_query
+from config.links import link, root_of
 from config.openapi import IDEMPOTENCY_KEY, LOCATION, LOCATION_OF_NEW, example, problems
 from orchestrator.idempotency import answered_once
 from orchestrator.serializers import NoFields
@@ -44,8 +43,7 @@ class TasksView(APIView):
     @answered_once
     def post(self, request: Request) -> Response:
         new = serializers.read_task(request.data, owner=_owner(request))
-        [task_id] = services.create_tasks([new])
-        return _accepted(request, task_id)
+        return _accepted(request, services.create_task(new))
 
     @extend_schema(
         operation_id="list_tasks",
@@ -74,8 +72,8 @@ class TaskView(APIView):
         examples=[example(200, "Done", examples.TASK_WITH_RESULTS)],
     )
     def get(self, request: Request, task_id: str) -> Response:
-        id = _task_id(task_id)
-        task = queries.shown_task(queries.visible_tasks(request.user), id)
+        id = read_id(task_id=task_id)
+        task = queries.shown_task(request.user, id)
         return Response(serializers.ShownTaskWithResults(task, context=_context(request)).data)
 
     @extend_schema(
@@ -86,7 +84,7 @@ class TaskView(APIView):
         responses={204: OpenApiResponse(description="It is CANCELLED."), **problems(400, 403, 404, 409)},
     )
     def delete(self, request: Request, task_id: str) -> Response:
-        id = _task_id(task_id)
+        id = read_id(task_id=task_id)
         queries.require_visible_task(request.user, id)
         services.cancel_task(id)
         return Response(status=204)
@@ -108,11 +106,11 @@ class RunView(APIView):
     )
     @answered_once
     def post(self, request: Request, task_id: str) -> Response:
-        id = _task_id(task_id)
+        id = read_id(task_id=task_id)
         read_body(NoFields, request)
         queries.require_visible_task(request.user, id)
         services.run_again(id)
-        return _accepted(request, id)
+        return _accepted(request, queries.shown_task(request.user, id))
 
 
 class BatchView(APIView):
@@ -144,9 +142,9 @@ class BatchView(APIView):
         if errors and not (skips and batch.tasks):
             raise BadInput("", errors)
         ids = services.create_tasks(batch.tasks)
-        tasks_url = reverse("tasks", request=request)
+        root = root_of(request)
         accepted = [
-            {"index": index, "id": str(id), "url": f"{tasks_url}{id}/", "status": TaskStatus.PENDING.value}
+            {"index": index, "id": str(id), "url": link(root, "task", id), "status": TaskStatus.PENDING.value}
             for index, id in zip(batch.indexes, ids, strict=True)
         ]
         shown_errors = [error._asdict() for error in errors]
@@ -349,7 +347,7 @@ class RunNowView(APIView):
     def post(self, request: Request, schedule_id: str) -> Response:
         read_body(NoFields, request)
         schedule = _visible_schedule(request, schedule_id)
-        return _accepted(request, services.run_now(schedule.id))
+        return _accepted(request, queries.shown_task(request.user, services.run_now(schedule.id)))
 
 
 class BackfillView(APIView):
@@ -383,23 +381,16 @@ class BackfillView(APIView):
             "already_tasks": filled.already_tasks,
             "created": filled.occurrences - filled.already_tasks,
             "dry_run": dry_run,
-            "tasks": serializers.tasks_url(_context(request)["root"], schedule),
+            "tasks": serializers.tasks_url(root_of(request), schedule),
         }
         return Response(shown, status=200 if dry_run else 202)
 
 
-def _task_id(given: str) -> UUID:
-    id: UUID = read_path(serializers.PathTask, task_id=given)["task_id"]
-    return id
-
-
 def _visible_schedule(request: Request, given: str) -> TaskSchedule:
-    id = read_path(serializers.PathSchedule, schedule_id=given)["schedule_id"]
-    return queries.visible_schedules(request.user).get(id=id)
+    return queries.visible_schedules(request.user).get(id=read_id(schedule_id=given))
 
 
-def _accepted(request: Request, task_id: UUID) -> Response:
-    task = queries.shown_tasks(Task.objects.all()).get(id=task_id)
+def _accepted(request: Request, task: Task) -> Response:
     shown = serializers.ShownTask(task, context=_context(request)).data
     return Response(shown, status=202, headers={"Location": shown["url"]})
 
@@ -425,4 +416,4 @@ def _owner(request: Request) -> str:
 
 
 def _context(request: Request) -> dict[str, Any]:
-    return {"root": request.build_absolute_uri("/")[:-1]}
+    return {"root": root_of(request)}

@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from django.core.cache import caches
 from django.http import HttpResponse
 from django.test import Client
 from knox.models import AuthToken
 from pytest_django import Settings
 
+from config.api import requests_counted
 from tests.factories import make_user
 
 JSON = "application/json"
@@ -68,7 +68,7 @@ def as_user(db: None) -> Callable[..., Api]:
 def unthrottled() -> Iterator[None]:
     """No test is counted against another."""
     yield
-    caches["throttle"].clear()
+    requests_counted.clear()
 
 
 def pointers(response: HttpResponse) -> list[str]:

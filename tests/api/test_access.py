@@ -7,12 +7,14 @@ from datetime import timedelta
 from io import StringIO
 
 import pytest
+from django.contrib.auth.models import AnonymousUser
 from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
 from knox.models import AuthToken
 
 from config.api import READ_ONLY_PREFIX
+from orchestrator import queries
 from orchestrator.models import Job
 from orchestrator.states import Status
 from tests.api.conftest import JSON, Api
@@ -63,6 +65,14 @@ def test_a_user_sees_only_their_own_jobs(as_user: AsUser) -> None:
     jobs = as_user("ada").get("/jobs").json()["results"]
 
     assert [job["job_id"] for job in jobs] == [str(own.id)]
+
+
+def test_nobody_sees_not_even_what_is_nobodys() -> None:
+    job = make_job(owner="")
+
+    for read in queries.shown_job, queries.version_of, queries.require_visible:
+        with pytest.raises(Job.DoesNotExist):
+            read(AnonymousUser(), job.id)
 
 
 def test_anothers_job_is_not_found_and_not_touched(as_user: AsUser) -> None:

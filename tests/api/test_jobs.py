@@ -13,13 +13,15 @@ import msgspec
 import pytest
 from django.db import connection
 from django.db.models.functions import Now
-from django.test.utils import CaptureQueriesContext
+from django.test.utils import CaptureQueriesContext, override_script_prefix
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries, Settings
 
+from config import links
 from orchestrator import queries, submission
 from orchestrator.models import Attempt, Job, Worker
 from orchestrator.models import Kind as KindRow
+from orchestrator.serializers import ShownJob, ShownJobWithPayload
 from orchestrator.states import Status
 from tests.api.conftest import Api, pointers
 from tests.factories import make_attempt, make_job
@@ -113,6 +115,31 @@ def test_a_job_answers_with_all_that_is_known_of_it(api: Api) -> None:
     assert (answer["job_id"], answer["status"], answer["owner"]) == (str(job.id), "COMPLETED", "ada")
     assert answer["progress"] == {"done": 2, "total": 3, "message": "two of three"}
     assert (answer["result"], answer["error"], answer["attempts"], answer["children"]) == ({"a": 1}, "", [], None)
+
+
+def test_a_job_answers_with_just_what_the_document_says(api: Api) -> None:
+    parent = make_job(Status.FAILED, attempt=2)
+    make_job(parent=parent, name="child")
+    make_attempt(parent, number=1, traceback="Traceback …")
+
+    told, listed = shown(api, parent), api.get("/jobs").json()["results"][-1]
+
+    assert names(told) == declared(ShownJobWithPayload())
+    assert names(listed) == declared(ShownJob())
+
+
+def names(value: Any) -> Any:
+    """The keys of an object in order, each with those of the objects in it that are not the client's."""
+    if isinstance(value, list):
+        return names(value[0])
+    if not isinstance(value, dict):
+        return None
+    return [(name, None if name in ("payload", "result") else names(inner)) for name, inner in value.items()]
+
+
+def declared(field: Any) -> Any:
+    inner = getattr(getattr(field, "child", field), "fields", None)
+    return inner and [(name, declared(each)) for name, each in inner.items()]
 
 
 def test_a_client_that_knows_a_job_is_told_that_nothing_has_changed(
@@ -256,20 +283,42 @@ def test_a_running_job_waits_for_nothing(api: Api) -> None:
     ],
 )
 def test_links_say_what_can_be_done(api: Api, status: Status, possible: set[str]) -> None:
-    links = shown(api, make_job(status))["links"]
+    shown_links = shown(api, make_job(status))["links"]
 
-    assert {name for name in ("cancel", "retry") if links[name]} == possible
+    assert {name for name in ("cancel", "retry") if shown_links[name]} == possible
+
+
+def test_links_begin_where_muster_is_mounted(api: Api) -> None:
+    job = make_job()
+    links._form.cache_clear()
+
+    for mounted_at in ("/muster/", "/"):
+        with override_script_prefix(mounted_at):
+            assert shown(api, job)["links"]["self"] == f"http://testserver{mounted_at}jobs/{job.id}"
 
 
 def test_reading_a_job_takes_one_statement_and_one_for_its_attempts(
     api: Api, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
-    fresh, tried = make_job(), make_job(Status.FAILED)
+    fresh, tried, completed = make_job(), make_job(Status.FAILED), make_job(Status.COMPLETED)
+    leased = make_job(Status.RUNNING, worker=Worker.objects.create(name="io@here", host="here", pid=1))
 
     with django_assert_num_queries(1):
         shown(api, fresh)
     with django_assert_num_queries(2):
         shown(api, tried)
+    for at_first_attempt in completed, leased:
+        with django_assert_num_queries(1):
+            shown(api, at_first_attempt)
+
+
+@pytest.mark.parametrize("status", [Status.COMPLETED, Status.RUNNING])
+def test_a_job_that_is_past_its_first_attempt_tells_of_it(api: Api, status: Status) -> None:
+    worker = Worker.objects.create(name="io@here", host="here", pid=1) if status == Status.RUNNING else None
+    job = make_job(status, attempt=2, worker=worker)
+    make_attempt(job, number=1)
+
+    assert [attempt["number"] for attempt in shown(api, job)["attempts"]] == [1]
 
 
 def test_an_unknown_job_is_not_found(api: Api) -> None:

@@ -152,6 +152,12 @@ def test_what_is_no_id_is_refused(api: Api) -> None:
     assert (response.status_code, pointers(response)) == (400, ["/job_id"])
 
 
+def test_all_that_is_wrong_with_a_path_is_told_at_once(api: Api) -> None:
+    response = api.get("/status/a%20b/7")
+
+    assert (response.status_code, pointers(response)) == (400, ["/username", "/job_id"])
+
+
 def test_cancelling_makes_room_for_another(api: Api) -> None:
     started = [api.post("/orchestrate/ada").json()["job_id"] for _ in range(3)]
 

@@ -13,6 +13,7 @@ from django.http import HttpResponse
 from django.test import Client
 from pytest_django import Settings
 
+from config.api import Counts
 from orchestrator import queries, submission
 from orchestrator.models import Job
 from tests.api.conftest import JSON, Api, pointers
@@ -203,6 +204,14 @@ def test_the_next_minute_is_a_new_one(api: Api, monkeypatch: pytest.MonkeyPatch)
         statuses.append(api.get("/kinds").status_code)
 
     assert statuses == [200, 429, 200]
+
+
+def test_of_however_many_users_each_is_counted() -> None:
+    counts = Counts()
+    for user in range(1_000):
+        counts.add(user, 10.0)
+
+    assert counts.add(0, 10.0) == 2
 
 
 def test_a_surprise_is_a_500_that_only_the_log_explains(
