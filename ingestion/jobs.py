@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.module_loading import import_string
 
-from ingestion import services
+from ingestion import copying, services
 from ingestion.models import Chunk, Mode, OnConflict
 from ingestion.records import Reject, Sifted, Student, conflict, numbered, sift
 from orchestrator.jobs import Nothing
@@ -59,9 +59,10 @@ class Clashed(Exception):
 def ingest(job: RunningJob, payload: ChunkOf) -> dict[str, int]:
     """Stores the records sent to POST /api/data/ingest/, which submits it, a hundred at a time."""
     chunk = services.chunk_of(job.row, payload.position)
-    if chunk is None or chunk.records is None:
+    records = copying.lines_of(chunk.id) if chunk else None
+    if chunk is None or records is None:
         raise NothingSent(" ".join((NothingSent.__doc__ or "").split()))
-    lines = numbered(bytes(chunk.records))
+    lines = numbered(records)
     # The day they were sent, so that every attempt comes to the same.
     today = chunk.ingestion.created_at.astimezone(UTC).date()
     sifted = sift(lines, today=today)

@@ -10,6 +10,7 @@ import msgspec
 from django.db import connection, transaction
 from django.db.models import F
 
+from ingestion import copying
 from ingestion.models import Chunk, Ingestion, Mode, OnConflict, Record, RecordError
 from ingestion.records import Reject, Student, as_line, conflict, duplicate
 from orchestrator.failpoints import Failpoint
@@ -80,7 +81,7 @@ def accept(
             job=submit(KIND, owner=owner), mode=mode, on_conflict=on_conflict, total_records=len(records)
         )
         job_without_records()
-        Chunk.objects.create(ingestion=ingestion, position=0, records=b"\n".join(map(as_line, count(), records)))
+        copying.keep_chunk(ingestion.id, 0, b"\n".join(map(as_line, count(), records)))
         return ingestion
 
 
@@ -97,7 +98,7 @@ def receive(lines: Iterable[bytes], *, on_conflict: str = OnConflict.UPDATE) -> 
             chunk = list(islice(received, MOST_RECORDS))
             if not chunk:
                 return ingestion
-            Chunk.objects.create(ingestion=ingestion, position=position, records=b"\n".join(chunk))
+            copying.keep_chunk(ingestion.id, position, b"\n".join(chunk))
             ingestion.total_records += len(chunk)
             chunk_received()
     except BaseException:
@@ -126,9 +127,10 @@ def forget(ingestion: Ingestion) -> None:
 
 
 def chunk_of(job: Claimed, position: int) -> Chunk | None:
-    """What the job is to work at."""
+    """What the job is to work at, without its records."""
     whole = job.parent_id or job.id
-    return Chunk.objects.select_related("ingestion").filter(ingestion__job=whole, position=position).first()
+    chunks = Chunk.objects.select_related("ingestion").defer("records")
+    return chunks.filter(ingestion__job=whole, position=position).first()
 
 
 def store(chunk: Chunk, good: Numbered, rejects: Sequence[Reject], *, owner: str) -> None:
