@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from io import BytesIO
 
-from django.db import connection
+from django.db import IntegrityError, connection, transaction
+
+from ingestion.records import Student, as_rows
 
 # A chunk. Within a statement its lines would be hexadecimal digits, twice as many.
 KEEP = """
@@ -14,6 +17,18 @@ COPY ingestion_chunk (ingestion_id, position, stored_records, failed_records, re
 
 # The lines of a chunk.
 READ = "COPY (SELECT records FROM ingestion_chunk WHERE id = {id:d}) TO STDOUT (FORMAT binary)"
+
+# New records, in the form that `as_rows` gives them. See decision 18.
+STORE_NEW = """
+COPY ingestion_record (
+    owner, ingestion_id, student_id, first_name, last_name, email, grade, phone, section, roll_number, address, city,
+    state, postal_code, country, date_of_birth
+)
+FROM STDIN (
+    FORMAT csv, DELIMITER E'\\x1f', QUOTE E'\\x1e',
+    FORCE_NOT_NULL (owner, phone, section, roll_number, address, city, state, postal_code, country)
+)
+"""
 
 # Binary COPY is a head, the rows, and an end. A row is the number of its columns, then each one's length and bytes.
 # Source: PostgreSQL's documentation of COPY, "Binary Format".
@@ -37,6 +52,19 @@ def lines_of(chunk_id: int) -> bytes | None:
     _copy(READ.format(id=chunk_id), answer)
     row = answer.getvalue()[len(_HEAD) : -len(_END)]
     return None if row in (b"", _DROPPED) else row[_LINES.size :]
+
+
+def store_new(students: Sequence[Student], *, owner: str, ingestion_id: int) -> bool:
+    """Stores records in their order; False, and none is, if one of them is stored already or cannot be a row."""
+    rows = as_rows(students, owner, str(ingestion_id))
+    if rows is None:
+        return False
+    try:
+        with transaction.atomic():
+            _copy(STORE_NEW, BytesIO(rows))
+    except IntegrityError:
+        return False
+    return True
 
 
 def _copy(sql: str, file: BytesIO) -> None:

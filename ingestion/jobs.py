@@ -83,11 +83,12 @@ def upload(job: RunningJob, payload: Nothing) -> dict[str, int]:
 def _store_good(job: RunningJob, chunk: Chunk, sifted: Sifted, indexes: Sequence[int]) -> None:
     """Step by step, each a transaction that begins when the outside service has answered."""
     total = len(indexes)
+    are_new = not services.any_stored([student.student_id for _, student in sifted.good], owner=job.owner)
     for done in range(job.done, total, STEP):
         part = _part(sifted, indexes, done)
         _tell_outside(job, part, done)
         with job.step(min(done + STEP, total), total):
-            services.store(chunk, part.good, part.rejects, owner=job.owner)
+            services.store(chunk, part.good, part.rejects, owner=job.owner, are_new=are_new)
 
 
 def _store_all_or_nothing(job: RunningJob, chunk: Chunk, sifted: Sifted, indexes: Sequence[int]) -> None:
