@@ -1,6 +1,7 @@
 """Celery: the app, its queues and settings, and the tick. Here and nowhere else."""
 
 import os
+import sys
 from typing import Any
 
 from celery import Celery
@@ -51,6 +52,8 @@ app.conf.update(
     if is_redis(ENV.BROKER_URL)
     else {},
     worker_cancel_long_running_tasks_on_connection_loss=False,
+    # Celery would close the connections to the database after every message; CONN_MAX_AGE says when they are renewed.
+    CELERY_DB_REUSE_MAX=sys.maxsize,
     task_queues=[Queue(name, queue_arguments=QUEUE_ARGUMENTS) for name in (*QUEUES, CONTROL_QUEUE)],
     task_default_queue=QUEUES[0],
     task_routes=(route,),

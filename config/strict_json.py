@@ -18,6 +18,8 @@ MAX_PROBLEMS = 20
 # Each string of a JSON text, and after a key also its colon.
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?', re.DOTALL)
 _LONG_NUMBER = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
+# What such a number shows to a look at every tenth byte, which takes a tenth of the time.
+_LONG_NUMBER_IN_TENTHS = re.compile(rb"\d{%d}" % ((MAX_DIGITS + 1) // 10))
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -67,7 +69,7 @@ def _is_suspicious(body: bytes, value: Any) -> bool:
         # As a rule every colon follows a key. Otherwise it is in a text, or a key came twice.
         or (keys != body.count(b":") and keys != sum(map(bool, _STRINGS.findall(body))))
         or b"\\u0000" in body
-        or _LONG_NUMBER.search(body) is not None
+        or (_LONG_NUMBER_IN_TENTHS.search(body[::10]) is not None and _LONG_NUMBER.search(body) is not None)
     )
 
 

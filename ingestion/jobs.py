@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.module_loading import import_string
 
-from ingestion import services
+from ingestion import copying, services
 from ingestion.models import Chunk, Mode, OnConflict
 from ingestion.records import Reject, Sifted, Student, conflict, numbered, sift
 from orchestrator.jobs import Nothing
@@ -59,9 +59,10 @@ class Clashed(Exception):
 def ingest(job: RunningJob, payload: ChunkOf) -> dict[str, int]:
     """Stores the records sent to POST /api/data/ingest/, which submits it, a hundred at a time."""
     chunk = services.chunk_of(job.row, payload.position)
-    if chunk is None or chunk.records is None:
+    records = copying.lines_of(chunk.id) if chunk else None
+    if chunk is None or records is None:
         raise NothingSent(" ".join((NothingSent.__doc__ or "").split()))
-    lines = numbered(bytes(chunk.records))
+    lines = numbered(records)
     # The day they were sent, so that every attempt comes to the same.
     today = chunk.ingestion.created_at.astimezone(UTC).date()
     sifted = sift(lines, today=today)
@@ -82,11 +83,12 @@ def upload(job: RunningJob, payload: Nothing) -> dict[str, int]:
 def _store_good(job: RunningJob, chunk: Chunk, sifted: Sifted, indexes: Sequence[int]) -> None:
     """Step by step, each a transaction that begins when the outside service has answered."""
     total = len(indexes)
+    are_new = not services.any_stored([student.student_id for _, student in sifted.good], owner=job.owner)
     for done in range(job.done, total, STEP):
         part = _part(sifted, indexes, done)
         _tell_outside(job, part, done)
         with job.step(min(done + STEP, total), total):
-            services.store(chunk, part.good, part.rejects, owner=job.owner)
+            services.store(chunk, part.good, part.rejects, owner=job.owner, are_new=are_new)
 
 
 def _store_all_or_nothing(job: RunningJob, chunk: Chunk, sifted: Sifted, indexes: Sequence[int]) -> None:

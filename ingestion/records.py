@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import attrgetter, itemgetter
 from typing import Annotated, Any, Literal
 
@@ -23,8 +23,11 @@ _WAITING = re.compile(rb"^(\d+)([= !][^\n]*)", re.MULTILINE)
 _VISIBLE = r"^\S(?:.*\S)?\Z"
 
 
-class Student(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=False):
-    """A record as it is sent and stored. An optional text that is null is as one left out."""
+class Student(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=False, gc=False):
+    """A record as it is sent and stored. An optional text that is null is as one left out.
+
+    It refers to nothing that could refer to it, so the garbage collector need not look at it.
+    """
 
     student_id: Annotated[str, Meta(max_length=50, pattern=_VISIBLE)]
     first_name: Annotated[str, Meta(max_length=100, pattern=r"\S")]
@@ -47,6 +50,14 @@ class Student(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=False):
 
 _STUDENT = msgspec.json.Decoder(Student)
 FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Student)}
+# Stored where none is given.
+DEFAULT_COUNTRY = "India"
+_COUNTRY = list(FIELDS).index("country")
+
+# What stands between the fields of a row, and what might be taken for the end of a row or for a quote in it.
+_UNIT_SEPARATOR = "\x1f"
+_QUOTES = re.compile(r"[\r\x1e]")
+
 # What a value that does not fit should have been, where msgspec's own words tell a programmer more than a person.
 ADVICE = {
     "student_id": "1 to 50 characters, neither beginning nor ending with a space",
@@ -122,6 +133,24 @@ def sift(lines: Iterable[tuple[int, bytes]], *, today: datetime.date) -> Sifted:
             seen[student.student_id] = index
             good.append((index, student))
     return Sifted(good, rejects)
+
+
+def as_rows(students: Sequence[Student], *before: str) -> bytes | None:
+    """Records as they are stored, a row each: the texts `before` and the fields, with a unit separator between them.
+
+    None where a text holds what rows are told apart by.
+    """
+    rows = "\n".join([_UNIT_SEPARATOR.join([*before, *_texts(student)]) for student in students])
+    separators = len(students) * (len(before) + len(FIELDS) - 1)
+    is_plain = rows.count(_UNIT_SEPARATOR) == separators and rows.count("\n") == len(students) - 1
+    return rows.encode() if is_plain and not _QUOTES.search(rows) else None
+
+
+def _texts(student: Student) -> list[str]:
+    texts = ["" if value is None else str(value) for value in msgspec.structs.astuple(student)]
+    if student.country is None:
+        texts[_COUNTRY] = DEFAULT_COUNTRY
+    return texts
 
 
 def duplicate(index: int, student_id: str, *, of: int | None = None) -> Reject:

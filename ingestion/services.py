@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import count, islice
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 from django.db import connection, transaction
 from django.db.models import F
 
-from ingestion.models import Chunk, Ingestion, Mode, OnConflict, Record, RecordError
-from ingestion.records import Reject, Student, as_line, conflict, duplicate
+from ingestion import copying
+from ingestion.models import Chunk, Ingestion, Mode, OnConflict, RecordError
+from ingestion.records import DEFAULT_COUNTRY, Reject, Student, as_line, conflict, duplicate
 from orchestrator.failpoints import Failpoint
 from orchestrator.running import Claimed
 from orchestrator.submission import Child, submit
@@ -28,14 +30,13 @@ good_stored = Failpoint("good-records-stored")
 # Records become rows in the order of student_id: whoever stores some of the same ones waits at the first of them, and
 # never in a circle. A record that this very ingestion has stored is not touched again, and so not returned.
 STORE = """
-WITH written AS (
 INSERT INTO ingestion_record AS stored (
     owner, ingestion_id, student_id, first_name, last_name, email, grade, phone, section, roll_number, address,
     city, state, postal_code, country, date_of_birth
 )
 SELECT %(owner)s, %(ingestion)s, student_id, first_name, last_name, email, grade, coalesce(phone, ''),
        coalesce(section, ''), coalesce(roll_number, ''), coalesce(address, ''), coalesce(city, ''),
-       coalesce(state, ''), coalesce(postal_code, ''), coalesce(country, 'India'), date_of_birth
+       coalesce(state, ''), coalesce(postal_code, ''), coalesce(country, %(country)s), date_of_birth
 FROM json_to_recordset(%(records)s) AS sent (
     student_id text, first_name text, last_name text, email text, grade text, phone text, section text,
     roll_number text, address text, city text, state text, postal_code text, country text, date_of_birth date
@@ -45,7 +46,6 @@ ORDER BY student_id COLLATE "C"
 KEEP_STORED = """
 ON CONFLICT (student_id, owner) DO NOTHING
 RETURNING student_id
-)
 """
 REPLACE_STORED = """
 ON CONFLICT (student_id, owner) DO UPDATE
@@ -56,13 +56,19 @@ SET ingestion_id = excluded.ingestion_id, first_name = excluded.first_name, last
     updated_at = excluded.updated_at
 WHERE stored.ingestion_id IS DISTINCT FROM excluded.ingestion_id
 RETURNING student_id
+"""
+COUNT = "UPDATE ingestion_chunk SET stored_records = stored_records + %(count)s WHERE id = %(chunk)s"
+
+# Which of these an owner has stored, by one ingestion or by any. They travel as one document, and are asked for one by
+# one: for a list PostgreSQL, where it has no statistics yet, reads all that the owner has.
+STORED = """
+SELECT id FROM json_array_elements_text(%(student_ids)s) AS sent (id)
+WHERE (
+    SELECT %(ingestion)s IS NULL OR ingestion_id = %(ingestion)s
+    FROM ingestion_record WHERE student_id = sent.id AND owner = %(owner)s
 )
 """
-COUNT_STORED = """, counted AS (
-    UPDATE ingestion_chunk SET stored_records = stored_records + (SELECT count(*) FROM written) WHERE id = %(chunk)s
-)
-SELECT student_id FROM written
-"""
+ANY_STORED = f"SELECT EXISTS ({STORED})"
 
 Numbered = Sequence[tuple[int, Student]]
 
@@ -80,7 +86,7 @@ def accept(
             job=submit(KIND, owner=owner), mode=mode, on_conflict=on_conflict, total_records=len(records)
         )
         job_without_records()
-        Chunk.objects.create(ingestion=ingestion, position=0, records=b"\n".join(map(as_line, count(), records)))
+        copying.keep_chunk(ingestion.id, 0, b"\n".join(map(as_line, count(), records)))
         return ingestion
 
 
@@ -97,7 +103,7 @@ def receive(lines: Iterable[bytes], *, on_conflict: str = OnConflict.UPDATE) -> 
             chunk = list(islice(received, MOST_RECORDS))
             if not chunk:
                 return ingestion
-            Chunk.objects.create(ingestion=ingestion, position=position, records=b"\n".join(chunk))
+            copying.keep_chunk(ingestion.id, position, b"\n".join(chunk))
             ingestion.total_records += len(chunk)
             chunk_received()
     except BaseException:
@@ -126,39 +132,48 @@ def forget(ingestion: Ingestion) -> None:
 
 
 def chunk_of(job: Claimed, position: int) -> Chunk | None:
-    """What the job is to work at."""
+    """What the job is to work at, without its records."""
     whole = job.parent_id or job.id
-    return Chunk.objects.select_related("ingestion").filter(ingestion__job=whole, position=position).first()
+    chunks = Chunk.objects.select_related("ingestion").defer("records")
+    return chunks.filter(ingestion__job=whole, position=position).first()
 
 
-def store(chunk: Chunk, good: Numbered, rejects: Sequence[Reject], *, owner: str) -> None:
-    """Writes good and bad records and counts them, within the caller's transaction."""
-    clashes = write(chunk, good, owner=owner)
+def store(chunk: Chunk, good: Numbered, rejects: Sequence[Reject], *, owner: str, are_new: bool) -> None:
+    """Writes good and bad records and counts them, within the caller's transaction; `are_new` as for `write`."""
+    clashes = write(chunk, good, owner=owner, are_new=are_new)
     good_stored()
     told = [reject for reject in clashes if reject.errors[0].code != "conflict" or _reports_conflicts(chunk)]
     report(chunk, [*rejects, *told])
 
 
-def write(chunk: Chunk, good: Numbered, *, owner: str) -> list[Reject]:
-    """Writes and counts records in one statement; answers as rejects those that were stored already."""
+def write(chunk: Chunk, good: Numbered, *, owner: str, are_new: bool = False) -> list[Reject]:
+    """Writes and counts records; answers as rejects those that were stored already.
+
+    are_new: the caller knows of none that is stored. Then they are copied, which takes PostgreSQL half the time; if
+    others have stored one meanwhile, the statement does it after all.
+    """
     if not good:
+        return []
+    if are_new and _copied(chunk, good, owner):
+        _count(chunk, len(good))
         return []
     ingestion = chunk.ingestion
     replaces = ingestion.on_conflict == OnConflict.UPDATE
     with connection.cursor() as cursor:
         cursor.execute(
-            STORE + (REPLACE_STORED if replaces else KEEP_STORED) + COUNT_STORED,
+            STORE + (REPLACE_STORED if replaces else KEEP_STORED),
             {
                 "owner": owner,
                 "ingestion": ingestion.id,
-                "chunk": chunk.id,
+                "country": DEFAULT_COUNTRY,
                 "records": msgspec.json.encode([student for _, student in good]).decode(),
             },
         )
-        if cursor.rowcount == len(good):
-            return []
         written = {student_id for (student_id,) in cursor.fetchall()}
+    _count(chunk, len(written))
     left = [(index, student.student_id) for index, student in good if student.student_id not in written]
+    if not left:
+        return []
     own = stored_ids([student_id for _, student_id in left], owner=owner, ingestion=ingestion.id)
     return [
         duplicate(index, student_id) if replaces or student_id in own else conflict(index, student_id)
@@ -166,10 +181,33 @@ def write(chunk: Chunk, good: Numbered, *, owner: str) -> list[Reject]:
     ]
 
 
-def stored_ids(student_ids: Sequence[str], *, owner: str, **columns: Any) -> set[str]:
-    """Those of the student_ids that the owner has stored."""
-    stored = Record.objects.filter(owner=owner, student_id__in=student_ids, **columns)
-    return set(stored.values_list("student_id", flat=True))
+def _copied(chunk: Chunk, good: Numbered, owner: str) -> bool:
+    """Whether all could be copied, in the order in which the statement writes them; if not, none was."""
+    students = sorted((student for _, student in good), key=attrgetter("student_id"))
+    return copying.store_new(students, owner=owner, ingestion_id=chunk.ingestion_id)
+
+
+def _count(chunk: Chunk, stored: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(COUNT, {"count": stored, "chunk": chunk.id})
+
+
+def stored_ids(student_ids: Sequence[str], *, owner: str, ingestion: int | None = None) -> set[str]:
+    """Those of the student_ids that the owner has stored, by that ingestion if one is given."""
+    return {student_id for (student_id,) in _ask(STORED, student_ids, owner, ingestion)}
+
+
+def any_stored(student_ids: Sequence[str], *, owner: str) -> bool:
+    """Whether the owner has stored one of the student_ids."""
+    [(answer,)] = _ask(ANY_STORED, student_ids, owner)
+    return bool(answer)
+
+
+def _ask(sql: str, student_ids: Sequence[str], owner: str, ingestion: int | None = None) -> list[tuple[Any, ...]]:
+    document = msgspec.json.encode(student_ids).decode()
+    with connection.cursor() as cursor:
+        cursor.execute(sql, {"owner": owner, "student_ids": document, "ingestion": ingestion})
+        return list(cursor.fetchall())
 
 
 def report(chunk: Chunk, rejects: Sequence[Reject]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import signals
 from celery.worker.state import active_requests
+from django.db import close_old_connections
 
 from config.celery import CONTROL_QUEUE, app
 from orchestrator import bell, upkeep, workers
@@ -75,6 +76,12 @@ def outlive_sigterm(**_: Any) -> None:
     """
     if _has_children() and signal.getsignal(signal.SIGTERM) is not _drain_on_signal:
         signal.signal(signal.SIGTERM, _drain_on_signal)
+
+
+@signals.task_prerun.connect
+def renew_connection(**_: Any) -> None:
+    """As before a request: a connection that is old or has broken is not used again."""
+    close_old_connections()
 
 
 @signals.task_prerun.connect

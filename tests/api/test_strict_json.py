@@ -52,6 +52,14 @@ def test_what_means_nothing_or_several_things_is_refused(body: bytes, found: tup
     assert problems(body) == [found]
 
 
+@pytest.mark.parametrize("offset", range(10))
+def test_a_number_is_found_too_long_wherever_it_begins(offset: int) -> None:
+    longest, too_long = (b'{"a": ' + b" " * offset + b"9" * digits + b"}" for digits in (100, 101))
+
+    assert strict_json.read(longest) == {"a": 10**100 - 1}
+    assert problems(too_long) == [("/a", "number_too_long")]
+
+
 def test_a_malformed_text_is_told_by_line_and_column() -> None:
     with pytest.raises(strict_json.BadJSON, match="Line 2, column 7"):
         strict_json.read(b'{"a": 1,\n "b": x}')

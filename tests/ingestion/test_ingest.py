@@ -129,6 +129,48 @@ def test_a_student_id_that_is_stored_is_treated_as_asked(
     assert (counts(api, task_id), errors(api, task_id)) == (expected, reported)
 
 
+@pytest.mark.parametrize(
+    ("on_conflict", "city", "expected"),
+    [
+        ("update", "", ("COMPLETED", 50, 50, 0)),
+        ("skip", "Agra", ("COMPLETED", 50, 49, 0)),
+        ("error", "Agra", ("COMPLETED", 50, 49, 1)),
+    ],
+)
+def test_a_student_id_that_another_request_stores_meanwhile_is_treated_as_asked(
+    api: Api, ingest: Ingest, monkeypatch: pytest.MonkeyPatch, on_conflict: str, city: str, expected: Any
+) -> None:
+    def someone_else_stores(records: list[dict[str, Any]], **_: Any) -> None:
+        Record.objects.create(
+            student_id="S-0005", first_name="A", last_name="B", email="a@b.c", grade="1", city="Agra"
+        )
+
+    monkeypatch.setattr(conftest, "service", someone_else_stores)
+
+    task_id = ingest(students(50), on_conflict=on_conflict)
+
+    assert (counts(api, task_id), stored()["S-0005"]) == (expected, city)
+    assert not Attempt.objects.exists()
+
+
+def test_texts_are_stored_as_they_are_whatever_copy_makes_of_their_signs(ingest: Ingest) -> None:
+    texts = ["", " ", "\\N", "\\.", "\\", '"', "'", ",", "\t", "\v", "NULL", "é😀", "\x1d"]
+
+    ingest([student(number, city=text) for number, text in enumerate(texts)])
+
+    assert [stored()[f"S-{number:04}"] for number in range(len(texts))] == texts
+
+
+def test_what_is_left_out_is_stored_alike_by_copy_and_by_a_statement(ingest: Ingest) -> None:
+    ingest([student(1), student(2, phone=None, country="", date_of_birth="2015-06-30")])
+    ingest([student(3), student(4, phone=None, country="", date_of_birth="2015-06-30"), student(5, city="\n")])
+
+    columns = ("grade", "phone", "section", "country", "date_of_birth", "owner", "ingestion__total_records")
+    rows = list(Record.objects.order_by("student_id").values_list(*columns))
+    assert [row[:-1] for row in rows[:2]] == [row[:-1] for row in rows[2:4]]
+    assert [row[-1] for row in rows] == [2, 2, 3, 3, 3]
+
+
 def test_updating_replaces_the_whole_record(ingest: Ingest) -> None:
     ingest([student(1, city="Agra", phone="1")])
     before = Record.objects.get()

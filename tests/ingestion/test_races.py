@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from ingestion import services
 from ingestion.models import Chunk, Ingestion, Record
@@ -14,6 +14,7 @@ from orchestrator.models import Attempt
 from tests.api.conftest import Api
 from tests.ingestion.conftest import counts, send_only, student, students, work
 from tests.orchestrator.workbench import PATIENCE_SECONDS, Hire, threads
+from tests.races.stories import uncommitted, waiting
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -35,15 +36,16 @@ def test_requests_that_overlap_neither_deadlock_nor_lose_a_record(api: Api, hire
     assert Record.objects.count() == 600
 
 
-def test_whoever_stores_the_same_records_in_another_order_waits_and_does_not_deadlock() -> None:
-    """Two statements over the same 2,000 rows in opposite orders meet in the middle, unless both sort them."""
+@pytest.mark.parametrize("are_new", [False, True])
+def test_whoever_stores_the_same_records_in_another_order_waits_and_does_not_deadlock(are_new: bool) -> None:
+    """Two writes of the same 2,000 rows in opposite orders meet in the middle, unless both sort them."""
     ids = list(range(2_000))
 
     def write(numbers: list[int]) -> None:
         good = [(number, Student(**student(number))) for number in numbers]
         for _ in range(5):
             chunk = Chunk.objects.create(ingestion=Ingestion.objects.create(), position=0)
-            services.write(chunk, good, owner="")
+            services.write(chunk, good, owner="", are_new=are_new)
 
     with threads(2) as run:
         both = [run(write, ids), run(write, ids[::-1])]
@@ -62,6 +64,21 @@ def test_of_two_that_report_conflicts_one_stores_each_record(api: Api, hire: Hir
 
     stored, failed = zip(*(counts(api, task_id)[2:] for task_id in tasks), strict=True)
     assert (sum(stored), sum(failed), Record.objects.count()) == (500, 500, 500)
+
+
+def test_of_two_that_copy_the_same_record_the_later_waits_and_then_does_as_asked() -> None:
+    def copy(city: str) -> None:
+        chunk = Chunk.objects.create(ingestion=Ingestion.objects.create(), position=0)
+        good = [(number, Student(**student(number, city=city))) for number in range(2)]
+        with transaction.atomic():
+            assert services.write(chunk, good, owner="", are_new=True) == []
+
+    with uncommitted(lambda: copy("Agra")):
+        later = waiting(lambda: copy("Pune"))
+
+    assert later.exception(PATIENCE_SECONDS) is None
+    assert list(Record.objects.values_list("city", flat=True)) == ["Pune", "Pune"]
+    assert list(Chunk.objects.values_list("stored_records", flat=True)) == [2, 2]
 
 
 def test_no_row_is_locked_while_the_service_is_called(api: Api, hire: Hire, monkeypatch: pytest.MonkeyPatch) -> None:

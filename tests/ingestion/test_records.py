@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingestion.records import Sifted, as_bad_line, as_line, numbered, sift
+from ingestion.records import Sifted, as_bad_line, as_line, as_rows, numbered, sift
 from tests.ingestion.conftest import student, students
 
 TODAY = datetime.date(2026, 3, 1)
@@ -157,3 +157,20 @@ def test_what_could_not_be_read_waits_as_its_reject() -> None:
 
 def test_nobody_can_send_a_reject() -> None:
     assert problems(b'!{"field": "", "code": "mine", "message": ""}') == [("", "malformed")]
+
+
+def test_a_row_has_a_text_for_every_field_and_a_country() -> None:
+    [(_, read)] = sifted(student(1, grade=5, city="Agra", date_of_birth="2015-06-30")).good
+
+    rows = as_rows([read, read], "ada")
+
+    fields = ["ada", "S-0001", "Asha", "Rao", "asha1@example.org", "5", "", "", "", "", "Agra", "", "", "India"]
+    row = "\x1f".join([*fields, "2015-06-30"])
+    assert rows == f"{row}\n{row}".encode()
+
+
+@pytest.mark.parametrize("sign", ["\x1f", "\x1e", "\n", "\r"])
+def test_a_text_that_would_end_a_field_makes_no_rows(sign: str) -> None:
+    [(_, read)] = sifted(student(1, city=f"Ag{sign}ra")).good
+
+    assert as_rows([read], "ada") is None

@@ -83,6 +83,17 @@ def test_children_forked_early_or_late_inherit_no_database_connection(stack: Sta
     assert not set.intersection(*late)
 
 
+def test_workers_keep_their_connections_from_one_message_to_the_next(stack: Stack) -> None:
+    def sessions() -> int:
+        return stack.query("SELECT sessions FROM pg_stat_database WHERE datname = current_database()")[0][0]
+
+    before = sessions()
+    for _ in range(20):
+        stack.end_of(stack.submit("tests.wait_in_child", {"seconds": 0}))
+
+    assert sessions() - before < 15
+
+
 def database_connections(process: psutil.Process, port: int) -> set[int]:
     """This end's ports of its connections to PostgreSQL; none of a process that has just ended."""
     try:

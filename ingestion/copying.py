@@ -1,0 +1,73 @@
+"""COPY: what was sent passes to PostgreSQL and back as it is, and not as a statement's text, which both take apart."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from io import BytesIO
+
+from django.db import IntegrityError, connection, transaction
+
+from ingestion.records import Student, as_rows
+
+# A chunk. Within a statement its lines would be hexadecimal digits, twice as many.
+KEEP = """
+COPY ingestion_chunk (ingestion_id, position, stored_records, failed_records, records) FROM STDIN (FORMAT binary)
+"""
+
+# The lines of a chunk.
+READ = "COPY (SELECT records FROM ingestion_chunk WHERE id = {id:d}) TO STDOUT (FORMAT binary)"
+
+# New records, in the form that `as_rows` gives them. See decision 21.
+STORE_NEW = """
+COPY ingestion_record (
+    owner, ingestion_id, student_id, first_name, last_name, email, grade, phone, section, roll_number, address, city,
+    state, postal_code, country, date_of_birth
+)
+FROM STDIN (
+    FORMAT csv, DELIMITER E'\\x1f', QUOTE E'\\x1e',
+    FORCE_NOT_NULL (owner, phone, section, roll_number, address, city, state, postal_code, country)
+)
+"""
+
+# Binary COPY is a head, the rows, and an end. A row is the number of its columns, then each one's length and bytes.
+# Source: PostgreSQL's documentation of COPY, "Binary Format".
+_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_END = struct.pack(">h", -1)
+_CHUNK = struct.Struct(">hiqiiiiiii")
+_LINES = struct.Struct(">hi")
+_DROPPED = _LINES.pack(1, -1)
+# What psycopg2 takes at once.
+_PIECE = 1024 * 1024
+
+
+def keep_chunk(ingestion_id: int, position: int, lines: bytes) -> None:
+    columns = _CHUNK.pack(5, 8, ingestion_id, 4, position, 4, 0, 4, 0, len(lines))
+    _copy(KEEP, BytesIO(b"".join([_HEAD, columns, lines, _END])))
+
+
+def lines_of(chunk_id: int) -> bytes | None:
+    """What was sent of a chunk; None once it has been dropped."""
+    answer = BytesIO()
+    _copy(READ.format(id=chunk_id), answer)
+    row = answer.getvalue()[len(_HEAD) : -len(_END)]
+    return None if row in (b"", _DROPPED) else row[_LINES.size :]
+
+
+def store_new(students: Sequence[Student], *, owner: str, ingestion_id: int) -> bool:
+    """Stores records in their order; False, and none is, if one of them is stored already or cannot be a row."""
+    rows = as_rows(students, owner, str(ingestion_id))
+    if rows is None:
+        return False
+    try:
+        with transaction.atomic():
+            _copy(STORE_NEW, BytesIO(rows))
+    except IntegrityError:
+        return False
+    return True
+
+
+def _copy(sql: str, file: BytesIO) -> None:
+    """Django's cursor knows no COPY, so that its errors are not yet Django's."""
+    with connection.cursor() as cursor, connection.wrap_database_errors:
+        cursor.copy_expert(sql, file, _PIECE)

@@ -1,0 +1,43 @@
+"""What waits, as it passes to PostgreSQL and back, and what PostgreSQL makes of the statements that go with it."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection
+
+from ingestion import copying, services
+from ingestion.models import Chunk, Ingestion
+from tests.ingestion.conftest import Ingest, students
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.parametrize("lines", [b"", b"\0\xff\n\\N\t", bytes(range(256)) * 10_000], ids=len)
+def test_what_waits_comes_back_as_it_was(lines: bytes) -> None:
+    ingestion = Ingestion.objects.create()
+
+    copying.keep_chunk(ingestion.id, 7, lines)
+
+    chunk = Chunk.objects.get(ingestion=ingestion)
+    assert copying.lines_of(chunk.id) == bytes(chunk.records) == lines
+    assert (chunk.position, chunk.stored_records, chunk.failed_records) == (7, 0, 0)
+
+
+def test_what_was_dropped_is_nothing() -> None:
+    chunk = Chunk.objects.create(ingestion=Ingestion.objects.create(), position=0, records=None)
+
+    assert copying.lines_of(chunk.id) is None
+    assert copying.lines_of(chunk.id + 1) is None
+
+
+def test_what_is_stored_is_asked_for_by_the_index_of_student_ids_also_without_statistics(ingest: Ingest) -> None:
+    for first in range(0, 3_000, 1_000):
+        ingest(students(3_000)[first : first + 1_000])
+    parameters = {"owner": "", "student_ids": '["S-0001"]', "ingestion": None}
+
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {services.STORED}", parameters)
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+
+    assert "Index Cond: ((student_id = sent.id) AND (owner =" in plan
+    assert services.stored_ids(["S-0001", "S-9999"], owner="") == {"S-0001"}
