@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 from celery import signals
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, connection, transaction
 from django.db.models.functions import Now
 
-from orchestrator import engine, moves, upkeep, workers
+from orchestrator import engine, moves, tasks, upkeep, workers
 from orchestrator.host import host
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Kind, Worker
@@ -497,3 +497,26 @@ def test_a_part_of_the_heartbeat_that_fails_keeps_no_other_from_being_done(
     worker._look()
 
     assert done == ["note"]
+
+
+def test_a_connection_that_broke_since_the_last_message_is_replaced(transactional_db: None) -> None:
+    def backend() -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            return int(cursor.fetchone()[0])
+
+    def end(pid: int) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+
+    def answer_two_messages() -> tuple[int, int]:
+        first = backend()
+        with threads(1) as run_elsewhere:
+            run_elsewhere(end, first).result(PATIENCE_SECONDS)
+        tasks.renew_connection()
+        return first, backend()
+
+    with threads(1) as run_elsewhere:
+        first, second = run_elsewhere(answer_two_messages).result(PATIENCE_SECONDS)
+
+    assert first != second
