@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import report, scale_out
 from benchmarks.measure import Finding, in_turn, percentile
 from benchmarks.simulation import Work, effective, mean_wait, offered, simulated_waits
 
 ROOT = Path(__file__).parent.parent.parent
+SCALING = ROOT / "docs" / "scaling.md"
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -80,6 +82,61 @@ def test_the_page_says_plainly_what_was_not_met() -> None:
     assert "| a delay | 12.5 ms | ≤ 20.0 ms | 1.60 | met |" in page
     assert "| a cost | 1,234 µs |  |  |  |" in page
     assert "A note." in page
+
+
+def measured(*names: str) -> dict[str, Finding]:
+    """The findings that are kept of those benchmarks, or of all, by what they are of."""
+    kept = report.read()["benchmarks"]
+    return {each["what"]: Finding(**each) for name in names or kept for each in kept[name]["findings"]}
+
+
+@pytest.fixture
+def told() -> None:
+    """The documents tell the results that are committed; whoever has just measured may go on testing."""
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", str(report.RESULTS)], cwd=ROOT, check=False)
+    if changed.returncode == 1:
+        pytest.skip("There are newer results than the documents tell.")
+
+
+@pytest.mark.usefixtures("told")
+def test_the_costs_that_the_documents_tell_are_those_that_were_measured() -> None:
+    table = re.findall(r"^\| (processor time of [^|]+) \| ([^|]+) \|", SCALING.read_text(), re.MULTILINE)
+
+    assert len(table) > 10
+    for what, told in table:
+        finding = measured()[what]
+        assert told == f"{report.number(finding.value)} {finding.unit}", what
+
+
+@pytest.mark.usefixtures("told")
+def test_the_workers_curve_that_the_documents_tell_is_the_one_that_was_measured() -> None:
+    told = re.findall(r"^\| [^|]+ \| ([\d,]+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", SCALING.read_text(), re.MULTILINE)
+
+    assert told == [report.number(measured()[f"Muster, {name}"].value) for name in scale_out.SETS]
+
+
+@pytest.mark.usefixtures("told")
+def test_the_estimate_that_the_documents_tell_is_what_the_simulation_comes_to() -> None:
+    estimate = subprocess.run(
+        [sys.executable, "-m", "benchmarks.simulation"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+    assert estimate.strip() in SCALING.read_text()
+
+
+@pytest.mark.usefixtures("told")
+def test_the_readme_tells_the_ratios_that_were_measured() -> None:
+    batches, singles, latency = measured("tasks"), measured("singles"), measured("latency")
+    told = " ".join((ROOT / "README.md").read_text().split())
+
+    def times(other: str) -> str:
+        return f"{batches['Muster'].value / batches[other].value:.0f} times"
+
+    assert f"{times('the usual way: Django + Celery')} as many a second as the usual Django with Celery" in told
+    assert f"{times('bare Celery, no tracking')} bare Celery" in told
+    assert f"{times('procrastinate, deferred in batches')} procrastinate" in told
+    assert f"one by one {singles['single tasks, times the usual way'].value:.1f} times the usual way" in told
+    assert f"within {latency['transactional job, p50'].value:.0f} ms of being sent" in told
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:
