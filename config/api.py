@@ -24,7 +24,7 @@ from django.core.exceptions import (
     ValidationError,
 )
 from django.core.handlers.wsgi import LimitedStream, WSGIRequest
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, QueryDict
 from django.http.request import UnreadablePostError
@@ -47,6 +47,7 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.utils.urls import replace_query_param
 
 from config import strict_json
+from orchestrator.faults import is_read_only
 from orchestrator.idempotency import BadKey, KeyUsedOtherwise
 from orchestrator.kinds import BadPayload, Problem, UnknownKind
 from orchestrator.models import Job
@@ -161,7 +162,7 @@ def problem_response(error: Exception, context: Mapping[str, Any]) -> HttpRespon
         return problem(400, "The body broke off before its end.")
     if isinstance(error, SuspiciousOperation):
         return problem(400, _bad_request_detail(error))
-    if isinstance(error, (OperationalError, InterfaceError)):
+    if isinstance(error, (OperationalError, InterfaceError)) or is_read_only(error):
         return _unavailable(error)
     request = context["request"]
     logger.error("%s %s failed", request.method, request.path, exc_info=error)
@@ -222,12 +223,12 @@ def problems_in(detail: Any, pointer: str = "") -> Iterator[Problem]:
         yield Problem(pointer, getattr(detail, "code", None) or "invalid", str(detail))
 
 
-def _unavailable(error: DatabaseError | InterfaceError) -> HttpResponse:
+def _unavailable(error: Exception) -> HttpResponse:
     logger.error("The database failed a request: %s", error)
     return problem(
         503,
-        "The database cannot be reached, or did not answer in time. Try again; with the same Idempotency-Key nothing "
-        "is done twice.",
+        "The database cannot be reached, takes no writes, or did not answer in time. Try again; with the same "
+        "Idempotency-Key nothing is done twice.",
         headers={"Retry-After": str(UNAVAILABLE_RETRY_SECONDS)},
     )
 

@@ -19,6 +19,8 @@ UNAVAILABLE_CLASSES = ("08", "53", "57", "58")
 QUERY_CANCELED = "57014"
 CONFLICTS = ("40001", "40P01", "55P03")  # serialization failure, deadlock detected, lock not available
 
+READ_ONLY = "25006"
+
 
 def is_database_fault(error: BaseException) -> bool:
     """Whether the database could not serve whoever asked: another attempt may well succeed, and nobody is to blame.
@@ -27,6 +29,15 @@ def is_database_fault(error: BaseException) -> bool:
     """
     if not isinstance(error, DATABASE_ERRORS):
         return False
-    cause = error if isinstance(error, psycopg2.Error) else error.__cause__
-    code: str | None = getattr(cause, "pgcode", None)
+    code = _sqlstate(error)
     return code is None or code in CONFLICTS or (code[:2] in UNAVAILABLE_CLASSES and code != QUERY_CANCELED)
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether a database that only reads was asked to write: a replica, or one that is the primary no more."""
+    return _sqlstate(error) == READ_ONLY
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    cause = error if isinstance(error, psycopg2.Error) else error.__cause__
+    return getattr(cause, "pgcode", None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.http import HttpResponse
 from django.test import Client
 from pytest_django import Settings
@@ -228,6 +228,18 @@ def test_a_surprise_is_a_500_that_only_the_log_explains(
     assert_problem(response, 500)
     assert b"secret" not in response.content
     assert "RuntimeError: the secret cause" in caplog.text
+
+
+def test_a_database_that_only_reads_is_a_503_to_whoever_writes_and_answers_the_others(api: Api) -> None:
+    job = make_job()
+    with connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION READ ONLY")
+
+    refused = api.post("/jobs", {})
+
+    assert api.get(f"/jobs/{job.id}").status_code == 200
+    assert_problem(refused, 503)
+    assert "Retry-After" in refused
 
 
 def test_a_database_that_cannot_be_reached_is_a_503_with_when_to_try_again(
