@@ -65,7 +65,7 @@ lock: ## Write requirements*.txt, with hashes, from requirements*.in. To take ne
 	$(LOCK) --custom-compile-command "make lock, from benchmarks/baselines/requirements.in" $(ARGS) \
 		--output-file benchmarks/baselines/requirements.txt benchmarks/baselines/requirements.in
 
-bench: .venv/bench.stamp ## Measure Muster beside what others would use instead, an hour; a part: make bench ONLY=tasks,reads QUICK=1.
+bench: .venv/bench.stamp ## Measure Muster beside what others would use instead, half an hour; a part: make bench ONLY=tasks,reads QUICK=1.
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 hooks: ## Install the git hooks: check before a commit, test before a push.

@@ -1,6 +1,6 @@
 """Runs the benchmarks: `python -m benchmarks [--only tasks,reads] [--quick]`.
 
-A whole run takes about an hour and writes benchmarks/RESULTS.md; a part of it renews its part. A quick run does a
+A whole run takes about half an hour and writes benchmarks/RESULTS.md; a part of it renews its part. A quick run does a
 hundredth of the work, to show that everything works; its numbers mean little and are not kept.
 """
 
