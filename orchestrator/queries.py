@@ -43,6 +43,8 @@ EXISTS (SELECT FROM orchestrator_kind kind WHERE kind.name = orchestrator_job.ki
 """
 # Whether a job's time has come, by the clock that decides.
 IS_DUE = "orchestrator_job.run_at <= statement_timestamp()"
+# Whether the user may see a job, for SQL that is told `sight_of(user)`.
+IS_VISIBLE = "(%(sees_everything)s OR orchestrator_job.owner = %(owner)s)"
 # All columns of a job. Psycopg2 reads json as what it holds, jsonb as text for Django.
 COLUMNS = {
     field.attname: f"orchestrator_job.{field.column}" + ("::json" if isinstance(field, JSONField) else "")
@@ -53,7 +55,7 @@ COLUMNS = {
 SHOWN_JOB = f"""
 SELECT {", ".join(COLUMNS.values())}, ({CHILDREN_COUNTS}), {KIND_IS_PAUSED}, {IS_DUE}
 FROM orchestrator_job
-WHERE id = %(id)s AND (%(sees_everything)s OR owner = %(owner)s)
+WHERE id = %(id)s AND {IS_VISIBLE}
 """  # noqa: S608 It is made of constants.
 # What is told of a job changes with its updated_at, which every move writes (but for the start of a parent, which its
 # status tells), and with what is not its own: its children, its kind and the time.
@@ -61,7 +63,7 @@ VERSION = ("updated_at", "status", "children_counts", "kind_is_paused", "is_due"
 JOB_VERSION = f"""
 SELECT updated_at, status, ({CHILDREN_COUNTS}), {KIND_IS_PAUSED}, {IS_DUE}
 FROM orchestrator_job
-WHERE id = %(id)s AND (%(sees_everything)s OR owner = %(owner)s)
+WHERE id = %(id)s AND {IS_VISIBLE}
 """  # noqa: S608
 # What is told of an orchestration, in the order of the columns.
 STATUS = ("id", "status", "result", "error", "created_at", "updated_at")
@@ -69,7 +71,7 @@ ORCHESTRATION_STATUS = f"""
 SELECT {", ".join(COLUMNS[name] for name in STATUS)}
 FROM orchestrator_job
 WHERE id = %(id)s AND owner = %(username)s AND kind = %(kind)s AND parent_id IS NULL
-  AND (%(sees_everything)s OR owner = %(owner)s)
+  AND {IS_VISIBLE}
 """  # noqa: S608
 # How often a request that waits for a job looks at it: soon at first, then less and less often.
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 0.5
@@ -101,7 +103,7 @@ def visible_jobs(user: User) -> QuerySet[Job]:
 
 
 def sight_of(user: User) -> dict[str, Any]:
-    """What SQL is told of the user, who may see rows with `%(sees_everything)s OR owner = %(owner)s`."""
+    """What SQL is told of the user, see `IS_VISIBLE`."""
     owner = user.get_username() if user.is_authenticated else None
     return {"sees_everything": sees_everything(user), "owner": owner}
 
