@@ -26,32 +26,33 @@ help: ## List these commands.
 demo: .venv/up.stamp ## Start everything, run the main jobs before your eyes, go on serving until Ctrl-C.
 	@$(BIN)/python manage.py demo
 
-up: .venv/up.stamp ## Start everything and serve until Ctrl-C.
-	@$(BIN)/python manage.py up
+up: .venv/up.stamp ## Start everything and serve until Ctrl-C; changed code is reloaded, but not by: make up ARGS=--no-reload.
+	@$(BIN)/python manage.py up $(ARGS)
 
 test: .venv/dev.stamp ## Run the tests, a file a core, on private servers. Options for pytest: make test ARGS="-k retry".
-	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not long" $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
 
 test-long: .venv/dev.stamp ## Run the long tests: outages of both brokers, and chaos on RabbitMQ.
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
-compose-test: .venv/dev.stamp ## Run the containers for real and hurt them; needs an engine: make compose-test COMPOSE="docker compose".
-	@COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -o addopts=-ra -o DJANGO_SETTINGS_MODULE= tests/compose/scenario.py $(ARGS)
+compose-test: .venv/dev.stamp ## Test the running containers and kill each of them; needs an engine: make compose-test COMPOSE="docker compose".
+	@COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -o addopts=-ra --noconftest -o DJANGO_SETTINGS_MODULE= tests/compose/scenario.py $(ARGS)
 
 # SECONDS is the shell's own clock where it is not given to make.
-chaos: .venv/dev.stamp ## Hurt a whole stack for five minutes and look for losses: make chaos SECONDS=60 SEED=1 BROKER=rabbitmq.
+chaos: .venv/dev.stamp ## Inject faults into a full stack for five minutes and look for losses: make chaos SECONDS=60 SEED=1 BROKER=rabbitmq.
 	@$(BIN)/python -m tests.chaos --seconds $(if $(filter command line,$(origin SECONDS)),$(SECONDS),300) \
 		$(if $(SEED),--seed $(SEED)) --broker $(or $(BROKER),valkey) $(ARGS)
 
 check: .venv/dev.stamp ## Check style, types, layers, migrations and deployment settings, as the hooks and CI do.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(CHECK_ENVIRONMENT) $(BIN)/mypy
+	$(CHECK_ENVIRONMENT) EXTRA_APPS=tests.kinds,benchmarks.kinds $(BIN)/mypy
 	$(CHECK_ENVIRONMENT) $(BIN)/lint-imports
 	$(CHECK_ENVIRONMENT) $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py draw_states --check
 	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py draw_settings --check
+	$(BIN)/python misc/draw_architecture.py --check
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 
 lock: ## Write requirements*.txt, with hashes, from requirements*.in. To take newer versions: make lock ARGS=--upgrade.
@@ -60,12 +61,16 @@ lock: ## Write requirements*.txt, with hashes, from requirements*.in. To take ne
 		--output-file requirements.txt requirements.in
 	$(LOCK) --custom-compile-command "make lock, from requirements-dev.in" $(ARGS) --constraints requirements.txt \
 		--output-file requirements-dev.txt requirements-dev.in
+	@if [ -e requirements-extra.in ]; then \
+		$(LOCK) --custom-compile-command "make lock, from requirements-extra.in" $(ARGS) --constraints requirements-dev.txt \
+			--output-file requirements-extra.txt requirements-extra.in; \
+	fi
 	$(LOCK) --custom-compile-command "make lock, from benchmarks/requirements.in" $(ARGS) --constraints requirements-dev.txt \
 		--output-file benchmarks/requirements.txt benchmarks/requirements.in
-	$(LOCK) --custom-compile-command "make lock, from benchmarks/baselines/requirements.in" $(ARGS) \
+	$(LOCK) --custom-compile-command "make lock, from benchmarks/baselines/requirements.in" $(ARGS) --constraints requirements-dev.txt \
 		--output-file benchmarks/baselines/requirements.txt benchmarks/baselines/requirements.in
 
-bench: .venv/bench.stamp ## Measure Muster beside what others would use instead, half an hour; a part: make bench ONLY=tasks,reads QUICK=1.
+bench: .venv/bench.stamp ## Compare Muster's speed with the alternatives, in an hour or two; a part: make bench ONLY=tasks,reads QUICK=1.
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
 
 hooks: ## Install the git hooks: check before a commit, test before a push.
@@ -77,11 +82,14 @@ hooks: ## Install the git hooks: check before a commit, test before a push.
 clean: ## Delete the virtual environment and what the checks cache; the data folder stays.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.venv/up.stamp: requirements.txt requirements-dev.txt misc/install.py
+# requirements-extra.txt is yours; there need not be one.
+REQUIREMENTS := requirements.txt requirements-dev.txt $(wildcard requirements-extra.txt)
+
+.venv/up.stamp: $(REQUIREMENTS) misc/install.py
 	@$(PYTHON) misc/install.py up
 
-.venv/dev.stamp: requirements.txt requirements-dev.txt misc/install.py
+.venv/dev.stamp: $(REQUIREMENTS) misc/install.py
 	@$(PYTHON) misc/install.py dev
 
-.venv/bench.stamp: requirements.txt requirements-dev.txt benchmarks/requirements.txt benchmarks/baselines/requirements.txt misc/install.py
+.venv/bench.stamp: $(REQUIREMENTS) benchmarks/requirements.txt benchmarks/baselines/requirements.txt misc/install.py
 	@$(PYTHON) misc/install.py bench

@@ -3,7 +3,7 @@
 
 import sys
 
-from config.development import set_environment
+from config.local.environment import set_environment
 from config.start import start
 
 

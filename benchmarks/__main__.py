@@ -1,7 +1,8 @@
 """Runs the benchmarks: `python -m benchmarks [--only tasks,reads] [--quick]`.
 
-A whole run takes about half an hour and writes benchmarks/RESULTS.md; a part of it renews its part. A quick run does a
-hundredth of the work, to show that everything works; its numbers mean little and are not kept.
+A full run takes an hour or two and writes benchmarks/RESULTS.md; a partial run updates its part. `flatness_50m`, which
+fills a table for half an hour, runs only if it is named. A quick run does a hundredth of the work, to show that
+everything works; its numbers mean little and are not kept.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ from benchmarks.servers import NotSo, Servers
 # In the order of the results. Each module registers its benchmark.
 MODULES = (
     "tasks", "singles", "latency", "flatness", "pipelines", "ingestion", "reads", "heartbeats", "footprint",
-    "scale_out",
+    "scale_out", "ordinary",
 )  # fmt: skip
 
 
 def main() -> None:
     for module in MODULES:
         __import__(f"benchmarks.{module}")
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Muster beside what others would use.")
-    parser.add_argument("--only", default=",".join(benchmarks), help=f"some of: {', '.join(benchmarks)}")
-    parser.add_argument("--quick", action="store_true", help="little of everything, nothing is kept")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Compares Muster with alternatives.")
+    usual = [name for name, each in benchmarks.items() if not each.only_by_name]
+    parser.add_argument("--only", default=",".join(usual), help=f"some of: {', '.join(benchmarks)}")
+    parser.add_argument("--quick", action="store_true", help="a hundredth of the work; results are not saved")
     asked = parser.parse_args()
     wanted = [name.strip() for name in asked.only.split(",")]
     if unknown := [name for name in wanted if name not in benchmarks]:

@@ -31,7 +31,8 @@ from typing import Any
 BASE_DIR = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(BASE_DIR))
 
-from config.embedded import Postgres, free_port  # noqa: E402 The path comes first.
+from config.local.ports import free_port  # noqa: E402 The path comes first.
+from config.local.postgres import Postgres  # noqa: E402 The path comes first.
 
 SHORT, LONG = "bench.nothing", "bench.progress"
 # Leased jobs of each backlog, and how often each writes its progress.
@@ -101,7 +102,7 @@ def prepare(database_url: str, asked: argparse.Namespace) -> None:
         RETENTION_DAYS="0",
         RETENTION_DAYS_BY_KIND=f"{SHORT}={days:.9f},{LONG}={days:.9f}",
         REQUIRE_AUTH="false",
-        ALLOW_ANYONE="true",
+        ALLOW_UNAUTHENTICATED="true",
         SECURE_COOKIES="false",
         LOG_LEVEL="WARNING",
         DJANGO_SETTINGS_MODULE="config.settings",
@@ -127,8 +128,8 @@ def prepare(database_url: str, asked: argparse.Namespace) -> None:
 
 
 def declare_kinds() -> None:
-    from orchestrator import bell
     from orchestrator.kinds import job
+    from orchestrator.queue import bell
 
     @job(SHORT, execution="transactional", takes_batch=True)
     def nothing(jobs: list[Any]) -> list[None]:
@@ -145,17 +146,18 @@ def declare_kinds() -> None:
 
 
 def push(asked: argparse.Namespace) -> None:
-    from orchestrator import engine, moves
     from orchestrator.kinds import kind_named
+    from orchestrator.queue import claims
     from orchestrator.submission import submit_many
-    from orchestrator.workers import WorkerProcess
+    from orchestrator.worker.process import WorkerProcess
+    from orchestrator.worker.runner import run_next
 
     short, long = kind_named(SHORT), kind_named(LONG)
-    claims: list[float] = []
+    seconds: list[float] = []
     pages: list[int] = []
-    moves.lock_ready = timed(moves.lock_ready, claims)
+    claims.lock_ready = timed(claims.lock_ready, seconds)
     process = WorkerProcess("bench@here", ["default"]).start()
-    assert process.registered.wait(10)
+    assert process.lease.registered.wait(10)
     pruner = Pruner(asked)
     pruner.start()
     print("".join(name.rjust(width) for name, width in COLUMNS.items()))
@@ -168,15 +170,15 @@ def push(asked: argparse.Namespace) -> None:
         submitting += time.perf_counter() - began_at
         pages.append(pages_of_a_claim())
         began_at = time.perf_counter()
-        while engine.run_batch(short, process, ""):
+        while run_next(short, process):
             pass
         running += time.perf_counter() - began_at
-        while engine.run_leased(long, process, ""):
+        while run_next(long, process):
             pass
         if done % asked.report_every == 0:
-            report(done, asked.report_every / submitting, asked.report_every / running, claims, pages, pruner)
+            report(done, asked.report_every / submitting, asked.report_every / running, seconds, pages, pruner)
             submitting = running = 0.0
-            claims.clear()
+            seconds.clear()
             pages.clear()
     pruner.end()
     process.end()
@@ -185,7 +187,7 @@ def push(asked: argparse.Namespace) -> None:
 def pages_of_a_claim() -> int:
     from django.db import connection, transaction
 
-    from orchestrator.moves import LOCK
+    from orchestrator.queue.claims import LOCK
 
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {LOCK}", {"kind": SHORT, "limit": 1, "left_out": []})
@@ -222,13 +224,13 @@ class Pruner(threading.Thread):
     def prune(self) -> None:
         from django.db import connection
 
-        from orchestrator import upkeep
+        from orchestrator.upkeep import tick
 
         if self.asked.tables == "partitions":
             with connection.cursor() as cursor:
                 move_partitions(cursor, self.asked.keep_seconds)
         else:
-            upkeep.prune()
+            tick.prune()
 
     def end(self) -> None:
         self.ended.set()
@@ -252,13 +254,13 @@ def cut_into_partitions(cursor: Any) -> None:
 
 def move_partitions(cursor: Any, keep_seconds: float) -> None:
     """Makes the partitions of the next time, and drops those of which all has ended long enough ago."""
-    from orchestrator.queries import _least_id
+    from orchestrator.queries import least_id
 
     now = int(time.time()) // SPAN_SECONDS * SPAN_SECONDS
     for begin in range(now, now + 5 * SPAN_SECONDS, SPAN_SECONDS):
         cursor.execute(
             f"CREATE TABLE IF NOT EXISTS orchestrator_job_{begin} PARTITION OF orchestrator_job"
-            f" FOR VALUES FROM ('{_least_id(begin)}') TO ('{_least_id(begin + SPAN_SECONDS)}')"
+            f" FOR VALUES FROM ('{least_id(begin)}') TO ('{least_id(begin + SPAN_SECONDS)}')"
         )
     cursor.execute("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^orchestrator_job_[0-9]'")
     for (name,) in cursor.fetchall():

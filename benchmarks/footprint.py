@@ -26,7 +26,7 @@ def footprint(bench: Bench) -> Iterator[Finding]:
         unit="MB",
         target=450,
         at_most=True,
-        note="PSS: a page that n processes share is counted as 1/n in each. All of the Procfile, and Valkey.",
+        note="PSS: a page shared by n processes counts as 1/n in each. All processes of the Procfile, and Valkey.",
     )
     for name, mb in memory.items():
         yield Finding(what=f"Muster, {name}", value=mb, unit="MB", plot=PLOT)
@@ -37,7 +37,7 @@ def footprint(bench: Bench) -> Iterator[Finding]:
         unit="s",
         target=1,
         at_most=True,
-        note="All modules that `manage.py version` imports, which sets up Django with every app, by -X importtime.",
+        note="By -X importtime, all modules that `manage.py version` imports, which sets up Django with every app.",
     )
 
 

@@ -60,16 +60,18 @@ class Benchmark:
     name: str
     title: str
     run: Run
+    # It takes too long for a run of all.
+    only_by_name: bool = False
 
 
 benchmarks: dict[str, Benchmark] = {}
 
 
-def benchmark(name: str, title: str) -> Callable[[Run], Run]:
+def benchmark(name: str, title: str, *, only_by_name: bool = False) -> Callable[[Run], Run]:
     """Makes a function that yields findings a benchmark of that name."""
 
     def register(run: Run) -> Run:
-        benchmarks[name] = Benchmark(name, title, run)
+        benchmarks[name] = Benchmark(name, title, run, only_by_name)
         return run
 
     return register

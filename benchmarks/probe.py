@@ -1,7 +1,7 @@
 """Calls Muster's own functions in a process of their own, and prints how long each took as JSON.
 
 python -m benchmarks.probe create_tasks COUNT BATCH | claim COUNT | submit_steps COUNT | submit_fan CHILDREN
-    | submit_waits COUNT SECONDS
+    | submit_leased_fan CHILDREN | submit_waits COUNT SECONDS | submit_async_waits COUNT SECONDS
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import django
 
 def create_tasks(count: int, batch: int) -> dict[str, Any]:
     """Accepts so many tasks, batch by batch."""
-    from scheduler.services import NewTask, create_tasks
+    from scheduler.services.tasks import NewTask, create_tasks
 
-    tasks = [NewTask(a=Decimal(number), b=Decimal("0.5")) for number in range(batch)]
+    tasks = [NewTask(a=Decimal(number), b=Decimal("0.5"), owner=f"owner {number % 1000}") for number in range(batch)]
     create_tasks(tasks[:1])
     began_at = time.perf_counter()
     for _ in range(count // batch):
@@ -31,17 +31,17 @@ def claim(count: int) -> dict[str, Any]:
     """Runs so many tasks as one worker process does: claim a batch, add, keep the results, complete, commit."""
     from django.db import connection
 
-    from orchestrator import engine
     from orchestrator.kinds import kind_named
-    from orchestrator.workers import WorkerProcess
+    from orchestrator.worker.process import WorkerProcess
+    from orchestrator.worker.runner import run_next
 
     kind = kind_named("scheduler.add")
     process = WorkerProcess("probe@here", ["default"]).start()
-    assert process.registered.wait(30)
-    engine.run_batch(kind, process, "")
+    assert process.lease.registered.wait(30)
+    run_next(kind, process)
     began_at = time.perf_counter()
     for _ in range(count // kind.batch_size):
-        assert engine.run_batch(kind, process, "")
+        assert run_next(kind, process)
     rate = count // kind.batch_size * kind.batch_size / (time.perf_counter() - began_at)
     process.end()
     connection.close()
@@ -66,24 +66,45 @@ def submit_fan(children: int) -> dict[str, Any]:
     return {"began_at": began_at, **_rung()}
 
 
-def submit_waits(count: int, seconds: int) -> dict[str, Any]:
+def submit_leased_fan(children: int) -> dict[str, Any]:
+    """Submits one pipeline with so many leased children."""
+    from orchestrator.submission import submit
+
+    began_at = time.time()
+    submit("bench.leased_fan", {"children": children})
+    return {"began_at": began_at, **_rung()}
+
+
+def submit_waits(count: int, seconds: int, kind: str = "bench.wait") -> dict[str, Any]:
     """Submits so many jobs that wait."""
     from orchestrator.submission import submit_many
 
-    submit_many("bench.wait", [{"seconds": seconds}] * count)
+    submit_many(kind, [{"seconds": seconds}] * count)
     return _rung()
+
+
+def submit_async_waits(count: int, seconds: int) -> dict[str, Any]:
+    """Submits so many jobs that wait on an event loop."""
+    return submit_waits(count, seconds, kind="bench.async_wait")
 
 
 def _rung() -> dict[str, Any]:
     """Waits for the bell, which a thread of this process rings."""
-    from orchestrator import bell
+    from orchestrator.queue import bell
 
-    return {"rung": bell._ringer().wait_until_idle(10)}
+    return {"rung": bell.wait_until_rung(10)}
 
 
 if __name__ == "__main__":
     django.setup()
-    command = {each.__name__: each for each in (create_tasks, claim, submit_steps, submit_fan, submit_waits)}[
-        sys.argv[1]
-    ]
+    commands = (
+        create_tasks,
+        claim,
+        submit_steps,
+        submit_fan,
+        submit_leased_fan,
+        submit_waits,
+        submit_async_waits,
+    )
+    command = {each.__name__: each for each in commands}[sys.argv[1]]
     print(json.dumps(command(*map(int, sys.argv[2:]))))

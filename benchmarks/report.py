@@ -20,14 +20,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Benchmark, Finding, benchmarks
-from benchmarks.servers import BASE_DIR, POSTGRES_SETTINGS, PROCRASTINATE, Servers
+from benchmarks.servers import BASE_DIR, BASELINES, POSTGRES_SETTINGS, Servers
 
 FOLDER = BASE_DIR / "benchmarks"
+# What the results name of benchmarks/baselines/requirements.in.
+RIVALS = ("procrastinate", "pgqueuer", "dramatiq", "huey", "django-tasks-db", "django-celery-results")
 RESULTS, PAGE, PLOT = FOLDER / "results.json", FOLDER / "RESULTS.md", FOLDER / "results.svg"
 
 
 def describe_machine(servers: Servers) -> dict[str, str]:
-    """What results can be compared on: the machine's size, and the versions of all that took part."""
+    """The machine and the versions that the results are valid for."""
     valkey = redis.Redis.from_url(servers.valkey.url).info("server")
     packages = {name: version(name) for name in ("Django", "djangorestframework", "celery", "granian")}
     return {
@@ -39,10 +41,13 @@ def describe_machine(servers: Servers) -> dict[str, str]:
         + f" ({', '.join(f'{name} {value}' for name, value in POSTGRES_SETTINGS.items())})",
         "Valkey": str(valkey.get("valkey_version", valkey["redis_version"])),
         **packages,
-        "procrastinate": next(
-            (each.version for each in distributions(name="procrastinate", path=[str(PROCRASTINATE)])), "not installed"
-        ),
+        **{name: _version_of(name) for name in RIVALS},
     }
+
+
+def _version_of(baseline: str) -> str:
+    found = distributions(name=baseline, path=[str(BASELINES)])
+    return next((each.version for each in found), "not installed")
 
 
 def _processor() -> str:
@@ -53,7 +58,7 @@ def _processor() -> str:
 
 
 def commit() -> str:
-    """What was measured, by its commit. The results themselves are no change to it."""
+    """The measured commit; changed results do not count as changes."""
     own = [f":!{path.relative_to(BASE_DIR)}" for path in (RESULTS, PAGE, PLOT)]
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *own)
     return (_git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
@@ -88,7 +93,7 @@ def _cells(finding: Finding) -> tuple[str, str, str, str, str]:
 
 
 def number(value: float) -> str:
-    """Three figures that count, or all of a larger number's."""
+    """Three significant digits, or all digits of a larger number."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.1 else f"{value:.3g}"
@@ -98,7 +103,7 @@ def number(value: float) -> str:
 
 
 def keep(benchmark: Benchmark, findings: Sequence[Finding], machine: dict[str, str], seconds: float) -> None:
-    """Adds the results to those that are kept, or begins anew on another machine, and draws the page and the plot."""
+    """Saves the results, without those of another machine, and redraws the page and the plot."""
     kept = read()
     if kept["machine"] != machine:
         kept = {"machine": machine, "benchmarks": {}}
@@ -132,16 +137,16 @@ def page(kept: dict[str, Any]) -> str:
     lines = [
         "# Results of the benchmarks",
         "",
-        "Written by `make bench`, which says of each part when it ran and on which commit. All ran on one machine, on",
-        "the same PostgreSQL, which syncs every commit to disk, and the same Valkey, as processes that shared the",
-        "machine with their clients. Ratios count; absolute numbers are this machine's.",
+        "Written by `make bench`; each part says when and on which commit it ran. One machine was shared by",
+        "one PostgreSQL, which syncs every commit to disk, one Valkey, all programs and the clients. Compare",
+        "ratios, not absolute numbers.",
         "",
         *(f"- {name}: {value}" for name, value in kept["machine"].items()),
         "",
         f"{len(targeted) - len(missed)} of {len(targeted)} targets are met."
         + (f" Not met: {'; '.join(missed)}." if missed else ""),
         "",
-        "![Measured over target, and rates beside those of others](results.svg)",
+        "![Measured relative to target, and rates compared with alternatives](results.svg)",
     ]
     for each in kept["benchmarks"].values():
         lines += [
@@ -199,7 +204,7 @@ def _draw_targets(axis: Any, findings: Sequence[Finding]) -> None:
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_title("Measured over target: from the line on it is met")
+    axis.set_title("Measured relative to target: met from the line on")
     axis.set_ylim(len(findings) - 0.4, -0.8)
     axis.margins(x=0.1)
 

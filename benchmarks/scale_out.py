@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from benchmarks.measure import Bench, Finding, benchmark
-from benchmarks.servers import connect, muster, procfile, rows, run, spent, value
+from benchmarks.servers import connect, muster, procfile, queues, rows, run, spent, value
 from benchmarks.tasks import PATIENCE_SECONDS, UNFINISHED, require_right
 
 # How many workers there are, and how many processes each has.
@@ -27,7 +27,7 @@ def with_workers(bench: Bench, name: str, workers: int, processes: int) -> Itera
     """The rate at which those workers do tasks that were submitted before they began, once each of them has begun."""
     count = bench.size(60_000, 4_000)
     with (
-        muster(bench.servers, ["control", "beat"], WORKER_PROCESSES=str(processes)) as stack,
+        muster(bench.servers, ["control", "beat"], QUEUES=queues(processes=processes)) as stack,
         closing(connect(stack.database_url)) as connection,
     ):
         probe = [sys.executable, "-m", "benchmarks.probe"]
@@ -54,7 +54,7 @@ def with_workers(bench: Bench, name: str, workers: int, processes: int) -> Itera
         value=(count - at_first) / seconds,
         unit="tasks/s",
         plot=PLOT,
-        note="The rate once a tenth of the tasks is done. What bounds it is what the cores are used for.",
+        note="The rate after the first tenth of the tasks. The use of the cores shows what limits it.",
     )
     for part, share in cores.items():
         yield Finding(what=f"cores that {part} use with {name}", value=share, unit="cores")

@@ -19,17 +19,22 @@ from typing import Any, TypeVar
 import psutil
 import psycopg2
 import redis
-from honcho.environ import parse_procfile
 
-from config.embedded import Postgres, Valkey, end_all, free_port
+from config.local.ports import free_port
+from config.local.postgres import Postgres
+from config.local.processes import commands as processes_of_up
+from config.local.server import end_all
+from config.local.valkey import Valkey
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-# Where `make bench` puts procrastinate, away from the others.
-PROCRASTINATE = BASE_DIR / ".venv" / "procrastinate"
+# Where `make bench` puts what it compares Muster with, away from what Muster needs.
+BASELINES = BASE_DIR / ".venv" / "baselines"
 
 # PostgreSQL's own defaults are meant for small machines. Everything measured runs with these; what makes commits
 # durable is left alone, and checked.
 POSTGRES_SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB", "max_connections": "1500"}
+# Loaded, and idle but where `benchmarks.written` counts.
+COUNTERS = {"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "none"}
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
 WORKER_PROCESSES = 2
@@ -64,7 +69,7 @@ class Servers:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="muster-bench-"))
         self.folder.chmod(0o711)  # PostgreSQL, another user when root starts it, must pass through.
-        self.postgres = Postgres(self.folder / "postgres", free_port(), settings=POSTGRES_SETTINGS)
+        self.postgres = Postgres(self.folder / "postgres", free_port(), settings=POSTGRES_SETTINGS | COUNTERS)
         self.valkey = Valkey(self.folder / "valkey", free_port())
         self._made: set[str] = set()
 
@@ -88,7 +93,7 @@ class Servers:
     def url(self, database: str) -> str:
         return self.postgres.url.removesuffix("muster") + database
 
-    def fresh(self, name: str, create_tables: Callable[[str], None]) -> str:
+    def fresh(self, name: str, create_tables: Callable[[str], object]) -> str:
         """The URL of a new database with the tables that `create_tables(url)` makes; they are made once and copied."""
         template = f"{name}_template"
         if template not in self._made:
@@ -222,15 +227,14 @@ def muster_environment(servers: Servers, database_url: str, **settings: str) -> 
         "DATABASE_URL": database_url,
         "BROKER_URL": servers.valkey.url,
         "REQUIRE_AUTH": "false",
-        "ALLOW_ANYONE": "true",
+        "ALLOW_UNAUTHENTICATED": "true",
         "SECURE_COOKIES": "false",
         "LOG_LEVEL": "WARNING",
         "EXTRA_APPS": "benchmarks.kinds",
         "ORCHESTRATION_STEP_SECONDS": "0",
         "INGESTION_EXTERNAL_CALL_SECONDS": "0",
         "REQUESTS_PER_MINUTE": "100000000",
-        "WORKER_PROCESSES": str(WORKER_PROCESSES),
-        "WORKER_THREADS": "32",
+        "QUEUES": queues(),
         "WEB_PORT": str(free_port()),
         "FLOWER_PORT": str(free_port()),
         "DJANGO_SETTINGS_MODULE": "config.settings",
@@ -238,15 +242,19 @@ def muster_environment(servers: Servers, database_url: str, **settings: str) -> 
     }
 
 
+def queues(*, processes: int = WORKER_PROCESSES, threads: int = 32) -> str:
+    return f"default:prefork:{processes},io:threads:{threads}"
+
+
 def procfile() -> dict[str, str]:
     """The commands that `make up` runs."""
-    return dict(parse_procfile((BASE_DIR / "Procfile").read_text()).processes)
+    return processes_of_up(("default", "io"))
 
 
 @contextmanager
 def muster(servers: Servers, processes: Sequence[str] = ALL_THAT_WORK_NEEDS, **settings: str) -> Iterator[Stack]:
     """Those processes of the Procfile on an empty database, ready for work."""
-    environment = muster_environment(servers, servers.fresh("muster", _migrate(servers)), **settings)
+    environment = muster_environment(servers, servers.fresh("muster", migrated(servers)), **settings)
     commands = {name: command for name, command in procfile().items() if name in processes}
     with Stack(servers, commands, environment) as stack:
         if "web" in processes:
@@ -254,18 +262,27 @@ def muster(servers: Servers, processes: Sequence[str] = ALL_THAT_WORK_NEEDS, **s
         yield stack
 
 
-def _migrate(servers: Servers) -> Callable[[str], None]:
+def migrated(servers: Servers) -> Callable[[str], None]:
     def migrate(url: str) -> None:
         run([sys.executable, "manage.py", "migrate", "--verbosity=0"], muster_environment(servers, url))
 
     return migrate
 
 
-def run(command: list[str], environment: Mapping[str, str]) -> str:
+def run(command: list[str], environment: Mapping[str, str], *, timeout_seconds: float | None = None) -> str:
     """Runs a program to its end and answers what it printed; raises NotSo with its last words if it fails."""
-    outcome = subprocess.run(
-        command, cwd=BASE_DIR, env={**inherited(), **environment}, capture_output=True, text=True, check=False
-    )
+    try:
+        outcome = subprocess.run(
+            command,
+            cwd=BASE_DIR,
+            env={**inherited(), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_seconds,
+        )
+    except subprocess.TimeoutExpired:
+        raise NotSo(f"{shlex.join(command)} took longer than {timeout_seconds:g} s.") from None
     require(outcome.returncode == 0, f"{shlex.join(command)} failed: {outcome.stderr[-3_000:]}")
     return outcome.stdout
 
@@ -292,7 +309,10 @@ def baseline(servers: Servers, module: str, *parts: str) -> Iterator[Stack]:
 
     environment["DATABASE_URL"] = servers.fresh(module, create_tables)
     commands = {
-        "web": procfile()["web"].replace("config.wsgi:application", f"{name}:application"),
+        # They are WSGI applications, served as Muster's front serves Django: by as many threads.
+        "web": procfile()["web"]
+        .replace("--interface asginl", "--interface wsgi --blocking-threads 32")
+        .replace("config.asgi:application", f"{name}:application"),
         "worker": celery_worker(name),
     }
     with Stack(servers, {part: commands[part] for part in parts}, environment) as stack:

@@ -11,7 +11,7 @@ prints a table and draws benchmarks/simulation.svg. PostgreSQL is taken for c se
 - Waiting: of an M/M/c queue, Erlang's C formula (Kleinrock, "Queueing Systems" 1, 1975, section 3.5); for other
   service times that mean wait times (1 + their squared coefficient of variation) / 2 (Lee and Longton 1959).
 
-Left out: what a disk, a network or a lock makes wait. Each has a rate of its own that no number of cores raises.
+Left out: waiting for disks, networks and locks, whose rates no number of cores raises.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ class Work:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation", description="How far PostgreSQL goes.")
     parser.add_argument("--users", type=float, default=300_000, help="who watch a job at the same time")
-    parser.add_argument("--poll-seconds", type=float, default=10, help="how often each of them looks")
+    parser.add_argument("--poll-seconds", type=float, default=10, help="how often each of them requests its status")
     parser.add_argument("--jobs", type=float, default=10_000, help="a second, in batches")
-    parser.add_argument("--unchanged", type=float, default=0.9, help="share of the looks that are answered 304")
+    parser.add_argument("--unchanged", type=float, default=0.9, help="share of the requests that find no change (304)")
     asked = parser.parse_args()
     costs = {part: costs_of(part) for part in ("postgres", "web", "worker-default")}
     polls = asked.users / asked.poll_seconds
     print(table(works(costs["postgres"], polls, asked.jobs, asked.unchanged)))
     web = sum(work.rate * work.seconds for work in works(costs["web"], polls, asked.jobs, asked.unchanged))
     workers = asked.jobs * costs["worker-default"][JOB]
-    print(f"\nBesides, {web:,.1f} cores of web processes and {workers:,.1f} of workers are kept busy.")
+    print(f"\nAnother {web:,.1f} cores of web processes and {workers:,.1f} of workers are busy.")
     draw(costs["postgres"], asked.users, asked.poll_seconds, asked.jobs)
 
 
@@ -74,7 +74,7 @@ def costs_of(part: str) -> dict[str, float]:
 
 
 def works(costs: Mapping[str, float], polls: float, jobs: float, unchanged: float) -> list[Work]:
-    """What users and jobs ask for: looks that find a change, looks that find none, and jobs."""
+    """The load: requests that find a change, requests that find none, and jobs."""
     return [
         Work(polls * (1 - unchanged), costs[READ]),
         Work(polls * unchanged, costs[UNCHANGED]),
@@ -88,7 +88,7 @@ def offered(all_work: Sequence[Work]) -> float:
 
 
 def effective(cores: int) -> float:
-    """How many cores that do not hinder each other so many are worth."""
+    """How many cores without contention so many are worth."""
     return cores / (1 + SIGMA * (cores - 1) + KAPPA * cores * (cores - 1))
 
 
@@ -132,7 +132,7 @@ def table(all_work: Sequence[Work]) -> str:
     lines = [
         f"{sum(work.rate for work in all_work):,.0f} requests a second keep {load:.1f} cores busy.",
         "",
-        "| cores | worth | busy | mean wait, formula | mean wait, simulated | 99 % wait at most |",
+        "| cores | effective cores | busy | mean wait, formula | mean wait, simulated | 99th percentile of the wait |",
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for cores in CORES:
@@ -148,7 +148,7 @@ def table(all_work: Sequence[Work]) -> str:
 
 
 def users_served(cores: int, costs: Mapping[str, float], poll_seconds: float, jobs: float, unchanged: float) -> float:
-    """How many may watch before the cores are busy enough, while so many jobs are run."""
+    """How many users can watch before the cores are busy enough, while so many jobs are run."""
     a_look = (1 - unchanged) * costs[READ] + unchanged * costs[UNCHANGED]
     return max(0.0, effective(cores) * BUSY_ENOUGH - jobs * costs[JOB]) / a_look * poll_seconds
 
@@ -164,14 +164,14 @@ def draw(costs: Mapping[str, float], users: float, poll_seconds: float, jobs: fl
         cores = range(2, 129)
         for unchanged in (0, 0.9):
             served = [users_served(each, costs, poll_seconds, jobs, unchanged) for each in cores]
-            axis.plot(cores, served, label=f"{unchanged:.0%} of the looks find no change")
+            axis.plot(cores, served, label=f"{unchanged:.0%} of requests find no change")
         axis.axhline(users, color="black", linewidth=1, linestyle=":", label=f"{users:,.0f} users")
         for each in CORES:
             axis.axvline(each, color="#c8ced6", linewidth=1, zorder=0)
         axis.set(xscale="log", yscale="log", xlabel="cores of PostgreSQL", ylabel="users that watch a job")
-        axis.set_xticks([2, 4, *CORES, 128], labels=[2, 4, *CORES, 128], minor=False)
+        axis.set_xticks(ticks := [2, 4, *CORES, 128], labels=[str(tick) for tick in ticks], minor=False)
         axis.set_title(
-            f"Users who look every {poll_seconds:g} s, beside {jobs:,.0f} jobs a second, at {BUSY_ENOUGH:.0%} busy"
+            f"Users who ask every {poll_seconds:g} s, besides {jobs:,.0f} jobs a second, at {BUSY_ENOUGH:.0%} busy"
         )
         axis.legend()
         figure.savefig(FOLDER / "simulation.svg", metadata={"Date": None})

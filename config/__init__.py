@@ -1,4 +1,4 @@
-"""Muster's Django project: settings, Celery app, URLs."""
+"""Muster's Django project: settings, Celery app, URLs. Nothing that an app imports."""
 
 import os
 import sys

@@ -11,9 +11,10 @@ import click
 from celery import Celery
 from celery.bin.base import CLIContext
 
+from config.local.environment import set_environment
 from config.start import refusing_in_words
 
-COMMANDS = {"worker": "celery.bin.worker", "beat": "celery.bin.beat", "flower": "flower.command"}
+COMMANDS = {"worker": "celery.bin.worker", "beat": "celery.bin.beat", "flower": "config.flower_site"}
 
 
 class Programs(click.Group):
@@ -23,7 +24,11 @@ class Programs(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return getattr(import_module(COMMANDS[name]), name) if name in COMMANDS else None
+        if name not in COMMANDS:
+            return None
+        with refusing_in_words():
+            command: click.Command = getattr(import_module(COMMANDS[name]), name)
+            return command
 
 
 @click.group(cls=Programs, help=__doc__)
@@ -34,14 +39,16 @@ def main(ctx: click.Context) -> None:
 
 
 def with_django() -> Celery:
-    from config import app
+    import config
 
+    app: Celery = config.app
     return app
 
 
 def without_django() -> Celery:
     """The app without its tasks: Flower knows them from what the workers say over the broker."""
-    os.environ.pop("DJANGO_SETTINGS_MODULE", None)  # It tells Celery to set Django up.
+    set_environment()
+    os.environ.pop("DJANGO_SETTINGS_MODULE", None)  # It makes Celery set Django up.
     with refusing_in_words():
         from config.celery import app
 
@@ -49,6 +56,6 @@ def without_django() -> Celery:
 
 
 if __name__ == "__main__":
-    # A worker that SIGHUP tells to start anew hands this to Python: a path would not find the packages beside ours.
+    # A worker that restarts on SIGHUP hands this to Python: a path would not find the packages beside ours.
     sys.argv[:1] = ["-m", "config"]
     main(sys.argv[2:], prog_name="python -m config", auto_envvar_prefix="CELERY")

@@ -1,31 +1,33 @@
-"""Every path that Muster answers."""
+"""Every path that Muster serves."""
 
 from django.contrib import admin
 from django.urls import include, path
-from drf_spectacular.renderers import (
-    OpenApiJsonRenderer,
-    OpenApiJsonRenderer2,
-    OpenApiYamlRenderer,
-    OpenApiYamlRenderer2,
-)
-from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularRedocView, SpectacularSwaggerSplitView
 
-# JSON for whoever does not say what they want.
-SCHEMA_RENDERERS = [OpenApiJsonRenderer2, OpenApiJsonRenderer, OpenApiYamlRenderer, OpenApiYamlRenderer2]
+from config.pages import first_page
+from config.schema import SchemaView
+
+# A page is a template, in which REST framework's answer to OPTIONS cannot be rendered.
+READ = ["get", "head"]
 
 admin.autodiscover()
 
 urlpatterns = [
-    path("", include("orchestrator.urls")),
-    path("", include("scheduler.urls")),
-    path("api/data/", include("ingestion.urls")),
-    path("api/schema/", SpectacularAPIView.as_view(renderer_classes=SCHEMA_RENDERERS), name="schema"),
-    path("swagger/", SpectacularSwaggerView.as_view(), name="swagger"),
-    path("api/docs/", SpectacularRedocView.as_view(template_name="orchestrator/redoc.html"), name="redoc"),
+    path("", first_page, name="first-page"),
+    path("", include("orchestrator.http.urls")),
+    path("", include("scheduler.http.urls")),
+    path("api/data/", include("ingestion.http.urls")),
+    path("api/schema/", SchemaView.as_view(), name="schema"),
+    path("swagger/", SpectacularSwaggerSplitView.as_view(http_method_names=READ), name="swagger"),
+    path(
+        "api/docs/",
+        SpectacularRedocView.as_view(template_name="orchestrator/redoc.html", http_method_names=READ),
+        name="redoc",
+    ),
     path("admin/", admin.site.urls),
 ]
 
-handler400 = "config.api.bad_request"
-handler403 = "config.api.permission_denied"
-handler404 = "config.api.page_not_found"
-handler500 = "config.api.server_error"
+handler400 = "config.refusals.bad_request"
+handler403 = "config.refusals.permission_denied"
+handler404 = "config.refusals.page_not_found"
+handler500 = "config.refusals.server_error"

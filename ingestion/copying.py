@@ -8,7 +8,7 @@ from io import BytesIO
 
 from django.db import IntegrityError, connection, transaction
 
-from ingestion.records import Student, as_rows
+from ingestion.records.student import Student, as_rows
 
 # A chunk. Within a statement its lines would be hexadecimal digits, twice as many.
 KEEP = """

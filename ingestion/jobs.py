@@ -11,14 +11,28 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.module_loading import import_string
 
-from ingestion import copying, services
+from ingestion import copying
 from ingestion.models import Chunk, Mode, OnConflict
-from ingestion.records import Reject, Sifted, Student, conflict, numbered, sift
+from ingestion.records.rejects import Reject, conflict
+from ingestion.records.staging import numbered
+from ingestion.records.student import Student
+from ingestion.records.validation import Validated, validate_records
+from ingestion.services.receiving import KIND, UPLOAD
+from ingestion.services.storing import (
+    any_stored,
+    chunk_of,
+    clear_payload,
+    forget_reports,
+    report,
+    store,
+    stored_ids,
+    write,
+)
 from orchestrator.jobs import Nothing
 from orchestrator.kinds import job
 from orchestrator.running import RunningJob
 
-# Records validated, told to the outside service and stored at once.
+# Records validated, sent to the external service and stored at once.
 STEP = 100
 
 
@@ -37,7 +51,7 @@ class RecordsRejected(Exception):
 
     def __init__(self, rejects: int, total: int) -> None:
         count = "1 record" if rejects == 1 else f"{rejects:,} records"
-        super().__init__(f"{count} of {total:,} cannot be stored, so none was; see the errors.")
+        super().__init__(f"{count} of {total:,} cannot be stored, so none was stored; see the errors.")
 
 
 class Clashed(Exception):
@@ -49,91 +63,92 @@ class Clashed(Exception):
 
 
 @job(
-    services.KIND,
+    KIND,
     queue="io",
     payload=ChunkOf,
     max_attempts=5,
     no_retry=(NothingSent, RecordsRejected),
     typical_seconds=10,
+    internal="POST /api/data/ingest/",
 )
 def ingest(job: RunningJob, payload: ChunkOf) -> dict[str, int]:
     """Stores the records sent to POST /api/data/ingest/, which submits it, a hundred at a time."""
-    chunk = services.chunk_of(job.row, payload.position)
+    chunk = chunk_of(job.row, payload.position)
     records = copying.lines_of(chunk.id) if chunk else None
     if chunk is None or records is None:
         raise NothingSent(" ".join((NothingSent.__doc__ or "").split()))
     lines = numbered(records)
     # The day they were sent, so that every attempt comes to the same.
     today = chunk.ingestion.created_at.astimezone(UTC).date()
-    sifted = sift(lines, today=today)
+    validated = validate_records(lines, today=today)
     if chunk.ingestion.mode == Mode.ALL_OR_NOTHING:
-        _store_all_or_nothing(job, chunk, sifted, [index for index, _ in lines])
+        _store_all_or_nothing(job, chunk, validated, [index for index, _ in lines])
     else:
-        _store_good(job, chunk, sifted, [index for index, _ in lines])
-    services.forget_sent(chunk)
+        _store_good(job, chunk, validated, [index for index, _ in lines])
+    clear_payload(chunk)
     return {"records": len(lines)}
 
 
-@job(services.UPLOAD, queue="io", payload=Nothing, typical_seconds=60)
+@job(UPLOAD, queue="io", payload=Nothing, typical_seconds=60, internal="POST /api/data/ingest/stream/")
 def upload(job: RunningJob, payload: Nothing) -> dict[str, int]:
     """Ends an upload sent to POST /api/data/ingest/stream/, which submits it, when all its chunks are stored."""
     return {"records": sum(result["records"] for result in job.inputs.values())}
 
 
-def _store_good(job: RunningJob, chunk: Chunk, sifted: Sifted, indexes: Sequence[int]) -> None:
-    """Step by step, each a transaction that begins when the outside service has answered."""
+def _store_good(job: RunningJob, chunk: Chunk, validated: Validated, indexes: Sequence[int]) -> None:
+    """Step by step, each a transaction that begins when the external service has responded."""
     total = len(indexes)
-    are_new = not services.any_stored([student.student_id for _, student in sifted.good], owner=job.owner)
+    are_new = not any_stored([student.student_id for _, student in validated.good], owner=job.owner)
     for done in range(job.done, total, STEP):
-        part = _part(sifted, indexes, done)
-        _tell_outside(job, part, done)
+        part = _part(validated, indexes, done)
+        _call_external_service(job, part, done)
         with job.step(min(done + STEP, total), total):
-            services.store(chunk, part.good, part.rejects, owner=job.owner, are_new=are_new)
+            store(chunk, part.good, part.rejects, owner=job.owner, are_new=are_new)
 
 
-def _store_all_or_nothing(job: RunningJob, chunk: Chunk, sifted: Sifted, indexes: Sequence[int]) -> None:
-    """All is known to be good before the outside service hears of any, and written with the job's completion."""
+def _store_all_or_nothing(job: RunningJob, chunk: Chunk, validated: Validated, indexes: Sequence[int]) -> None:
+    """All is known to be good before the external service is called, and written with the job's completion."""
     # A retry after a rejection begins afresh; that of a crash goes on.
     total = len(indexes)
-    told = 0 if chunk.failed_records else job.done
-    if rejects := [*sifted.rejects, *_conflicts(chunk, sifted, job.owner)]:
+    first = 0 if chunk.failed_records else job.done
+    if rejects := [*validated.rejects, *_conflicts(chunk, validated, job.owner)]:
         _reject(job, chunk, rejects, total)
-    for done in range(told, total, STEP):
-        _tell_outside(job, _part(sifted, indexes, done), done)
+    for done in range(first, total, STEP):
+        _call_external_service(job, _part(validated, indexes, done), done)
         with job.step(min(done + STEP, total), total):
             if chunk.failed_records:
-                services.forget_reports(chunk)
+                forget_reports(chunk)
     try:
         with transaction.atomic():
-            clashes = services.write(chunk, sifted.good, owner=job.owner)
+            clashes = write(chunk, validated.good, owner=job.owner)
             if clashes and chunk.ingestion.on_conflict != OnConflict.SKIP:
                 raise Clashed(clashes)
     except Clashed as clashed:
         _reject(job, chunk, clashed.rejects, total)
 
 
-def _conflicts(chunk: Chunk, sifted: Sifted, owner: str) -> list[Reject]:
+def _conflicts(chunk: Chunk, validated: Validated, owner: str) -> list[Reject]:
     if chunk.ingestion.on_conflict != OnConflict.ERROR:
         return []
-    stored = services.stored_ids([student.student_id for _, student in sifted.good], owner=owner)
-    return [conflict(index, student.student_id) for index, student in sifted.good if student.student_id in stored]
+    stored = stored_ids([student.student_id for _, student in validated.good], owner=owner)
+    return [conflict(index, student.student_id) for index, student in validated.good if student.student_id in stored]
 
 
 def _reject(job: RunningJob, chunk: Chunk, rejects: Sequence[Reject], total: int) -> None:
     with job.step(total, total):
-        services.forget_reports(chunk)
-        services.report(chunk, sorted(rejects, key=lambda reject: reject.index))
+        forget_reports(chunk)
+        report(chunk, sorted(rejects, key=lambda reject: reject.index))
     raise RecordsRejected(len(rejects), total)
 
 
-def _part(sifted: Sifted, indexes: Sequence[int], done: int) -> Sifted:
+def _part(validated: Validated, indexes: Sequence[int], done: int) -> Validated:
     """What belongs to the step after so many records."""
     step = indexes[done : done + STEP]
-    return sifted.between(step[0], step[-1] + 1)
+    return validated.between(step[0], step[-1] + 1)
 
 
-def _tell_outside(job: RunningJob, part: Sifted, done: int) -> None:
-    """Calls the outside service once for the good records of a step, while no row is locked.
+def _call_external_service(job: RunningJob, part: Validated, done: int) -> None:
+    """Calls the external service once for the good records of a step, while no row is locked.
 
     It is called again for a step that was not finished, with the same key.
     """

@@ -25,7 +25,7 @@ class OnConflict(models.TextChoices):
 
 
 class Ingestion(models.Model):
-    """Records that were sent at once. How far they are is told by the job, here is only what they are."""
+    """Records that were sent at once. The job has their progress, this row only what they are."""
 
     job = models.OneToOneField(
         Job, null=True, on_delete=models.CASCADE, help_text="None while an upload is being received."
@@ -36,6 +36,7 @@ class Ingestion(models.Model):
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
+        permissions: ClassVar = [("cancel_ingestion", "Can cancel ingestions")]
         indexes: ClassVar = [
             # Serves: the admin's dates.
             models.Index(name="ingestion_by_age", fields=["created_at"]),
@@ -117,7 +118,7 @@ class RecordError(models.Model):
     """A record that was not stored, and why."""
 
     ingestion = models.ForeignKey(Ingestion, on_delete=models.CASCADE, related_name="errors", db_index=False)
-    index = models.IntegerField(help_text="Its place in what was sent, from 0.")
+    index = models.IntegerField(help_text="Its index in the request, from 0.")
     student_id = models.CharField(max_length=50, blank=True, help_text="As far as it could be read.")
     errors = models.JSONField(help_text="[{field, code, message}]")
     created_at = models.DateTimeField(db_default=Now())

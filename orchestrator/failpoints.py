@@ -21,12 +21,12 @@ class Failpoint:
 
     def __init__(self, name: str) -> None:
         NAMES.add(name)
-        self._ticket = Path(settings.ENV.FAILPOINTS) / name if settings.ENV.FAILPOINTS else None
+        self.ticket = Path(settings.ENV.FAILPOINTS) / name if settings.ENV.FAILPOINTS else None
 
     def __call__(self) -> None:
-        if self._ticket is not None:
+        if self.ticket is not None:
             try:
-                self._ticket.unlink()
+                self.ticket.unlink()
             except FileNotFoundError:
                 return
             os.kill(os.getpid(), signal.SIGKILL)

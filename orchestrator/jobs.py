@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import msgspec
 from django.conf import settings
 
-from orchestrator.kinds import job
+from orchestrator.kinds import Child, job
 from orchestrator.running import RunningJob
-from orchestrator.submission import Child
 
 STEP_SECONDS = settings.ENV.ORCHESTRATION_STEP_SECONDS
 DRAWS = 5
@@ -40,7 +39,14 @@ def two_batches(payload: Nothing) -> list[Child]:
     ]
 
 
-@job("orchestration.draw", queue="io", payload=Nothing, max_attempts=10, timeout_seconds=STEP_SECONDS + 600)
+@job(
+    "orchestration.draw",
+    queue="io",
+    payload=Nothing,
+    max_attempts=10,
+    timeout_seconds=STEP_SECONDS + 600,
+    internal="POST /orchestrate/{username}",
+)
 def draw(job: RunningJob, payload: Nothing) -> dict[str, int]:
     """Draws a number from 100 to 999; in the second batch the first one's sum // 5 is added."""
     job.sleep(STEP_SECONDS)
@@ -48,7 +54,14 @@ def draw(job: RunningJob, payload: Nothing) -> dict[str, int]:
     return {"number": random.randint(LEAST, GREATEST) + offset}
 
 
-@job("orchestration.aggregate", queue="io", payload=Nothing, max_attempts=10, timeout_seconds=STEP_SECONDS + 600)
+@job(
+    "orchestration.aggregate",
+    queue="io",
+    payload=Nothing,
+    max_attempts=10,
+    timeout_seconds=STEP_SECONDS + 600,
+    internal="POST /orchestrate/{username}",
+)
 def aggregate(job: RunningJob, payload: Nothing) -> dict[str, int]:
     """Adds up the draws it waited for."""
     job.sleep(STEP_SECONDS)

@@ -1,4 +1,4 @@
-"""Kinds of job: the decorator that declares one, and the registry that knows them all."""
+"""Kinds of job: the decorator that declares one, and the registry of all of them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple
 
 import msgspec
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from typing_extensions import ParamSpec, TypeForm, TypeVar
 
-from config.celery import app
-from orchestrator.bell import Doorbell
-
-if TYPE_CHECKING:
-    from orchestrator.submission import Child
+from orchestrator.ended import Callback, check_callback
+from orchestrator.ended import P as P  # The payload.
 
 
 class Problem(NamedTuple):
@@ -33,15 +31,25 @@ class Problem(NamedTuple):
 class UnknownKind(LookupError):
     """No kind has that name."""
 
-    def __init__(self, name: str) -> None:
-        near = difflib.get_close_matches(name, _kinds, n=1)
+    def __init__(self, name: Any) -> None:
+        near = difflib.get_close_matches(name, _kinds, n=1) if isinstance(name, str) else []
         advice = f"Did you mean {near[0]!r}?" if near else "GET /kinds lists them."
         self.problems = [Problem("/kind", "unknown_kind", f"There is no kind {name!r}. {advice}")]
         super().__init__(self.problems[0].detail)
 
 
+class InternalKind(Exception):
+    """Jobs of the kind are submitted by code only, not by clients."""
+
+    def __init__(self, kind: Kind) -> None:
+        instead = f"; use {kind.use_instead} instead" if kind.use_instead else ""
+        detail = f"Jobs of kind {kind.name!r} cannot be submitted by clients{instead}."
+        self.problems = [Problem("/kind", "internal_kind", detail)]
+        super().__init__(detail)
+
+
 class BadPayload(ValueError):
-    """The payload does not fit the kind's payload type."""
+    """The payload does not match the kind's payload type."""
 
     def __init__(self, error: msgspec.ValidationError) -> None:
         detail, _, path = str(error).partition(" - at `$")
@@ -51,24 +59,51 @@ class BadPayload(ValueError):
         super().__init__(f"{pointer}: {detail}.")
 
 
-MOST_ATTEMPTS = 1_000
-MOST_KEEP_DAYS = 36_500
+def with_integers(value: Any) -> Any:
+    """The JSON value with 6 for a number written 6.0, which is an integer in JSON Schema."""
+    if type(value) is float and value.is_integer() and abs(value) <= MAX_EXACT_INTEGER:
+        return int(value)
+    if type(value) is dict:
+        return {key: with_integers(item) for key, item in value.items()}
+    return [with_integers(item) for item in value] if type(value) is list else value
 
-Handler = Callable[..., Any]
-Plan = Callable[[Any], "Sequence[Child]"]
+
+# Above it not every integer has a float of its own, so another integer may have been meant.
+MAX_EXACT_INTEGER = 2**53
+
+MAX_ATTEMPTS = 1_000
+MAX_KEEP_DAYS = 36_500
+DEFAULT_BATCH_SIZE = {"leased": 1, "transactional": 200}
+# That of a transactional kind is for a whole batch, which keeps its jobs locked and is not asked to stop first.
+DEFAULT_TIMEOUT_SECONDS = {"leased": 3_600, "transactional": 120}
+
+# Kind without parameters means any payload, result and handler.
+R = TypeVar("R", default=Any)  # What the handler returns.
+Call = ParamSpec("Call", default=...)  # What the handler is called with.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
-    """What the engine knows of a kind of job. See `job` for the meaning of each field."""
+class Child:
+    """A step of a pipeline. It starts once every step named in `after`, listed before it, has completed."""
 
     name: str
-    handler: Handler
+    kind: str
+    payload: Any = field(default_factory=dict)
+    after: Sequence[str] = ()
+    priority: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(Generic[P, R, Call]):
+    """A declared kind of job. See `job` for the meaning of each field."""
+
+    name: str
+    handler: Callable[Call, R]
     queue: str
-    payload_type: Any
+    payload_type: TypeForm[P]
     execution: Literal["leased", "transactional"]
+    atomic: bool
     takes_batch: bool
-    takes_payload: bool
     batch_size: int
     priority: int
     max_attempts: int
@@ -77,28 +112,51 @@ class Kind:
     no_retry: tuple[type[BaseException], ...]
     timeout: timedelta | None
     on_cancel: Literal["rollback", "keep"]
-    plan: Plan | None
+    plan: Callable[[P], Sequence[Child]] | None
     max_unfinished_per_owner: int | None
     typical_duration: timedelta
     keep_days: float | None
-    description: str = ""
-    task: Doorbell = field(repr=False)
+    internal: bool = False
+    use_instead: str = ""
+    on_failure: Callback[P] | None = None
+    on_retry: Callback[P] | None = None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Call.args, **kwargs: Call.kwargs) -> R:
         """Calls the handler itself, as a unit test of it does."""
         return self.handler(*args, **kwargs)
 
-    def read_payload(self, payload: Any) -> Any:
-        """`payload` as the kind's payload type; raises BadPayload with a pointer to what does not fit."""
-        try:
-            return msgspec.convert(payload, self.payload_type, strict=True)
-        except msgspec.ValidationError as error:
-            raise BadPayload(error) from None
+    @cached_property
+    def takes_payload(self) -> bool:
+        """Whether the handler takes the payload besides the job."""
+        return not self.takes_batch and len(inspect.signature(self.handler).parameters) > 1
 
-    def decode_payload(self, text: str) -> Any:
+    @cached_property
+    def is_async(self) -> bool:
+        """Whether the handler is a coroutine function, which runs on its worker's event loop."""
+        return inspect.iscoroutinefunction(self.handler)
+
+    @property
+    def description(self) -> str:
+        return inspect.cleandoc(self.handler.__doc__ or "")
+
+    def read_payload(self, payload: Any) -> P:
+        """`payload` as the kind's payload type; raises BadPayload with a pointer to what does not match."""
+        try:
+            return self._converted(payload)
+        except msgspec.ValidationError:
+            try:
+                return self._converted(with_integers(payload))
+            except msgspec.ValidationError as error:
+                raise BadPayload(error) from None
+
+    def _converted(self, payload: Any) -> P:
+        converted: P = msgspec.convert(payload, self.payload_type, strict=True)
+        return converted
+
+    def decode_payload(self, text: str) -> P:
         """A payload in JSON, as it is stored, as the kind's payload type; raises BadPayload likewise.
 
-        Fields that only a newer release knows are passed over.
+        Fields that only a newer release has are ignored.
         """
         try:
             return self._decoder.decode(text)
@@ -109,11 +167,11 @@ class Kind:
                 raise BadPayload(error) from None
 
     @cached_property
-    def _decoder(self) -> msgspec.json.Decoder[Any]:
+    def _decoder(self) -> msgspec.json.Decoder[P]:
         return msgspec.json.Decoder(self.payload_type)
 
     @cached_property
-    def _tolerant_decoder(self) -> msgspec.json.Decoder[Any]:
+    def _tolerant_decoder(self) -> msgspec.json.Decoder[P]:
         if not (isinstance(self.payload_type, type) and issubclass(self.payload_type, msgspec.Struct)):
             return self._decoder
         bases = (self.payload_type,)
@@ -127,119 +185,229 @@ class Kind:
 
 
 _kinds: dict[str, Kind] = {}
+callbacks: list[Callable[[Kind], None]] = []
 
 
-def job(
-    name: str,
-    *,
-    queue: str = "default",
-    payload: Any = dict[str, Any],
-    execution: Literal["leased", "transactional"] = "leased",
-    takes_batch: bool = False,
-    batch_size: int | None = None,
-    priority: int = 5,
-    max_attempts: int = 3,
-    backoff_seconds: float = 1,
-    backoff_ceiling_seconds: float = 300,
-    no_retry: tuple[type[BaseException], ...] = (),
-    timeout_seconds: float | None = 3_600,
-    on_cancel: Literal["rollback", "keep"] = "rollback",
-    plan: Plan | None = None,
-    max_unfinished_per_owner: int | None = None,
-    typical_seconds: float = 60,
-    keep_days: float | None = None,
-) -> Callable[[Handler], Kind]:
+@dataclass(frozen=True, eq=False)
+class job(Generic[P]):
     """Makes a function a kind of job.
 
     The function takes the running job and, where `payload` is given, the payload as that type; what it returns is
     the result, as JSON. It runs at least once; its writes to the database are committed once, with the completion.
+    An `async def` function takes an AsyncRunningJob and runs on a worker's event loop, beside thousands of others.
 
     name: what clients submit and Flower shows: "app.verb_noun".
-    queue: which workers run it; "io" has many threads, for waiting, "default" processes, for computing.
-    payload: a msgspec.Struct or any type msgspec converts to; submissions that do not fit are refused.
+    queue: which workers run it, one of those that QUEUES declares: "io" has threads, to wait, "default" processes, to
+        compute.
+    payload: a msgspec.Struct or any type msgspec converts to; submissions that do not match are refused.
     execution: "leased" for anything that takes time; "transactional" for short work on the database alone, which
         is claimed, run and completed in one transaction for a whole batch.
+    atomic: whether what a leased function writes is one transaction, committed with the completion. With False it
+        commits each statement, or each transaction.atomic(), and what it has committed is kept if it fails.
     takes_batch: a transactional function is given the list of its running jobs at once and returns the list of
         their results, in order.
     batch_size: jobs claimed at once; 1 for leased kinds and 200 for transactional ones if not given.
     priority: of jobs that do not say: 0 is the most urgent, 9 the least.
     max_attempts, backoff_seconds, backoff_ceiling_seconds: after attempt n fails, the next starts within
         backoff * 2^(n-1) seconds, at most the ceiling, at a random moment of that span.
-    no_retry: errors that another attempt cannot mend.
-    timeout_seconds: an attempt that takes longer has failed; None: never.
+    no_retry: errors that another attempt cannot fix.
+    timeout_seconds: an attempt that takes longer has failed, and if the handler does not end, its process is ended;
+        None: never. An hour if not given; 2 minutes for transactional kinds, for a whole batch.
     on_cancel: whether the uncommitted writes of a job cancelled midway are rolled back or kept.
     plan: payload -> children; makes every job of this kind a pipeline whose last step is the function.
     max_unfinished_per_owner: more than so many at once are refused.
     typical_seconds: how long it usually takes, for the advice when to try again.
     keep_days: how long a job is kept after its end, 0: for ever; RETENTION_DAYS if not given, and
         RETENTION_DAYS_BY_KIND has the last word. A child is kept as long as its parent.
+    internal: whether only code submits such jobs, because their payload is trusted or because they are steps of a
+        pipeline: POST /jobs refuses them. A string names what clients use instead: "POST /tasks/".
+    on_failure: f(job, error) is called in the transaction that ends a job without its result, FAILED or CANCELLED.
+    on_retry: f(job, error) is called in the transaction that ends an attempt which another one follows.
+        What they write or submit is kept; an exception in them is logged. See docs/kinds.md.
     """
 
-    def declare(handler: Handler) -> Kind:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", name) or len(name) > 100:
-            raise ValueError(f"The kind {name!r} needs a name like 'billing.send_invoice'.")
-        if name in _kinds and inspect.getsourcefile(_kinds[name].handler) != inspect.getsourcefile(handler):
-            raise ValueError(f"The kind {name!r} is declared twice.")
-        if queue not in settings.QUEUES:
-            raise ImproperlyConfigured(
-                f"The kind {name!r} names the queue {queue!r}, which QUEUES leaves out: {', '.join(settings.QUEUES)}."
+    name: str
+    _: KW_ONLY
+    queue: str = "default"
+    payload: TypeForm[P] = dict[str, Any]  # type: ignore[assignment]  # If P is not given.
+    execution: Literal["leased", "transactional"] = "leased"
+    atomic: bool = True
+    takes_batch: bool = False
+    batch_size: int | None = None
+    priority: int = 5
+    max_attempts: int = 3
+    backoff_seconds: float = 1
+    backoff_ceiling_seconds: float = 300
+    no_retry: tuple[type[BaseException], ...] = ()
+    timeout_seconds: float | msgspec.UnsetType | None = msgspec.UNSET
+    on_cancel: Literal["rollback", "keep"] = "rollback"
+    plan: Callable[[P], Sequence[Child]] | None = None
+    max_unfinished_per_owner: int | None = None
+    typical_seconds: float = 60
+    keep_days: float | None = None
+    internal: bool | str = False
+    on_failure: Callback[P] | None = None
+    on_retry: Callback[P] | None = None
+
+    def __call__(self, handler: Callable[Call, R]) -> Kind[P, R, Call]:
+        self._check_name(handler)
+        _check_function(self.name, handler)
+        self._check_choices()
+        if inspect.iscoroutinefunction(handler):
+            self._check_async()
+        self._check_numbers()
+        timeout = self._timeout_seconds
+        return _registered(
+            Kind(
+                name=self.name,
+                handler=handler,
+                queue=self.queue,
+                payload_type=self.payload,
+                execution=self.execution,
+                atomic=self.atomic,
+                takes_batch=self.takes_batch,
+                batch_size=self.batch_size or DEFAULT_BATCH_SIZE[self.execution],
+                priority=self.priority,
+                max_attempts=self.max_attempts,
+                backoff=timedelta(seconds=self.backoff_seconds),
+                backoff_ceiling=timedelta(seconds=self.backoff_ceiling_seconds),
+                no_retry=self.no_retry,
+                timeout=None if timeout is None else timedelta(seconds=timeout),
+                on_cancel=self.on_cancel,
+                plan=self.plan,
+                max_unfinished_per_owner=self.max_unfinished_per_owner,
+                typical_duration=timedelta(seconds=self.typical_seconds),
+                keep_days=self.keep_days,
+                internal=bool(self.internal),
+                use_instead=self.internal if isinstance(self.internal, str) else "",
+                on_failure=self.on_failure,
+                on_retry=self.on_retry,
             )
-        if (takes_batch or batch_size) and execution != "transactional":
-            raise ValueError(f"The kind {name!r} takes batches, so it must be transactional.")
-        if type(priority) is not int or not 0 <= priority <= 9:
-            raise ValueError(f"The kind {name!r} needs a priority from 0 (most urgent) to 9, not {priority!r}.")
-        if not 1 <= max_attempts <= MOST_ATTEMPTS:
-            raise ValueError(f"The kind {name!r} needs 1 to {MOST_ATTEMPTS:,} attempts, not {max_attempts!r}.")
-        if keep_days is not None and not 0 <= keep_days <= MOST_KEEP_DAYS:
-            raise ValueError(f"The kind {name!r} needs 0 (for ever) to {MOST_KEEP_DAYS:,} days, not {keep_days!r}.")
-        if min(backoff_seconds, backoff_ceiling_seconds, batch_size or 1, timeout_seconds or 1) < 0:
-            raise ValueError(f"The kind {name!r} needs times and a batch size that are not negative.")
-        _kinds[name] = Kind(
-            name=name,
-            handler=handler,
-            queue=queue,
-            payload_type=payload,
-            execution=execution,
-            takes_batch=takes_batch,
-            takes_payload=not takes_batch and len(inspect.signature(handler).parameters) > 1,
-            batch_size=batch_size or (200 if execution == "transactional" else 1),
-            priority=priority,
-            max_attempts=max_attempts,
-            backoff=timedelta(seconds=backoff_seconds),
-            backoff_ceiling=timedelta(seconds=backoff_ceiling_seconds),
-            no_retry=no_retry,
-            timeout=None if timeout_seconds is None else timedelta(seconds=timeout_seconds),
-            on_cancel=on_cancel,
-            plan=plan,
-            max_unfinished_per_owner=max_unfinished_per_owner,
-            typical_duration=timedelta(seconds=typical_seconds),
-            keep_days=keep_days,
-            description=inspect.cleandoc(handler.__doc__ or ""),
-            task=_doorbell(name, queue),
         )
-        return _kinds[name]
 
-    return declare
+    @property
+    def _timeout_seconds(self) -> float | None:
+        given = self.timeout_seconds
+        return DEFAULT_TIMEOUT_SECONDS[self.execution] if isinstance(given, msgspec.UnsetType) else given
+
+    def _check_name(self, handler: Callable[..., Any]) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", self.name) or len(self.name) > 100:
+            raise ValueError(f"The kind {self.name!r} needs a name like 'billing.send_invoice'.")
+        if self.name in _kinds and _declared_at(_kinds[self.name].handler) != _declared_at(handler):
+            raise ValueError(f"The kind {self.name!r} is declared twice.")
+
+    def _check_choices(self) -> None:
+        _check_choice(self.name, "execution", self.execution, ("leased", "transactional"))
+        _check_choice(self.name, "on_cancel", self.on_cancel, ("rollback", "keep"))
+        _check_no_retry(self.name, self.no_retry)
+        check_callback(self.name, "on_failure", self.on_failure)
+        check_callback(self.name, "on_retry", self.on_retry)
+        if self.queue not in settings.QUEUES:
+            raise ImproperlyConfigured(
+                f"The kind {self.name!r} names the queue {self.queue!r}, which is not in QUEUES: "
+                f"{', '.join(settings.QUEUES)}."
+            )
+        if (self.takes_batch or self.batch_size) and self.execution != "transactional":
+            raise ValueError(f"The kind {self.name!r} takes batches, so it must be transactional.")
+        _check_choice(self.name, "atomic", self.atomic, (True, False))
+        if self.execution == "transactional" and not self.atomic:
+            raise ValueError(f"The kind {self.name!r} is transactional, so it must be atomic.")
+
+    def _check_async(self) -> None:
+        if self.execution == "transactional":
+            raise ValueError(
+                f"The kind {self.name!r} needs a function that is not async, or execution='leased': a batch runs in "
+                "one transaction, without an event loop."
+            )
+        if settings.QUEUES[self.queue].pool != "threads":
+            queues = ", ".join(queue.name for queue in settings.QUEUES.values() if queue.pool == "threads")
+            raise ValueError(
+                f"The kind {self.name!r} needs a function that is not async, or a queue of threads "
+                f"({queues or 'none'} in QUEUES): the workers of {self.queue!r} are processes that run one job at a "
+                "time, without an event loop."
+            )
+
+    def _check_numbers(self) -> None:
+        if type(self.priority) is not int or not 0 <= self.priority <= 9:
+            raise ValueError(
+                f"The kind {self.name!r} needs a priority from 0 (most urgent) to 9, not {self.priority!r}."
+            )
+        if type(self.max_attempts) is not int or not 1 <= self.max_attempts <= MAX_ATTEMPTS:
+            raise ValueError(
+                f"The kind {self.name!r} needs 1 to {MAX_ATTEMPTS:,} attempts, not {self.max_attempts!r}."
+            )
+        if self.keep_days is not None and not 0 <= self.keep_days <= MAX_KEEP_DAYS:
+            raise ValueError(
+                f"The kind {self.name!r} needs 0 (for ever) to {MAX_KEEP_DAYS:,} days, not {self.keep_days!r}."
+            )
+        numbers = (self.backoff_seconds, self.backoff_ceiling_seconds, self.batch_size, self._timeout_seconds)
+        if any(number is not None and number < 0 for number in numbers):
+            raise ValueError(f"The kind {self.name!r} needs times and a batch size that are not negative.")
 
 
-def _doorbell(name: str, queue: str) -> Doorbell:
-    """The Celery task of the kind's name. Arguments it does not know come from newer senders."""
+def _registered(kind: Kind[P, R, Call]) -> Kind[P, R, Call]:
+    _kinds[kind.name] = kind
+    for callback in callbacks:
+        callback(kind)
+    return kind
 
-    @app.task(name=name, answered_in=queue, bind=True, base=Doorbell)
-    def answer(self: Doorbell, *args: Any, **kwargs: Any) -> None:
-        from orchestrator.engine import answer_bell
 
-        answer_bell(_kinds[name], celery_task_id=self.request.id or "")
+def _check_function(name: str, handler: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise ValueError(f"The kind {name!r} needs a function that returns its result, not one that yields.")
+    # The frame of a handler that hangs is found by its code.
+    if not hasattr(inspect.unwrap(handler), "__code__"):
+        raise ValueError(f"The kind {name!r} needs a function made by def, which may call {handler!r}.")
 
-    return answer
+
+def _check_choice(name: str, option: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"The kind {name!r} needs {' or '.join(map(repr, choices))} as {option}, not {value!r}.")
+
+
+def _check_no_retry(name: str, types: Any) -> None:
+    if not (isinstance(types, tuple) and all(isinstance(each, type) for each in types)):
+        raise ValueError(f"The kind {name!r} needs a tuple of exceptions as no_retry, not {types!r}.")
+
+
+def _declared_at(handler: Callable[..., Any]) -> tuple[str | None, str]:
+    """Where the function is declared; the same after its module is loaded again."""
+    code = inspect.unwrap(handler)
+    return inspect.getsourcefile(code), code.__qualname__
+
+
+def for_each_kind(callback: Callable[[Kind], None]) -> Callable[[Kind], None]:
+    """Registers a function that is called with every kind: now with those declared so far, later with each new one."""
+    for kind in all_kinds():
+        callback(kind)
+    callbacks.append(callback)
+    return callback
 
 
 def kind_named(name: str) -> Kind:
     """The kind of that name; raises UnknownKind."""
-    try:
-        return _kinds[name]
-    except KeyError:
-        raise UnknownKind(name) from None
+    kind = _kinds.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise UnknownKind(name)
+    return kind
+
+
+def known_kind(name: str) -> Kind | None:
+    """None for a kind that other processes run but this one does not know, as during an upgrade."""
+    return _kinds.get(name)
+
+
+def kind_open_to_clients(name: str) -> Kind:
+    """The kind of that name; raises UnknownKind, or InternalKind for one that clients may not submit."""
+    kind = kind_named(name)
+    if kind.internal:
+        raise InternalKind(kind)
+    return kind
+
+
+def forget_kind(name: str) -> None:
+    """Takes a kind back, as a test does with one that it declared. Its Celery task stays."""
+    del _kinds[name]
 
 
 def all_kinds() -> list[Kind]:

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -16,8 +17,11 @@ class Kind(models.Model):
     name = models.CharField(primary_key=True, max_length=100)
     queue = models.CharField(max_length=50)
     description = models.TextField(blank=True)
-    keep_days = models.FloatField(null=True, help_text="How long it wants its jobs to be kept; 0: for ever.")
+    keep_days = models.FloatField(null=True, help_text="How many days its jobs are kept by default; 0: forever.")
     paused_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        permissions: ClassVar = [("pause_kind", "Can pause and resume kinds")]
 
     def __str__(self) -> str:
         return self.name
@@ -28,16 +32,25 @@ class Worker(models.Model):
 
     name = models.CharField(max_length=200, help_text="Celery's name of the worker, as Flower shows it.")
     queues = models.JSONField(default=list)
-    host = models.CharField(max_length=200, help_text="Where its process id means something.")
+    slots = models.IntegerField(db_default=1, help_text="How many jobs it runs at once.")
+    host = models.CharField(max_length=200, help_text="The host and the namespace of its process id.")
     pid = models.IntegerField()
-    process_started = models.CharField(max_length=50, help_text="Tells two processes of the same id apart.")
+    process_started = models.CharField(max_length=50, help_text="Distinguishes processes that had the same id.")
     started_at = models.DateTimeField(db_default=Now())
     seen_at = models.DateTimeField(db_default=Now())
     draining_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
-    lost = models.BooleanField(default=False, help_text="It ended without saying so.")
-    trying = models.JSONField(
-        default=dict, help_text="The transactional jobs it is about to run: {job id: attempts before this one}."
+    lost = models.BooleanField(default=False, help_text="It died or froze instead of shutting down.")
+    presumed_dead = models.BooleanField(
+        db_default=False, db_column="silent", help_text="Its lease expired, but it may have been alive."
+    )
+    ran = models.IntegerField(db_default=0, help_text="How many jobs it ran when it was declared dead.")
+    noted_seen_at = models.DateTimeField(null=True, help_text="The last renewal that a tick has seen.")
+    noted_seconds = models.FloatField(db_default=0, help_text="What the clock of leases showed at that time.")
+    in_flight_batch = models.JSONField(
+        default=dict,
+        db_column="trying",
+        help_text="The transactional jobs it is about to run: {job id: attempts before this one}.",
     )
 
     class Meta:
@@ -67,12 +80,14 @@ class Job(models.Model):
         db_default=0, help_text="How many attempts were started. It only rises, and is the fence of every write."
     )
     max_attempts = models.IntegerField(
-        db_default=1, help_text="The most it may have; one more for each that it is not charged for."
+        db_default=1, help_text="The maximum; one more for each attempt that is not charged."
     )
-    run_at = models.DateTimeField(db_default=Now(), help_text="Not before this time.")
+    run_at = models.DateTimeField(db_default=Now(), help_text="The earliest start.")
     rank = models.DateTimeField(db_default=Now(), help_text="Its place in the queue: run_at + priority x 60 s.")
     ready = models.BooleanField(db_default=False, help_text="Could be claimed now.")
-    runs_alone = models.BooleanField(db_default=False, help_text="A worker died with it in a batch.")
+    runs_alone = models.BooleanField(
+        db_default=False, help_text="A worker died while it ran in a batch, so it runs alone from now on."
+    )
 
     # The claim itself locks the worker's row and sees that it is alive, so a foreign key would check it twice.
     worker = models.ForeignKey(
@@ -84,11 +99,14 @@ class Job(models.Model):
         db_index=False,
         help_text="Its lease.",
     )
-    worker_name = models.CharField(max_length=200, blank=True, db_default="", help_text="Who ran it last.")
+    worker_name = models.CharField(max_length=200, blank=True, db_default="", help_text="The worker that ran it last.")
     deadline_at = models.DateTimeField(null=True)
     cancel_requested_at = models.DateTimeField(null=True)
     celery_task_id = models.CharField(
-        max_length=50, blank=True, db_default="", help_text="The bell that woke its worker."
+        max_length=50,
+        blank=True,
+        db_default="",
+        help_text="Its id in Flower, which is its own id, once it was attempted.",
     )
 
     progress_done = models.BigIntegerField(null=True)
@@ -96,12 +114,10 @@ class Job(models.Model):
     progress_message = models.CharField(max_length=500, blank=True, db_default="")
 
     parent = models.ForeignKey("self", null=True, on_delete=models.CASCADE, related_name="children", db_index=False)
-    name = models.CharField(
-        max_length=100, blank=True, db_default="", help_text="What a child is called within its pipeline."
-    )
+    name = models.CharField(max_length=100, blank=True, db_default="", help_text="A child's name within its pipeline.")
     unfinished_dependencies = models.IntegerField(db_default=0)
     unwinding = models.BooleanField(db_default=False, help_text="Its unstarted children are still to be cancelled.")
-    pruning = models.BooleanField(db_default=False, help_text="It was kept long enough, and its children go first.")
+    pruning = models.BooleanField(db_default=False, help_text="It is being deleted, its children first.")
 
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True)
@@ -109,6 +125,12 @@ class Job(models.Model):
     updated_at = models.DateTimeField(db_default=Now())
 
     class Meta:
+        permissions: ClassVar = [
+            ("cancel_job", "Can cancel jobs"),
+            ("retry_job", "Can retry jobs"),
+            ("submit_for_others", "Can submit jobs for other users"),
+            ("view_payload", "Can see payloads and results of jobs"),
+        ]
         indexes: ClassVar = [
             # Serves: the claim. It holds only what could start now.
             models.Index(name="job_ready_by_rank", fields=["kind", "rank", "id"], condition=Q(ready=True)),
@@ -118,12 +140,9 @@ class Job(models.Model):
                 fields=["run_at"],
                 condition=Q(ready=False, status=Status.CREATED, unfinished_dependencies=0),
             ),
-            # Serves: taking back a worker's jobs, reading their cancellations, and the key to its row.
+            # Serves: taking back a worker's jobs, reading their cancellations, the key to its row, and the tick, which
+            # ends attempts past their deadline.
             models.Index(name="job_leased_by_worker", fields=["worker"], condition=Q(worker__isnull=False)),
-            # Serves: the tick, which ends attempts past their deadline.
-            models.Index(
-                name="job_running_by_deadline", fields=["deadline_at"], condition=Q(deadline_at__isnull=False)
-            ),
             # Serves: the tick, which cancels the rest of failed and cancelled pipelines.
             models.Index(name="job_unwinding", fields=["id"], condition=Q(unwinding=True)),
             # Serves: the cap on an owner's unfinished jobs of a kind.
@@ -132,17 +151,24 @@ class Job(models.Model):
                 fields=["owner", "kind"],
                 condition=Q(parent=None, status__in=UNFINISHED) & ~Q(owner=""),
             ),
-            # Serves: pruning jobs of a kind by age. Children go with their parents.
+            # Serves: pruning jobs of a kind by age, and the rollups. Children go with their parents.
             models.Index(
                 name="job_finished_by_kind",
                 fields=["kind", "finished_at"],
                 condition=Q(parent=None, finished_at__isnull=False),
             ),
+            # Serves: the rollups, which count the children that ended since the last time.
+            models.Index(
+                name="job_child_finished_by_kind",
+                fields=["kind", "finished_at"],
+                condition=Q(parent__isnull=False, finished_at__isnull=False),
+            ),
             # Serves: going on with jobs that are too much for one pruning.
             models.Index(name="job_pruning", fields=["id"], condition=Q(pruning=True)),
-            # Serve: the lists of jobs by owner, kind and status, newest first. Completed jobs are most of the
-            # table, so the primary key finds them as fast, and completing a job has one index less to write.
-            models.Index(name="job_by_owner", fields=["owner", "-id"]),
+            # Serve: the lists of jobs by owner, kind and status, newest first. Nobody lists what has no owner.
+            # Completed ones are most of the table, so the primary key finds them as fast, and completing a job has one
+            # index less to write.
+            models.Index(name="job_of_owner", fields=["owner", "-id"], condition=~Q(owner="")),
             models.Index(name="job_by_kind", fields=["kind", "-id"]),
             models.Index(name="job_by_status", fields=["status", "-id"], condition=~Q(status=Status.COMPLETED)),
         ]
@@ -201,7 +227,7 @@ class Attempt(models.Model):
         RAISED = "RAISED", "the handler raised"
         TIMED_OUT = "TIMED_OUT", "the kind's timeout passed"
         LOST = "LOST", "its worker died"
-        INTERRUPTED = "INTERRUPTED", "its worker was told to stop"
+        INTERRUPTED = "INTERRUPTED", "its worker was shut down"
         UNAVAILABLE = "UNAVAILABLE", "the database was not available"
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
@@ -215,6 +241,10 @@ class Attempt(models.Model):
 
     class Meta:
         ordering: ClassVar = ["id"]
+        indexes: ClassVar = [
+            # Serves: the rollups, which count what failed since the last time.
+            models.Index(name="attempt_by_ended_at", fields=["ended_at"]),
+        ]
 
     def __str__(self) -> str:
         return f"attempt {self.number}: {self.error}"
@@ -247,9 +277,59 @@ class Upkeep(models.Model):
 
     part = models.CharField(primary_key=True, max_length=50)
     ran_at = models.DateTimeField()
+    seconds = models.FloatField(db_default=0, help_text="The time of the clock of leases.")
 
     class Meta:
         verbose_name_plural = "upkeep"
 
     def __str__(self) -> str:
         return self.part
+
+
+class Rollup(models.Model):
+    """What became of a kind's jobs in a minute or an hour, as the tick has added it up."""
+
+    class Span(models.TextChoices):
+        MINUTE = "minute"
+        HOUR = "hour"
+
+    span = models.CharField(max_length=6, choices=Span.choices)
+    begins_at = models.DateTimeField()
+    kind = models.CharField(max_length=100)
+    completed = models.IntegerField(help_text="Jobs that ended so.")
+    failed = models.IntegerField()
+    cancelled = models.IntegerField()
+    errors = models.IntegerField(help_text="Attempts that failed, whether or not there was another.")
+    waits = ArrayField(models.IntegerField(), help_text="How many jobs waited how long: see rollups.durations.")
+    runs = ArrayField(models.IntegerField(), help_text="How many jobs that completed ran for how long.")
+    first_failure_at = models.DateTimeField(null=True)
+    last_failure_at = models.DateTimeField(null=True)
+    last_failed = models.UUIDField(null=True, help_text="The job that failed last, or had an attempt fail.")
+    last_error = models.TextField(blank=True)
+
+    class Meta:
+        default_permissions = ()
+        constraints: ClassVar = [
+            # Also serves: what became of all kinds since some time.
+            models.UniqueConstraint(name="rollup_is_written_once", fields=["span", "begins_at", "kind"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind}, the {self.span} from {self.begins_at}"
+
+
+class Backlog(models.Model):
+    """What waits and runs of a kind, as the tick has counted it last."""
+
+    kind = models.CharField(primary_key=True, max_length=100)
+    waiting = models.IntegerField(help_text="Jobs that could start now, counted up to a limit.")
+    oldest_since = models.DateTimeField(null=True, help_text="Since when the oldest of them could.")
+    running = models.IntegerField(help_text="Leased jobs, counted up to a limit.")
+    counted_at = models.DateTimeField()
+
+    class Meta:
+        default_permissions = ()
+        verbose_name_plural = "backlog"
+
+    def __str__(self) -> str:
+        return self.kind

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
 from django.conf import settings
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.db import connection
-from django.db.models import BooleanField, Field, JSONField, QuerySet
+from django.db.models import BooleanField, Field, JSONField, Model, QuerySet
 from django.db.models.expressions import RawSQL
 
+from access.models import AuditEntry
+from access.permissions import NotPermitted, User, is_visible, may, owners_named, visibility_params, visible
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Kind
 from orchestrator.states import FINAL, Status
+
+Row = TypeVar("Row", bound=Model)
 
 ORCHESTRATION = "orchestration.two_batches"
 # Ids hold the time of the web process that made them, created_at that of PostgreSQL.
@@ -43,46 +47,45 @@ EXISTS (SELECT FROM orchestrator_kind kind WHERE kind.name = orchestrator_job.ki
 """
 # Whether a job's time has come, by the clock that decides.
 IS_DUE = "orchestrator_job.run_at <= statement_timestamp()"
-# Whether the user may see a job, for SQL that is told `sight_of(user)`.
-IS_VISIBLE = "(%(sees_everything)s OR orchestrator_job.owner = %(owner)s)"
+# Whether the user may see a job.
+IS_VISIBLE = is_visible("orchestrator_job")
 # All columns of a job. Psycopg2 reads json as what it holds, jsonb as text for Django.
 COLUMNS = {
     field.attname: f"orchestrator_job.{field.column}" + ("::json" if isinstance(field, JSONField) else "")
     for field in Job._meta.concrete_fields
 }
 # What clients read again and again is SQL: the ORM takes three times as long to write it as PostgreSQL to run it.
-# A job with all that is told of it but its attempts.
+# A job with all that the API shows of it but its attempts.
 SHOWN_JOB = f"""
 SELECT {", ".join(COLUMNS.values())}, ({CHILDREN_COUNTS}), {KIND_IS_PAUSED}, {IS_DUE}
 FROM orchestrator_job
 WHERE id = %(id)s AND {IS_VISIBLE}
 """  # noqa: S608 It is made of constants.
-# What is told of a job changes with its updated_at, which every move writes (but for the start of a parent, which its
-# status tells), and with what is not its own: its children, its kind and the time.
+# What the API shows of a job changes with its updated_at, which every move writes (except the start of a parent, which
+# shows in its status), and with what is not its own: its children, its kind and the time.
 VERSION = ("updated_at", "status", "children_counts", "kind_is_paused", "is_due")
 JOB_VERSION = f"""
 SELECT updated_at, status, ({CHILDREN_COUNTS}), {KIND_IS_PAUSED}, {IS_DUE}
 FROM orchestrator_job
 WHERE id = %(id)s AND {IS_VISIBLE}
 """  # noqa: S608
-# What is told of an orchestration, in the order of the columns.
+# What the API shows of an orchestration, in the order of the columns.
 STATUS = ("id", "status", "result", "error", "created_at", "updated_at")
 ORCHESTRATION_STATUS = f"""
 SELECT {", ".join(COLUMNS[name] for name in STATUS)}
 FROM orchestrator_job
-WHERE id = %(id)s AND owner = %(username)s AND kind = %(kind)s AND parent_id IS NULL
+WHERE id = %(id)s AND owner = ANY(%(owners)s) AND kind = %(kind)s AND parent_id IS NULL
   AND {IS_VISIBLE}
 """  # noqa: S608
 # How often a request that waits for a job looks at it: soon at first, then less and less often.
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 0.5
 
-User = AbstractBaseUser | AnonymousUser
 Version = tuple[Any, ...]
 
 if TYPE_CHECKING:
 
-    class ShownJob(Job):
-        """A job with its surroundings, as `shown_job` and `shown_jobs` read it."""
+    class JobDetail(Job):
+        """A job with its surroundings, as `job_detail` and `with_details` read it."""
 
         children_counts: dict[str, int] | None
         kind_is_paused: bool
@@ -90,74 +93,56 @@ if TYPE_CHECKING:
         failed_attempts: list[Attempt]
 
 
-def sees_everything(user: User) -> bool:
-    """Staff do, and where REQUIRE_AUTH is off everyone."""
-    return not settings.ENV.REQUIRE_AUTH or bool(getattr(user, "is_staff", False))
-
-
 def visible_jobs(user: User) -> QuerySet[Job]:
-    """The jobs the user may see and touch."""
-    if sees_everything(user):
-        return Job.objects.all()
-    return Job.objects.filter(owner=user.get_username()) if user.is_authenticated else Job.objects.none()
-
-
-def sight_of(user: User) -> dict[str, Any]:
-    """What SQL is told of the user, see `IS_VISIBLE`."""
-    owner = user.get_username() if user.is_authenticated else None
-    return {"sees_everything": sees_everything(user), "owner": owner}
-
-
-def require_visible(user: User, job_id: UUID) -> None:
-    """Raises Job.DoesNotExist for a job that is not there as far as the user may know."""
-    if not sees_everything(user) and not visible_jobs(user).filter(id=job_id).exists():
-        raise Job.DoesNotExist
+    """The jobs the user may see."""
+    return visible(Job.objects.all(), user)
 
 
 def orchestration_of(user: User, username: str, job_id: UUID) -> Job:
-    """The two-batch orchestration of that id and username, as far as it is told; raises Job.DoesNotExist as
-    `require_visible` does.
+    """The two-batch orchestration of that id and username, as far as it is shown; raises Job.DoesNotExist if
+    the user may not see it.
     """
-    row = _visible_row(ORCHESTRATION_STATUS, user, id=job_id, username=username, kind=ORCHESTRATION)
+    owners = owners_named(user, username)
+    row = _visible_row(ORCHESTRATION_STATUS, user, id=job_id, owners=owners, kind=ORCHESTRATION)
     return Job.from_db(connection.alias, STATUS, row)
 
 
-def shown_job(user: User, job_id: UUID) -> ShownJob:
-    """The job with all that is told of it; raises Job.DoesNotExist as `require_visible` does."""
+def job_detail(user: User, job_id: UUID) -> JobDetail:
+    """The job with all that is shown of it; raises Job.DoesNotExist likewise."""
     *columns, children_counts, kind_is_paused, is_due = _visible_row(SHOWN_JOB, user, id=job_id)
-    job = cast("ShownJob", Job.from_db(connection.alias, list(COLUMNS), columns))
+    job = cast("JobDetail", Job.from_db(connection.alias, list(COLUMNS), columns))
     job.children_counts, job.kind_is_paused, job.is_due = children_counts, kind_is_paused, is_due
     add_attempts([job])
     return job
 
 
 def version_of(user: User, job_id: UUID) -> Version:
-    """What changes whenever something told of the job does, read without the rest; raises Job.DoesNotExist as
-    `require_visible` does.
+    """What changes whenever something shown of the job does, read without the rest; raises Job.DoesNotExist
+    likewise.
     """
     return _visible_row(JOB_VERSION, user, id=job_id)
 
 
-def version_shown(job: ShownJob) -> Version:
+def version_in(job: JobDetail) -> Version:
     """The version of a job as it was read."""
     return tuple(getattr(job, name) for name in VERSION)
 
 
 def _visible_row(sql: str, user: User, **parameters: Any) -> tuple[Any, ...]:
     with connection.cursor() as cursor:
-        cursor.execute(sql, parameters | sight_of(user))
+        cursor.execute(sql, parameters | visibility_params(user, Job))
         row: tuple[Any, ...] | None = cursor.fetchone()
     if row is None:
         raise Job.DoesNotExist
     return row
 
 
-def shown_jobs(jobs: QuerySet[Job]) -> QuerySet[ShownJob]:
-    """The jobs with all that a list tells of them; the page's attempts are left to `add_attempts`."""
+def with_details(jobs: QuerySet[Job]) -> QuerySet[JobDetail]:
+    """The jobs with all that a list shows of them; the page's attempts are left to `add_attempts`."""
     return _with_surroundings(jobs).defer("payload")
 
 
-def _with_surroundings(jobs: QuerySet[Job]) -> QuerySet[ShownJob]:
+def _with_surroundings(jobs: QuerySet[Job]) -> QuerySet[JobDetail]:
     """Each with `children_counts`, and with what `waiting_for` needs, in the one statement that reads it."""
     # SQL, since making it out of the ORM's expressions takes as long as all the rest of a submission (7 ms).
     with_surroundings = jobs.annotate(
@@ -165,10 +150,10 @@ def _with_surroundings(jobs: QuerySet[Job]) -> QuerySet[ShownJob]:
         kind_is_paused=RawSQL(KIND_IS_PAUSED, (), BooleanField()),  # noqa: S611 - a constant
         is_due=RawSQL(IS_DUE, (), BooleanField()),  # noqa: S611 - a constant
     )
-    return cast("QuerySet[ShownJob]", with_surroundings)
+    return cast("QuerySet[JobDetail]", with_surroundings)
 
 
-def add_attempts(jobs: Collection[ShownJob]) -> None:
+def add_attempts(jobs: Collection[JobDetail]) -> None:
     """Sets each job's `failed_attempts`, oldest first, with one statement for all of them, or none if none has any."""
     tried = {job.id: job for job in jobs if _most_failed(job)}
     for job in jobs:
@@ -183,7 +168,7 @@ def _most_failed(job: Job) -> int:
     return job.attempt - (job.status == Status.COMPLETED or job.worker_id is not None)
 
 
-def waiting_for(job: ShownJob) -> str | None:
+def waiting_for(job: JobDetail) -> str | None:
     """What a shown job waits for before it can go on; None when it runs or has ended."""
     if job.status in FINAL or job.worker_id:
         return None
@@ -194,57 +179,70 @@ def waiting_for(job: ShownJob) -> str | None:
     return "paused_kind" if job.kind_is_paused else "worker"
 
 
-def created_between(jobs: QuerySet[Job], after: datetime | None, before: datetime | None) -> QuerySet[Job]:
+def created_between(rows: QuerySet[Row], after: datetime | None, before: datetime | None) -> QuerySet[Row]:
     """Those created at or after the one and before the other time.
 
     Ids rise with time, so the primary key leads to them, however many are newer.
     """
     if after:
-        jobs = jobs.filter(created_at__gte=after, id__gte=_least_id(after.timestamp() - CLOCKS_AGREE_WITHIN_SECONDS))
+        rows = rows.filter(created_at__gte=after, id__gte=least_id(after.timestamp() - CLOCKS_AGREE_WITHIN_SECONDS))
     if before:
-        jobs = jobs.filter(created_at__lt=before, id__lte=_least_id(before.timestamp() + CLOCKS_AGREE_WITHIN_SECONDS))
-    return jobs
+        rows = rows.filter(created_at__lt=before, id__lte=least_id(before.timestamp() + CLOCKS_AGREE_WITHIN_SECONDS))
+    return rows
 
 
-def _least_id(timestamp: float) -> UUID:
+def least_id(timestamp: float) -> UUID:
     """No version 7 UUID made at that time or later is less."""
     milliseconds = min(max(0, int(timestamp * 1000)), 2**48 - 1)
     return UUID(int=milliseconds << 80)
 
 
+def audit_trail(user: User, filters: Mapping[str, Any]) -> QuerySet[AuditEntry]:
+    """The entries that fit: actor__in, action, object_id, since, until. Raises NotPermitted."""
+    if not may(user, "access.view_auditentry"):
+        raise NotPermitted("access.view_auditentry")
+    renamed = {"object": "object_id", "since": "at__gte", "until": "at__lt"}
+    return AuditEntry.objects.filter(**{renamed.get(name, name): value for name, value in filters.items()})
+
+
 def known_kinds() -> list[dict[str, Any]]:
-    """The kinds that can be submitted here, each with when it was paused, if it is."""
+    """The kinds there are, each with when it was paused, if it is."""
     paused = dict(Kind.objects.filter(paused_at__isnull=False).values_list("name", "paused_at"))
     return [{"kind": kind, "paused_at": paused.get(kind.name)} for kind in all_kinds()]
 
 
-def wait_until_ended(jobs: QuerySet[Job], job_id: UUID, seconds: float) -> None:
-    """Returns once the job has ended or is gone, after so many seconds, or at once if too many wait here already.
+def wait_until_ended(jobs: QuerySet[Job], job_id: UUID, seconds: float, *, user_id: int | None = None) -> None:
+    """Returns once the job has ended or is gone, after so many seconds, or at once if too many wait here already, or
+    too many of that user.
 
     Asks PostgreSQL now and then, and holds no transaction meanwhile.
     """
     deadline = time.monotonic() + min(seconds, settings.ENV.MAX_WAIT_SECONDS)
     pause = FIRST_LOOK_SECONDS
     unfinished = jobs.filter(id=job_id).exclude(status__in=FINAL)
-    with _place_to_wait() as has_place:
+    with place_to_wait(user_id) as has_place:
         while has_place and unfinished.exists() and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, LAST_LOOK_SECONDS)
 
 
-_waiting = 0
+# How many requests wait, by the ids of their users; None for anonymous ones, which are not distinguished.
+waiting: Counter[int | None] = Counter()
 _lock = threading.Lock()
 
 
 @contextmanager
-def _place_to_wait() -> Iterator[bool]:
-    """Whether this process has a thread to spare for waiting."""
-    global _waiting
+def place_to_wait(user_id: int | None) -> Iterator[bool]:
+    """Whether this process has a thread to spare for waiting. A user has a quarter of them, to leave others some."""
+    total = settings.ENV.MAX_WAITERS
     with _lock:
-        has_place = _waiting < settings.ENV.MAX_WAITERS
-        _waiting += has_place
+        own = total if user_id is None else max(1, total // 4)
+        has_place = waiting.total() < total and waiting[user_id] < own
+        waiting[user_id] += has_place
     try:
         yield has_place
     finally:
         with _lock:
-            _waiting -= has_place
+            waiting.subtract({user_id: int(has_place)})
+            if not waiting[user_id]:
+                del waiting[user_id]

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import operator
+import reprlib
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
-from django.db import connection, transaction
+from django.db import connection
 
-from orchestrator.failpoints import Failpoint
-from orchestrator.models import Job
+from orchestrator.attempt.autocommit import Autocommit
+from orchestrator.attempt.own_transaction import OwnTransaction
+from orchestrator.attempt.session import BEGAN_AT, read_aside
+from orchestrator.attempt.timeouts import RunningHandler
+from orchestrator.logs import JobLog
+from orchestrator.pg_values import as_text
 
 if TYPE_CHECKING:
     from orchestrator.kinds import Kind
 
-step_committing = Failpoint("step-committing")
-step_committed = Failpoint("step-committed")
+# A handler that keeps its transaction open for so long without a statement is warned about.
+IDLE_SECONDS = 30
+
+# What PostgreSQL's bigint holds.
+MAX_PROGRESS = 2**63 - 1
+MAX_MESSAGE_CHARACTERS = 500
+
+MAX_SLEEP_SECONDS = 366 * 86_400
 
 # A sleep at least this long gives its database connection back meanwhile.
 LONG_SLEEP_SECONDS = 2
 
-# A step's progress, if the job is still this worker's. The ORM would take longer to write the statement than
-# PostgreSQL to run it, and work in steps has many.
+# A step's progress, if the job is still this worker's. The ORM would take longer to compile the statement than
+# PostgreSQL to run it, and there may be many steps.
 WRITE_PROGRESS = """
 UPDATE orchestrator_job
 SET progress_done = %(done)s,
@@ -38,8 +51,21 @@ WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s
 """
 
 
+# How far the work is: done, total, message.
+Progress = tuple[int | None, int | None, str]
+
+# What a child came after, and the children of a parent, with their results as JSON.
+CHILDS_INPUTS = """
+SELECT name, coalesce(result::text, 'null') FROM orchestrator_job
+WHERE id = ANY(ARRAY(SELECT depends_on_id FROM orchestrator_dependency WHERE job_id = %s)) ORDER BY id
+"""
+PARENTS_INPUTS = """
+SELECT name, coalesce(result::text, 'null') FROM orchestrator_job WHERE parent_id = %s ORDER BY id
+"""
+
+
 class Claimed(msgspec.Struct):
-    """What a claim read of a job, in the order of `CLAIMED`. A model's instance takes ten times as long to make."""
+    """The columns that a claim reads of a job, in the order of `CLAIMED`. A model instance takes ten times as long."""
 
     id: UUID
     kind: str
@@ -56,17 +82,18 @@ class Claimed(msgspec.Struct):
     progress_done: int | None
     progress_total: int | None
     progress_message: str
+    began_at: int  # Of the claim's transaction.
     claimed_at: datetime
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
 
 
-CLAIMED = ", ".join(f"job.{name}" for name in Claimed.__struct_fields__[:-1]) + ", clock_timestamp()"
+CLAIMED = ", ".join(f"job.{name}" for name in Claimed.__struct_fields__[:-2]) + f", {BEGAN_AT}, clock_timestamp()"
 
 
 class Stop(BaseException):
-    """Ends an attempt at its next checkpoint. No Exception, so that a handler's `except Exception` lets it through."""
+    """Ends an attempt at its next checkpoint. Not an Exception, so that `except Exception` does not catch it."""
 
 
 class Cancelled(Stop):
@@ -74,7 +101,7 @@ class Cancelled(Stop):
 
 
 class Interrupted(Stop):
-    """The worker was told to stop; the job goes back to the queue and loses no attempt."""
+    """The worker shuts down; the job goes back to the queue and is charged no attempt."""
 
 
 class TimedOut(Stop):
@@ -82,27 +109,36 @@ class TimedOut(Stop):
 
 
 class LeaseLost(Stop):
-    """The job is someone else's by now; nothing this attempt wrote may be kept."""
+    """The job is no longer this worker's; nothing that this attempt wrote may be kept."""
 
 
-# A transactional job's: its transaction is all or nothing, and short.
-_NOBODY_STOPS_IT = threading.Event()
+class RowMoved(LeaseLost):
+    """The row is not as the claim left it: the job is another worker's, or its own handler has changed the row."""
 
 
-class RunningJob:
-    """A job while its handler runs. Its methods are for the handler's thread, except `stop`."""
+# Shared by all transactional jobs, which are not asked to stop: their transaction is short, and all or nothing.
+_NEVER_SET = threading.Event()
+
+
+class BaseRunningJob(RunningHandler):
+    """A job while its handler runs, async or not. Only `stop` may be called from other threads than the handler's."""
 
     def __init__(self, row: Claimed, kind: Kind) -> None:
+        super().__init__(kind)
         self.row = row
-        self.kind = kind
         # 1 for the first attempt. A transactional claim leaves the row as it was.
         self.attempt = row.attempt + 1 if kind.execution == "transactional" else row.attempt
+        # How long the handler took, once it has returned.
+        self.runtime_seconds = 0.0
         self._stop: type[Stop] | None = None
-        self._stopped = threading.Event() if kind.execution == "leased" else _NOBODY_STOPS_IT
-        self._transaction: ExitStack | None = None
+        self._transaction: OwnTransaction | Autocommit | None = None
+        self._was_warned = False
         # Progress not yet written; the worker's heartbeat thread writes it, see `take_progress`.
-        self._progress: tuple[int | None, int | None, str] | None = None
+        self._progress: Progress | None = None
         self._keeping_progress = threading.Lock()
+
+    def __str__(self) -> str:
+        return str(self.row)
 
     @cached_property
     def id(self) -> str:
@@ -114,8 +150,9 @@ class RunningJob:
         return self.kind.decode_payload(self.row.payload)
 
     @cached_property
-    def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        return logging.LoggerAdapter(logging.getLogger(self.kind.name), {"job_id": self.id, "attempt": self.attempt})
+    def log(self) -> JobLog:
+        """The handler's log: each line has the job's id and attempt."""
+        return JobLog(logging.getLogger(self.kind.name), {"job_id": self.id, "attempt": self.attempt})
 
     @property
     def owner(self) -> str:
@@ -123,26 +160,26 @@ class RunningJob:
 
     @property
     def done(self) -> int:
-        """How far the work is: what the last finished step, of this attempt or an earlier one, left; 0 at first."""
+        """The progress that the last finished step, of this attempt or an earlier one, recorded; 0 at first."""
         return self.row.progress_done or 0
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt at this job: pass it to outside services, so that they do a thing once."""
+        """The same for every attempt at this job: pass it to external services, so that they act only once."""
         return self.id
 
-    @cached_property
-    def inputs(self) -> dict[str, Any]:
-        """The results of what this job waited for, by the children's names: a child's `after`, a parent's children."""
-        if self.row.parent_id:
-            waited_for = Job.objects.filter(dependents__job=self.row.id)
-        else:
-            waited_for = Job.objects.filter(parent=self.row.id)
-        return dict(waited_for.order_by("id").values_list("name", "result"))
+    def read_inputs(self) -> dict[str, Any]:
+        """The results of the jobs that this one waited for, by name: a child's `after`, a parent's children."""
+        sql = CHILDS_INPUTS if self.row.parent_id else PARENTS_INPUTS
+        return {name: json.loads(result) for name, result in read_aside(sql, [str(self.row.id)])}
 
     def progress(self, done: int, total: int | None = None, message: str = "") -> None:
-        """Says how far the work is, and is a checkpoint. Others see it within about a second."""
-        self._progress = (done, total, message[:500])
+        """Reports how far the work is, and is a checkpoint. Others see it within about a second.
+
+        done, total: integers from 0; TypeError or ValueError for others. message: its first 500 characters are kept;
+        those that PostgreSQL cannot store are replaced.
+        """
+        self._progress = checked_progress(done, total, message)
         self.check()
 
     def check(self) -> None:
@@ -150,72 +187,59 @@ class RunningJob:
         if self._stop:
             raise self._stop
 
-    def sleep(self, seconds: float) -> None:
-        """Waits, and is a checkpoint all the while. A long sleep holds no connection where nothing was written yet."""
-        self.check()
-        if seconds >= LONG_SLEEP_SECONDS and self._transaction and not _transaction_begun():
-            self._transaction.close()
-            connection.close()
-            self._stopped.wait(seconds)
-            self._transaction.enter_context(transaction.atomic())
-        else:
-            self._stopped.wait(seconds)
-        self.check()
-
-    @contextmanager
-    def step(self, done: int | None = None, total: int | None = None, message: str = "") -> Iterator[None]:
-        """A part of the work that is kept: what was written until its end is committed with the progress, once.
-
-        A job that is run again finds `done` as its last finished step left it. Raises LeaseLost,
-        and nothing is kept, if the job is someone else's by now; RuntimeError inside a transaction of the handler's.
-        """
-        if self._transaction is None:
-            raise RuntimeError(f"A {self.kind.execution} job has one transaction and no steps.")
-        self.check()
-        yield
-        if done is not None:
-            self._progress = (done, total, message[:500])
-        if len(connection.savepoint_ids) > 0 or not connection.in_atomic_block:
-            raise RuntimeError("A step must not end inside a transaction of the handler's own.")
-        self._write_progress()
-        step_committing()
-        self._transaction.close()
-        step_committed()
-        self._transaction.enter_context(transaction.atomic())
-
     def stop(self, reason: type[Stop]) -> None:
-        """Asks the handler, from any thread, to end at its next checkpoint. A lost lease outweighs other reasons."""
+        """Asks the handler, from any thread, to end at its next checkpoint. A lost lease overrides other reasons."""
         if self._stop is None or reason is LeaseLost:
             self._stop = reason
-        self._stopped.set()
 
     @property
-    def is_cancelled(self) -> bool:
-        """Whether the handler was asked to end because someone cancelled the job."""
-        return self._stop is Cancelled
+    def stop_reason(self) -> type[Stop] | None:
+        """Why the handler was asked to end, if it was."""
+        return self._stop
 
-    def take_progress(self) -> tuple[int | None, int | None, str] | None:
-        """The progress not yet written, which the caller promises to write; None if there is none."""
+    def take_progress(self) -> Progress | None:
+        """The progress not yet written, which the caller must write; None if there is none."""
         if self._progress is None:
             return None
         self.keep_progress()
         return self.row.progress_done, self.row.progress_total, self.row.progress_message
 
     @contextmanager
-    def own_transaction(self) -> Iterator[None]:
-        """The transaction of the whole attempt, which steps commit and begin anew.
-
-        PostgreSQL sees it begin at the first statement only, so a handler that waits first holds nothing open.
-        """
-        with ExitStack() as self._transaction:
-            self._transaction.enter_context(transaction.atomic())
+    def stepping(self, progress: Progress | None) -> Iterator[None]:
+        """What is written within is committed with the progress. In the thread whose transaction it uses."""
+        assert self._transaction is not None
+        with self._transaction.step(str(self), self._write_progress):
             yield
-        self._transaction = None
+            self._progress = progress or self._progress
+
+    def uses(self, transaction: OwnTransaction | Autocommit | None) -> None:
+        """Its statements run within that transaction from now on; None if it has none for a while."""
+        self._transaction = transaction
+
+    def begins(self, transaction: OwnTransaction | Autocommit) -> None:
+        """Its handler begins in this thread, with that transaction."""
+        self.uses(transaction)
+        self.clock_begins()
+
+    def ends(self) -> None:
+        """Its handler has ended."""
+        self.is_at_work = False
+
+    def warn_if_idle(self) -> None:
+        """Warns in the handler's log, once, if it keeps a transaction open for long without using it."""
+        idle_seconds = self._transaction.idle_seconds if self._transaction else 0
+        if idle_seconds >= IDLE_SECONDS and not self._was_warned:
+            self._was_warned = True
+            self.log.warning(
+                "%s has had its transaction open for %d s without a statement; it waits at %s. Its locks keep others "
+                "waiting. job.step() commits what is done; a kind with atomic=False commits as it likes.",
+                self, idle_seconds, self.waits_at(),
+            )  # fmt: skip
 
     def keep_progress(self) -> None:
-        """Puts the latest progress on the row, for whoever writes the row next."""
+        """Sets the latest progress on `row`, for the next statement that writes it."""
         with self._keeping_progress:
-            # Taken first: what the handler says from here on is for the next time.
+            # Taken first: progress that the handler reports from here on is written the next time.
             latest, self._progress = self._progress, None
             if latest:
                 self.row.progress_done, self.row.progress_total, self.row.progress_message = latest
@@ -234,8 +258,81 @@ class RunningJob:
                 },
             )
             if cursor.rowcount != 1:
-                raise LeaseLost
+                raise RowMoved
 
 
-def _transaction_begun() -> bool:
-    return connection.connection is not None and connection.connection.info.transaction_status != 0
+class RunningJob(BaseRunningJob):
+    """A job while its handler runs. Only `stop` may be called from other threads than the handler's."""
+
+    def __init__(self, row: Claimed, kind: Kind) -> None:
+        super().__init__(row, kind)
+        self._stopped = threading.Event() if kind.execution == "leased" else _NEVER_SET
+
+    @classmethod
+    def waiting(cls, row: Claimed, kind: Kind) -> RunningJob:
+        """A job that was claimed together with others, and waits for its turn."""
+        running = cls(row, kind)
+        running.is_at_work = False
+        return running
+
+    @cached_property
+    def inputs(self) -> dict[str, Any]:
+        """The results of the jobs that this one waited for, by name: a child's `after`, a parent's children."""
+        return self.read_inputs()
+
+    def sleep(self, seconds: float) -> None:
+        """Waits, and is a checkpoint all the while. A long sleep closes the connection if no transaction has begun."""
+        self.check()
+        check_sleep(seconds)
+        if seconds >= LONG_SLEEP_SECONDS and self._transaction and not self._transaction.is_begun:
+            with self._transaction.connection_closed():
+                self._stopped.wait(seconds)
+        else:
+            self._stopped.wait(seconds)
+        self.check()
+
+    @contextmanager
+    def step(self, done: int | None = None, total: int | None = None, message: str = "") -> Iterator[None]:
+        """A part of the work that is kept: what was written until its end is committed with the progress, once.
+
+        A job that runs again finds `done` as its last finished step left it. Raises LeaseLost, and nothing is kept, if
+        the job is no longer this worker's; RuntimeError inside a transaction of the handler's own.
+        """
+        if self._transaction is None:
+            raise RuntimeError(f"A {self.kind.execution} job has one transaction and no steps.")
+        self.check()
+        progress = None if done is None else checked_progress(done, total, message)
+        with self.stepping(progress):
+            yield
+
+    def stop(self, reason: type[Stop]) -> None:
+        super().stop(reason)
+        self._stopped.set()
+
+
+def check_sleep(seconds: float) -> None:
+    if not seconds <= MAX_SLEEP_SECONDS:  # False for NaN, too.
+        raise ValueError(f"sleep() takes at most {MAX_SLEEP_SECONDS:,} seconds, not {seconds!r}.")
+
+
+def checked_progress(done: Any, total: Any, message: Any) -> tuple[int, int | None, str]:
+    """The progress as it can be stored; raises, in the handler's own call, for what cannot."""
+    if not isinstance(message, str):
+        raise TypeError(f"progress() takes a string as its message, not {reprlib.repr(message)}.")
+    return (
+        _whole_number("done", done),
+        None if total is None else _whole_number("total", total),
+        as_text(message, at_most=MAX_MESSAGE_CHARACTERS),
+    )
+
+
+def _whole_number(name: str, number: Any) -> int:
+    try:
+        whole = None if isinstance(number, bool) else int(operator.index(number))
+    except TypeError:
+        whole = None
+    if whole is None:
+        raise TypeError(f"progress() takes a whole number as {name}, not {reprlib.repr(number)}.")
+    if not 0 <= whole <= MAX_PROGRESS:
+        raise ValueError(f"progress() takes 0 to 2^63 - 1 as {name}, not {reprlib.repr(whole)}.")
+    return whole

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F, Q, Value
-from django.db.models.functions import Greatest, Now
+from django.db.models.functions import Now
 from django.utils import timezone
 
-from orchestrator import bell, pipelines
+from access import audit
+from orchestrator.attempt.callbacks import begun_again
 from orchestrator.failpoints import Failpoint
+from orchestrator.failures import error_of
 from orchestrator.ids import uuid7
-from orchestrator.kinds import MOST_ATTEMPTS, BadPayload, Kind, Problem, kind_named
+from orchestrator.kinds import MAX_ATTEMPTS, BadPayload, Kind, P, Problem, UnknownKind, kind_named
+from orchestrator.kinds import Child as Child  # Users' pipelines import it from here.
 from orchestrator.models import Dependency, Job
+from orchestrator.pg_values import NotFinite, as_json, is_storable
+from orchestrator.queue import after_failure, bell, pipelines, transitions
+from orchestrator.queue.transitions import priority_step
 from orchestrator.states import FINAL, UNFINISHED, Status
-from orchestrator.storable import as_json, as_text
+from orchestrator.telemetry import attempts
 
 between_inserts = Failpoint("submission-between-inserts")
 submission_committed = Failpoint("submission-committed")
@@ -49,8 +55,13 @@ LATERAL (SELECT coalesce(new.run_at, statement_timestamp()) AS at) AS due
 # Rows that one statement inserts.
 INSERT_ROWS = 10_000
 
-# PostgreSQL could hold more, but Python could not read it back, nor the rank that follows from it.
+# PostgreSQL could store more, but Python could not read it, nor the rank computed from it.
 RUN_AT_YEARS = range(1970, 9999)
+
+MAX_OWNER_CHARACTERS = 150
+MAX_NAME_CHARACTERS = 100
+# Of a value that an error shows.
+MAX_SHOWN_CHARACTERS = 120
 
 Row = dict[str, Any]
 
@@ -69,45 +80,34 @@ class TooManyUnfinished(Exception):
     def __init__(self, kind: Kind, owner: str, retry_after: timedelta) -> None:
         self.retry_after_seconds = max(1, math.ceil(retry_after.total_seconds()))
         super().__init__(
-            f"{owner!r} already has {kind.max_unfinished_per_owner} unfinished jobs of kind {kind.name!r}, which is "
-            f"the most allowed. Wait for one to end, or cancel one; try again in {self.retry_after_seconds} s."
+            f"{owner!r} already has {kind.max_unfinished_per_owner} unfinished jobs of kind {kind.name!r}, the "
+            f"maximum. Wait for one to end, or cancel one; try again in {self.retry_after_seconds} s."
         )
 
 
 class NotCancellable(Exception):
-    """The job has ended another way already."""
+    """The job has already completed or failed."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(f"The job is already {job.status}; only a CREATED or RUNNING job can be cancelled.")
 
 
 class NotRetryable(Exception):
-    """Only a job that failed or was cancelled, and is no child, can be tried again."""
+    """Only a job that failed or was cancelled, and is not a child, can be retried."""
 
     def __init__(self, job: Job) -> None:
         if job.parent_id:
             message = f"The job is the child {job.name!r} of a pipeline: retry its parent, {job.parent_id}."
         elif job.pruning:
-            message = "The job ended so long ago that it is just being deleted; submit it anew."
+            message = "The job is being deleted, since it ended long ago; submit it again."
         else:
             message = f"The job is {job.status}; only a FAILED or CANCELLED job can be retried."
         super().__init__(message)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Child:
-    """A step of a pipeline. It starts once every step named in `after`, listed before it, has completed."""
-
-    name: str
-    kind: str
-    payload: Any = field(default_factory=dict)
-    after: Sequence[str] = ()
-    priority: int | None = None
-
-
 def submit(
-    kind: str | Kind,
-    payload: Any = None,
+    kind: str | Kind[P, Any, ...],
+    payload: P | dict[str, Any] | None = None,
     *,
     owner: str = "",
     priority: int | None = None,
@@ -135,7 +135,7 @@ def submit(
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """One job among many, where their owners or priorities differ."""
+    """One job among many whose owners or priorities differ."""
 
     payload: Any
     owner: str = ""
@@ -143,15 +143,19 @@ class Submission:
 
 
 def submit_many(
-    kind: str | Kind, payloads: Iterable[Any], *, owner: str = "", priority: int | None = None
+    kind: str | Kind[P, Any, ...],
+    payloads: Iterable[P | dict[str, Any] | Submission],
+    *,
+    owner: str = "",
+    priority: int | None = None,
 ) -> list[UUID]:
-    """Accepts a job for each payload or Submission, all or none, set-wise; answers their ids in order.
+    """Accepts a job for each payload or Submission, all or none, in bulk; returns their ids in order.
 
     Raises as `submit` does.
     """
     kind = kind if isinstance(kind, Kind) else kind_named(kind)
     if kind.plan or kind.max_unfinished_per_owner:
-        raise BadSubmission("/kind", "one_by_one", f"Jobs of kind {kind.name!r} are submitted one by one.")
+        raise BadSubmission("/kind", "one_by_one", f"Jobs of kind {kind.name!r} must be submitted one by one.")
     rows = [
         _row(kind, each.payload, owner=each.owner, priority=each.priority)
         if isinstance(each, Submission)
@@ -163,11 +167,14 @@ def submit_many(
     return [row["id"] for row in rows]
 
 
-def cancel(job_id: UUID) -> Job:
-    """Asks for a job to be cancelled, with its children, and answers it as it is then: CANCELLED at once if nothing of
-    it runs, else still RUNNING until its handler notices.
+@begun_again
+def cancel(job_id: UUID, *, action: str = "job.cancel", of: UUID | None = None) -> Job:
+    """Requests the cancellation of a job and its children. Returns the job as it is then: CANCELLED at once if nothing
+    of it runs, else still RUNNING until its handler reaches a checkpoint.
 
-    Raises Job.DoesNotExist, or NotCancellable if it ended another way. Asking again is harmless.
+    action, of: for the audit log, if something else is cancelled together with its job.
+
+    Raises Job.DoesNotExist, or NotCancellable if it has completed or failed. Calling it again is harmless.
     """
     with transaction.atomic():
         job = Job.objects.select_for_update().get(id=job_id)
@@ -175,28 +182,34 @@ def cancel(job_id: UUID) -> Job:
             return job
         if job.status in FINAL:
             raise NotCancellable(job)
-        this = Job.objects.filter(id=job_id)
-        is_pipeline = job.worker_id is None and job.children.exists()
-        if is_pipeline:
-            this.update(cancel_requested_at=Now(), unwinding=True, ready=False, updated_at=Now())
-            pipelines.unwind(job_id)
-        elif job.worker_id is None:
-            this.update(
-                status=Status.CANCELLED, cancel_requested_at=Now(), ready=False, finished_at=Now(), updated_at=Now()
-            )
-            if job.parent_id:
-                job.status = Status.CANCELLED
-                pipelines.child_stopped(job)
-        elif job.cancel_requested_at is None:
-            this.update(cancel_requested_at=Now(), updated_at=Now())
+        if job.cancel_requested_at is None:
+            audit.record(action, of or job_id, job.kind, before={"status": job.status})
+        _cancel(job)
         cancelling()
     return Job.objects.get(id=job_id)
 
 
-def retry(job_id: UUID) -> Job:
-    """Gives a failed or cancelled job another try; of a pipeline, only what did not complete is run again.
+def _cancel(job: Job) -> None:
+    """Cancels what does not run, and requests it for what runs. The job's row is locked."""
+    this = Job.objects.filter(id=job.id)
+    if job.worker_id is not None:
+        this.filter(cancel_requested_at=None).update(cancel_requested_at=Now(), updated_at=Now())
+    elif job.children.exists():
+        this.update(cancel_requested_at=Now(), unwinding=True, ready=False, updated_at=Now())
+        pipelines.unwind(job.id)
+    else:
+        transitions.cancel(job.id)
+        job.status = Status.CANCELLED
+        transaction.on_commit(partial(attempts.cancelled, [job]))
+        if job.parent_id:
+            pipelines.child_stopped(job)
+        after_failure.follow_up(job)
 
-    The job has at least one attempt from now on, and its earlier ones stay on record.
+
+def retry(job_id: UUID) -> Job:
+    """Lets a failed or cancelled job run again; of a pipeline, only the children that did not complete do.
+
+    The job has at least one more attempt, and its earlier ones stay on record.
 
     Raises Job.DoesNotExist, NotRetryable, or TooManyUnfinished as `submit` does.
     """
@@ -205,30 +218,11 @@ def retry(job_id: UUID) -> Job:
         if job.parent_id or job.pruning or job.status not in (Status.FAILED, Status.CANCELLED):
             raise NotRetryable(job)
         _check_cap(kind_named(job.kind), job.owner)
-        again = Job.objects.filter(id=job_id) | Job.objects.filter(
-            parent=job_id, status__in=(Status.FAILED, Status.CANCELLED)
-        )
-        kinds = set(again.values_list("kind", flat=True))
-        again.update(
-            status=Status.CREATED,
-            ready=Q(unfinished_dependencies=0),
-            max_attempts=Greatest("max_attempts", F("attempt") + 1),
-            run_at=Now(),
-            rank=Now() + F("priority") * Value(priority_step()),
-            error="",
-            cancel_requested_at=None,
-            finished_at=None,
-            started_at=None,
-            progress_message="",
-            updated_at=Now(),
-        )
-        bell.ring_after_commit(*(kind_named(name) for name in kinds))
+        kinds = transitions.reopen(job_id)
+        audit.record("job.retry", job_id, job.kind, before={"status": job.status})
+        bell.ring_after_commit(*kinds)
         retrying()
     return Job.objects.get(id=job_id)
-
-
-def priority_step() -> timedelta:
-    return timedelta(seconds=settings.ENV.PRIORITY_STEP_SECONDS)
 
 
 def _row(
@@ -240,33 +234,19 @@ def _row(
     run_at: datetime | None = None,
     max_attempts: int | None = None,
 ) -> Row:
-    """A job's columns, checked. Its id is given last of all, see `_pipeline`."""
+    """A job's columns, checked. Its id is final once `_pipeline` has returned."""
     priority = kind.priority if priority is None else priority
     max_attempts = kind.max_attempts if max_attempts is None else max_attempts
-    if type(priority) is not int or not 0 <= priority <= 9:
-        raise BadSubmission("/priority", "out_of_range", f"A priority is 0 (most urgent) to 9, not {priority!r}.")
-    if type(max_attempts) is not int or not 1 <= max_attempts <= MOST_ATTEMPTS:
-        raise BadSubmission("/max_attempts", "out_of_range", f"1 to {MOST_ATTEMPTS} attempts, not {max_attempts!r}.")
-    if run_at is not None and run_at.utcoffset() is None:
-        raise BadSubmission("/run_at", "no_time_zone", f"A time with its offset from UTC, not {run_at.isoformat()}.")
-    if run_at is not None and run_at.year not in RUN_AT_YEARS:
-        raise BadSubmission("/run_at", "out_of_range", f"A year from 1970 to 9998, not {run_at.isoformat()}.")
-    if len(owner) > 150 or owner != as_text(owner, at_most=150):
-        raise BadSubmission("/owner", "invalid", "An owner has at most 150 characters, each of which can be stored.")
-    try:
-        fitting = kind.read_payload({} if payload is None else payload)
-        text = as_json(fitting, at_most=settings.ENV.MAX_BODY_BYTES)
-    except BadPayload:
-        raise
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadSubmission("/payload", "not_storable", f"The payload cannot be kept: {error}") from None
+    _check_numbers(priority, max_attempts)
+    _check_run_at(run_at)
+    _check_owner(owner)
     return {
         "id": uuid7(),
         "kind": kind.name,
         "queue": kind.queue,
         "owner": owner,
         "priority": priority,
-        "payload": msgspec.Raw(text.encode()),
+        "payload": msgspec.Raw(_payload_as_json(kind, payload).encode()),
         "max_attempts": max_attempts,
         "parent_id": None,
         "name": "",
@@ -275,40 +255,108 @@ def _row(
     }
 
 
+def _check_numbers(priority: int, max_attempts: int) -> None:
+    if type(priority) is not int or not 0 <= priority <= 9:
+        raise BadSubmission(
+            "/priority", "out_of_range", f"The priority must be 0 (most urgent) to 9, not {priority!r}."
+        )
+    if type(max_attempts) is not int or not 1 <= max_attempts <= MAX_ATTEMPTS:
+        raise BadSubmission(
+            "/max_attempts", "out_of_range", f"max_attempts must be 1 to {MAX_ATTEMPTS}, not {max_attempts!r}."
+        )
+
+
+def _check_run_at(run_at: datetime | None) -> None:
+    if run_at is not None and run_at.utcoffset() is None:
+        raise BadSubmission("/run_at", "no_time_zone", f"The time {run_at.isoformat()} needs an offset from UTC.")
+    if run_at is not None and run_at.year not in RUN_AT_YEARS:
+        raise BadSubmission("/run_at", "out_of_range", f"The year must be 1970 to 9998, not {run_at.isoformat()}.")
+
+
+def _check_owner(owner: str) -> None:
+    if not is_storable(owner, at_most=MAX_OWNER_CHARACTERS):
+        raise BadSubmission(
+            "/owner",
+            "invalid",
+            f"An owner may have at most {MAX_OWNER_CHARACTERS} characters, without NUL or lone surrogates, "
+            f"not {_shown(owner)}.",
+        )
+
+
+def _payload_as_json(kind: Kind, payload: Any) -> str:
+    try:
+        fitting = kind.read_payload({} if payload is None else payload)
+        return as_json(fitting, at_most=settings.ENV.MAX_BODY_BYTES)
+    except BadPayload:
+        raise
+    except NotFinite as error:
+        raise BadSubmission(f"/payload{error.pointer}", "not_finite", str(error)) from None
+    # A payload may contain objects that raise any exception.
+    except Exception as error:
+        raise BadSubmission("/payload", "not_storable", f"The payload cannot be stored: {error_of(error)}") from None
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+    return shown if len(shown) <= MAX_SHOWN_CHARACTERS else f"{shown[:MAX_SHOWN_CHARACTERS]}…"
+
+
+def _check_name(child: Child, taken: Container[str], pointer: str) -> None:
+    if not child.name or not is_storable(child.name, at_most=MAX_NAME_CHARACTERS):
+        raise BadSubmission(
+            f"{pointer}/name",
+            "invalid",
+            f"A child's name must have 1 to {MAX_NAME_CHARACTERS} characters, without NUL or lone surrogates, "
+            f"not {_shown(child.name)}.",
+        )
+    if child.name in taken:
+        raise BadSubmission(f"{pointer}/name", "duplicate", f"Two children are called {_shown(child.name)}.")
+
+
+def _check_after(child: Child, listed: Container[str], pointer: str) -> None:
+    # Not by a difference of sets, which would go through all that are listed for each child.
+    if unknown := [name for name in child.after if name not in listed]:
+        raise BadSubmission(
+            f"{pointer}/after",
+            "unknown",
+            f"{child.name!r} runs after {_shown(unknown[0])}, which is not listed before it.",
+        )
+
+
+def _child_row(child: Child, parent: Row, pointer: str) -> Row:
+    """A child's columns; its errors point to its position in the list."""
+    try:
+        kind = kind_named(child.kind)
+        if kind.plan:
+            raise BadSubmission("/kind", "nested", f"{kind.name!r} is a pipeline itself, so it cannot be a child.")
+        priority = parent["priority"] if child.priority is None else child.priority
+        return _row(kind, child.payload, owner=parent["owner"], priority=priority, run_at=parent["run_at"])
+    except (BadPayload, BadSubmission, UnknownKind) as error:
+        error.problems = [problem._replace(pointer=pointer + problem.pointer) for problem in error.problems]
+        raise
+
+
 def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[tuple[UUID, UUID]]]:
-    """The rows of a job and its children with ids that rise from a step to what waits for it, and the dependencies."""
+    """The rows of a job and its children, with ids that rise from a step to what waits for it, and dependencies."""
     if len(children) > settings.ENV.MAX_CHILDREN:
         raise BadSubmission(
             "/children",
             "too_many",
-            f"A pipeline has at most {settings.ENV.MAX_CHILDREN:,} children, not {len(children):,}.",
+            f"A pipeline may have at most {settings.ENV.MAX_CHILDREN:,} children, not {len(children):,}.",
         )
     ids: dict[str, UUID] = {}
     rows: list[Row] = []
     dependencies: list[tuple[UUID, UUID]] = []
     for position, child in enumerate(children):
         pointer = f"/children/{position}"
-        if not 0 < len(child.name) <= 100 or child.name in ids:
-            raise BadSubmission(f"{pointer}/name", "invalid", f"{child.name!r} is no name, too long or used twice.")
-        # Not by `- ids.keys()`, which looks at every name there is.
-        if unknown := sorted({name for name in child.after if name not in ids}):
-            raise BadSubmission(
-                f"{pointer}/after", "unknown", f"{child.name!r} comes after {unknown}, not listed before it."
-            )
-        kind = kind_named(child.kind)
-        if kind.plan:
-            raise BadSubmission(f"{pointer}/kind", "nested", f"{kind.name!r} is a pipeline itself, so it is no child.")
-        row = _row(
-            kind,
-            child.payload,
-            owner=parent["owner"],
-            priority=parent["priority"] if child.priority is None else child.priority,
-            run_at=parent["run_at"],
-        )
+        _check_name(child, ids, pointer)
+        _check_after(child, ids, pointer)
+        row = _child_row(child, parent, pointer)
         ids[child.name] = row["id"]
-        row |= {"name": child.name, "unfinished_dependencies": len(set(child.after))}
+        waits_for = sorted(set(child.after))
+        row |= {"name": child.name, "unfinished_dependencies": len(waits_for)}
         rows.append(row)
-        dependencies += [(row["id"], ids[name]) for name in sorted(set(child.after))]
+        dependencies += [(row["id"], ids[name]) for name in waits_for]
     parent |= {"id": uuid7(), "unfinished_dependencies": len(children)}
     for row in rows:
         row["parent_id"] = parent["id"]
@@ -327,11 +375,11 @@ def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]]) -> N
     )
     transaction.on_commit(submission_committed)
     ready = {row["kind"] for row in rows if row["unfinished_dependencies"] == 0}
-    bell.ring_after_commit(*(kind_named(name) for name in ready))
+    bell.ring_after_commit(*ready)
 
 
 def _check_cap(kind: Kind, owner: str) -> None:
-    """Refuses one job too many. Submissions of the same owner and kind wait for each other here, until they commit."""
+    """Raises TooManyUnfinished. Submissions of the same owner and kind wait for each other here until they commit."""
     if not kind.max_unfinished_per_owner or not owner:
         return
     with connection.cursor() as cursor:

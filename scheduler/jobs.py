@@ -16,9 +16,22 @@ from orchestrator.kinds import job
 from orchestrator.running import RunningJob
 
 # Enough for the sum of any two operands, so that every sum is exact.
-EXACT = Context(prec=60)
+EXACT = Context(prec=400)
 
-WRITE_RESULTS = "INSERT INTO scheduler_taskresult (id, task_id, result) VALUES %s"
+# The results of tasks that are there and are their jobs' owners'. The subquery finds each by its key, whatever the
+# statistics say of the table.
+WRITE_RESULTS = """
+INSERT INTO scheduler_taskresult (id, task_id, result)
+SELECT new.id::uuid, new.task_id::uuid, new.result FROM (VALUES %s) AS new (id, task_id, owner, result)
+WHERE (SELECT owner FROM scheduler_task WHERE id = new.task_id::uuid) = new.owner
+"""
+
+
+class ForeignTask(Exception):
+    """The job names a task that is not there, or is not its owner's."""
+
+    def __init__(self) -> None:
+        super().__init__(" ".join((ForeignTask.__doc__ or "").split()))
 
 
 class Addition(msgspec.Struct, forbid_unknown_fields=True):
@@ -29,14 +42,26 @@ class Addition(msgspec.Struct, forbid_unknown_fields=True):
     b: Decimal
 
 
-@job("scheduler.add", execution="transactional", takes_batch=True, payload=Addition)
+@job(
+    "scheduler.add",
+    execution="transactional",
+    takes_batch=True,
+    payload=Addition,
+    no_retry=(ForeignTask,),
+    internal="POST /tasks/",
+)
 def add(jobs: Sequence[RunningJob]) -> list[dict[str, Any]]:
     """Adds a and b of each task and keeps the sums as the tasks' results."""
     additions: list[Addition] = [job.payload for job in jobs]
     sums = [EXACT.add(addition.a, addition.b) for addition in additions]
-    rows = [(str(uuid7()), str(addition.task_id), sum) for addition, sum in zip(additions, sums, strict=True)]
+    rows = [
+        (str(uuid7()), str(addition.task_id), job.owner, sum)
+        for job, addition, sum in zip(jobs, additions, sums, strict=True)
+    ]
     with connection.cursor() as cursor:
-        execute_values(cursor.cursor, WRITE_RESULTS, rows, page_size=1_000)
+        execute_values(cursor.cursor, WRITE_RESULTS, rows, page_size=len(rows))
+        if cursor.rowcount != len(rows):
+            raise ForeignTask
     return [{"result": shown(sum)} for sum in sums]
 
 

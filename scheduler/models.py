@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from typing import ClassVar
+from decimal import Decimal
+from typing import Any, ClassVar
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -15,7 +16,7 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from orchestrator.ids import uuid7
 from orchestrator.models import Job
-from scheduler.recurrence import Recurrence, make_rule, zone_named
+from scheduler.recurrence.rules import Recurrence, make_rule, zone_named
 
 COUNT = models.IntegerField()
 # The columns of a recurrence, of which one is given; days and hours are one together.
@@ -29,12 +30,12 @@ RECURRENCE = (
 # The Celery task of every schedule's PeriodicTask.
 FIRE = "scheduler.fire"
 
-# An operand: so many digits before the point, and so many after it.
-DIGITS, DECIMALS = 30, 10
-LONGEST_OPERATION = 100
+# An operand: so many digits before the point, and as many after it as the smallest number that a double holds.
+DIGITS, DECIMALS = 30, 324
+MAX_OPERATION_LENGTH = 100
 
 # Beat keeps the length of an interval in a column of four bytes.
-MOST_IN_BEAT = 2**31 - 1
+MAX_BEAT_INTERVAL = 2**31 - 1
 
 
 class BaseModel(models.Model):
@@ -48,13 +49,26 @@ class BaseModel(models.Model):
         abstract = True
 
 
+class ExactField(models.DecimalField):  # type: ignore[type-arg]
+    """A decimal that is kept with the digits it has: a column with a fixed number of them pads each with zeros."""
+
+    def db_type(self, connection: Any) -> str:
+        return "numeric"
+
+
+def plain(number: Decimal | int) -> str:
+    """All digits that it has, without zeros at the end of its decimals."""
+    text = f"{Decimal(number):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 class Operands(BaseModel):
     """What to add, and how urgently."""
 
-    a = models.DecimalField(max_digits=DIGITS + DECIMALS, decimal_places=DECIMALS)
-    b = models.DecimalField(max_digits=DIGITS + DECIMALS, decimal_places=DECIMALS)
+    a = ExactField(max_digits=DIGITS + DECIMALS, decimal_places=DECIMALS)
+    b = ExactField(max_digits=DIGITS + DECIMALS, decimal_places=DECIMALS)
     operation = models.CharField(
-        max_length=LONGEST_OPERATION, blank=True, db_default="", help_text="As it was given, if as text."
+        max_length=MAX_OPERATION_LENGTH, blank=True, db_default="", help_text="As it was sent, if as a string."
     )
     priority = models.SmallIntegerField(
         db_default=5,
@@ -68,7 +82,7 @@ class Operands(BaseModel):
 
 
 class TaskSchedule(Operands):
-    """When to add two numbers again and again. `next_run_at` is the truth: whoever sees it due fires it, once."""
+    """When to add two numbers repeatedly. `next_run_at` is the truth: a tick that finds it due fires it, once."""
 
     class MisfirePolicy(models.TextChoices):
         LATEST = "latest", "run the latest missed occurrence"
@@ -103,6 +117,10 @@ class TaskSchedule(Operands):
     periodic_task = models.OneToOneField(PeriodicTask, null=True, on_delete=models.SET_NULL, editable=False)
 
     class Meta:
+        permissions: ClassVar = [
+            ("pause_taskschedule", "Can pause and resume schedules"),
+            ("run_taskschedule", "Can run schedules now and backfill them"),
+        ]
         indexes: ClassVar = [
             # Serves: the tick. It holds only what will still fire.
             models.Index(
@@ -111,6 +129,12 @@ class TaskSchedule(Operands):
                 condition=Q(enabled=True, next_run_at__isnull=False),
             ),
             models.Index(name="schedule_by_owner", fields=["owner", "-id"]),
+            # Serves: the admin's home page and the doctor, which name those that have stopped because of an error.
+            models.Index(
+                name="schedule_stopped",
+                fields=["id"],
+                condition=Q(enabled=True, next_run_at=None) & ~Q(last_error=""),
+            ),
         ]
         constraints: ClassVar = [
             models.CheckConstraint(
@@ -126,7 +150,7 @@ class TaskSchedule(Operands):
         ]
 
     def __str__(self) -> str:
-        return f"{self.a} + {self.b} {self.id}"
+        return f"{plain(self.a)} + {plain(self.b)} {self.id}"
 
     @property
     def recurrence(self) -> Recurrence:
@@ -154,7 +178,7 @@ class TaskSchedule(Operands):
         )
 
     def update_celery_beat_task(self) -> None:
-        """Makes the PeriodicTask say what the schedule says; makes it anew if someone deleted it.
+        """Makes the PeriodicTask match the schedule; creates it again if someone deleted it.
 
         One that says so already is not written, since every write makes Beat read its schedules again.
         """
@@ -186,7 +210,7 @@ class TaskSchedule(Operands):
             every, period = days, IntervalSchedule.DAYS
         elif self.interval:
             every, period = self.interval, IntervalSchedule.SECONDS
-            if every > MOST_IN_BEAT:
+            if every > MAX_BEAT_INTERVAL:
                 every, period = timedelta(seconds=every).days, IntervalSchedule.DAYS
         # Beat's table allows the same interval twice, so the oldest row is the shared one.
         shared = IntervalSchedule.objects.filter(every=every, period=period).order_by("id").first()
@@ -217,14 +241,15 @@ class Task(Operands):
         db_constraint=False,
         related_name="tasks",
         db_index=False,
-        help_text="The schedule that made it, also when that is deleted by now.",
+        help_text="The schedule that created it, even if deleted since.",
     )
-    scheduled_for = models.DateTimeField(null=True, help_text="The occurrence of its schedule that it is.")
+    scheduled_for = models.DateTimeField(null=True, help_text="The occurrence of its schedule.")
 
     class Meta:
+        permissions: ClassVar = [("cancel_task", "Can cancel tasks"), ("retry_task", "Can run tasks again")]
         indexes: ClassVar = [
             # Serves: an owner's tasks, newest first.
-            models.Index(name="task_by_owner", fields=["owner", "-id"]),
+            models.Index(name="task_of_owner", fields=["owner", "-id"], condition=~Q(owner="")),
             # Serves: a schedule's tasks, newest first, and whether its last one has ended.
             models.Index(name="task_by_schedule", fields=["schedule", "-id"], condition=Q(schedule__isnull=False)),
         ]
@@ -239,14 +264,14 @@ class Task(Operands):
         ]
 
     def __str__(self) -> str:
-        return f"{self.a} + {self.b}"
+        return f"{plain(self.a)} + {plain(self.b)}"
 
 
 class TaskResult(BaseModel):
     """What a run of a task came to."""
 
     task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="results", db_index=False)
-    result = models.DecimalField(max_digits=41, decimal_places=10)
+    result = ExactField(max_digits=DIGITS + 1 + DECIMALS, decimal_places=DECIMALS)
 
     class Meta:
         ordering: ClassVar = ["-id"]

@@ -4,34 +4,38 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
+import celery
+from celery import shared_task
+from django.conf import settings
 from django.utils import timezone
 
-from config.celery import CONTROL_QUEUE, app
-from orchestrator import retention, upkeep
 from orchestrator.queries import created_between
-from scheduler import services
+from orchestrator.upkeep import retention, tick
 from scheduler.jobs import add
 from scheduler.models import FIRE, TaskResult
+from scheduler.services import firing
+from scheduler.services.periodic_tasks import follower
 
 # By then a task has long gone with its latest run, and its results with it.
 RESULTS_KEPT_LONGER = timedelta(days=1)
 
 
-@app.task(name=FIRE, answered_in=CONTROL_QUEUE)
+@shared_task(name=FIRE, base=celery.Task, bell_queue=settings.CONTROL_QUEUE)
 def fire(schedule_id: str, *args: Any, **kwargs: Any) -> None:
     """The bell of one schedule: fires it if it is due."""
-    services.fire_one(schedule_id)
+    firing.fire_one(UUID(schedule_id))
 
 
-@upkeep.part
+@tick.part
 def follow_beat() -> None:
-    services.follow_beat()
+    follower.follow()
 
 
-@upkeep.part
+@tick.part
 def fire_due_schedules() -> None:
-    services.fire_due()
+    firing.fire_due()
 
 
 @retention.pruning

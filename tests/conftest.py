@@ -1,11 +1,39 @@
 """What every test may use."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import hypothesis
 import pytest
 
-from config.embedded import Postgres, Valkey
+from config.local.postgres import Postgres
+from config.local.valkey import Valkey
 from tests import servers
+from tests.documented import answers_are_documented
+from tests.moves import watch_moves
+
+__all__ = ["answers_are_documented"]
+
+pytest_plugins = ["orchestrator.testing.plugin"]
+
+# A busy machine is no reason to fail.
+hypothesis.settings.register_profile("muster", deadline=None)
+hypothesis.settings.load_profile("muster")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folders with slow tests come first. `make test` deals files out in this order, so that in the end no worker
+    has a long one left while the others have nothing to do.
+    """
+    slow = {item.path.parent for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path.parent not in slow)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
+    """The test database, in which no job moves otherwise than `states.MOVES` says."""
+    with django_db_blocker.unblock():
+        watch_moves()
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from typing import Any
 from uuid import UUID
 
 import django.utils.timezone
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
+from django.test import Client
 
 from orchestrator.ids import uuid7
-from orchestrator.models import Attempt, Job
+from orchestrator.models import Attempt, Job, Upkeep, Worker
 from orchestrator.states import FINAL, Status
 
 
@@ -42,5 +43,26 @@ def make_attempt(job: Job, **columns: Any) -> Attempt:
     )
 
 
+def make_worker_row(queue: str = "io", **columns: Any) -> Worker:
+    given = {"name": f"{queue}@here", "queues": [queue], "host": "here", "pid": 1, "process_started": "1"} | columns
+    return Worker.objects.create(**given)
+
+
+def make_everything_alive() -> None:
+    """A worker for each queue, and a tick just now."""
+    for queue in ("default", "io", "control"):
+        make_worker_row(queue)
+    Upkeep.objects.create(part="tick", ran_at=django.utils.timezone.now())
+
+
 def make_user(username: str = "ada", **columns: Any) -> User:
     return User.objects.create_user(username=username, **columns)
+
+
+def staff_with(*permissions: str) -> Client:
+    """A browser in which a member of the staff has logged in who has these permissions."""
+    user = make_user("guest", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client

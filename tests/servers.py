@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from config.embedded import Postgres, Valkey, free_port
+from config.local.ports import free_port
+from config.local.postgres import Postgres
+from config.local.valkey import Valkey
 
 # Whoever pulls the plug on a test server has lost nothing, so it need not wait for the disk.
 FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -64,7 +66,7 @@ def set_environment() -> None:
         DATA_DIR=str(folder / "data"),
         DEBUG="false",
         REQUIRE_AUTH="false",
-        ALLOW_ANYONE="true",
+        ALLOW_UNAUTHENTICATED="true",
         SECURE_COOKIES="false",
         ORCHESTRATION_STEP_SECONDS="0.2",
     )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import shlex
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,30 +16,37 @@ import yaml
 from packaging.requirements import Requirement
 
 from config.celery import app
-from config.settings import BASE_DIR, Environment
+from config.environment import RENAMED, Environment
+from config.local.processes import commands
+from config.queues import OLD_SIZES
+from config.settings import BASE_DIR
 from misc import install
 
 COMPOSE = (BASE_DIR / "docker-compose.yml").read_text()
 EXAMPLE = (BASE_DIR / ".env.example").read_text()
-PROCFILE = dict(line.split(": ", 1) for line in (BASE_DIR / "Procfile").read_text().splitlines())
+PROCFILE = commands(("default", "io"))
+WORKERS = ("worker-default", "worker-io", "worker-others")
+OLD_NAMES = RENAMED.keys() | OLD_SIZES.values()
 SETTINGS = set(Environment.__struct_fields__)
-# What is said to compose itself, and to the database's image.
-OTHERS = {"IMAGE_TAG", "BUILD_TARGET", "COMPOSE_PROFILES", "POSTGRES_PASSWORD"}
+# What is said to compose itself, to the database's image, and to Django.
+OTHERS = {"IMAGE_TAG", "BUILD_TARGET", "COMPOSE_PROFILES", "POSTGRES_PASSWORD", "DJANGO_SETTINGS_MODULE"}
 # What `manage.py up` or tests alone read, and what the file itself fixes, or says by arguments and ports.
 FIXED = {"FAILPOINTS", "DATA_DIR", "POSTGRES_PORT", "VALKEY_PORT", "WEB_PORT", "SHUTDOWN_GRACE_SECONDS"}
-FIXED |= {"SECRET_KEY", "DATABASE_URL"}
+FIXED |= {"SECRET_KEY", "DATABASE_URL", "FLOWER_BASIC_AUTH"}
+# What Flower has besides, and what it does not have.
+FLOWERS_OWN = {"FLOWER_BASIC_AUTH_FILE", "DATABASE_URL_FILE"}
 # What is right for a container and wrong for `manage.py up`, and the other way round.
-OWN_WAYS = ("exec", "nice", "--host", "--port", "0.0.0.0", "127.0.0.1", "8000", "$WEB_PORT")
+OWN_WAYS = ("exec", "nice -n 19", "--host", "--port", "0.0.0.0", "127.0.0.1", "8000", "$WEB_PORT")
 
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    return yaml.safe_load(COMPOSE)
+    return dict(yaml.safe_load(COMPOSE))
 
 
 @pytest.fixture(scope="module")
 def services(compose: dict[str, Any]) -> dict[str, Any]:
-    return compose["services"]
+    return dict(compose["services"])
 
 
 def explained() -> dict[str, str]:
@@ -47,10 +58,13 @@ def explained() -> dict[str, str]:
 def test_every_variable_is_explained_and_does_something(services: dict[str, Any]) -> None:
     interpolated = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE))
     passed_on = {
-        name for service in services.values() for name, value in service.get("environment", {}).items() if not value
+        name
+        for service in services.values()
+        for name, value in service.get("environment", {}).items()
+        if not value and not name.endswith("_FILE")
     }
 
-    assert interpolated | passed_on | {"COMPOSE_PROFILES"} == explained().keys()
+    assert interpolated | passed_on - OLD_NAMES | {"COMPOSE_PROFILES"} == explained().keys()
     assert explained().keys() - OTHERS <= SETTINGS
 
 
@@ -58,8 +72,15 @@ def test_every_setting_can_be_set(services: dict[str, Any]) -> None:
     assert SETTINGS - FIXED <= services["web"]["environment"].keys()
 
 
+def test_a_renamed_setting_can_still_be_set_by_its_old_name(services: dict[str, Any]) -> None:
+    assert OLD_NAMES <= services["web"]["environment"].keys()
+
+
 def test_every_process_has_the_same_settings(services: dict[str, Any]) -> None:
-    environments = [services[name]["environment"] for name in (*PROCFILE, "migrate")]
+    environments = [
+        {name: value for name, value in services[service]["environment"].items() if name not in FLOWERS_OWN}
+        for service in (*PROCFILE, "migrate")
+    ]
 
     assert all(environment == environments[0] for environment in environments)
 
@@ -77,7 +98,7 @@ def test_the_defaults_that_are_shown_are_those_in_force() -> None:
 
     for name, shown in explained().items():
         in_force = interpolated.get(name, defaults.get(name, ""))
-        if name not in ("SECRET_KEY", "POSTGRES_PASSWORD", "DATABASE_URL"):
+        if name not in ("SECRET_KEY", "POSTGRES_PASSWORD", "DATABASE_URL", "BROKER_URL"):
             assert shown == in_force, name
 
 
@@ -88,7 +109,7 @@ def test_nothing_in_the_example_is_set() -> None:
 @pytest.mark.parametrize("name", PROCFILE)
 def test_a_process_has_the_flags_of_the_procfile(services: dict[str, Any], name: str) -> None:
     here = services[name]["command"]
-    there = shlex.split(PROCFILE[name])
+    there = shlex.split(PROCFILE[name].replace("nice -n 19", "'nice -n 19'"))
 
     assert significant(here) == significant(there)
 
@@ -128,6 +149,50 @@ def test_every_container_is_bounded_and_confined(services: dict[str, Any]) -> No
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
+def test_each_container_has_its_own_secrets_alone(services: dict[str, Any]) -> None:
+    """Those of the application, of migrations, of Flower and of each server are volumes of their own."""
+    mounted = {
+        name: {volume.split(":")[0] for volume in service.get("volumes", []) if "_secrets" in volume}
+        for name, service in services.items()
+    }
+
+    assert len(mounted.pop("secrets")) == 6
+    assert {name: volumes for name, volumes in mounted.items() if volumes} == {
+        **{key: {"app_secrets"} for key in ("web", *WORKERS, "control", "beat")},
+        "roles": {"roles_secrets"},
+        "migrate": {"migrate_secrets"},
+        "flower": {"flower_secrets"},
+        "postgres": {"postgres_secrets"},
+        "valkey": {"valkey_secrets"},
+    }
+    for name, service in services.items():
+        secret_volumes = [volume for volume in service.get("volumes", []) if "_secrets" in volume]
+        assert name == "secrets" or all(volume.endswith(":ro") for volume in secret_volumes)
+
+
+def test_the_servers_are_in_networks_without_a_way_out(compose: dict[str, Any], services: dict[str, Any]) -> None:
+    assert compose["networks"] == {"front": None, "db": {"internal": True}, "broker": {"internal": True}}
+    assert services["postgres"]["networks"] == ["db"]
+    assert services["valkey"]["networks"] == services["rabbitmq"]["networks"] == ["broker"]
+    assert services["flower"]["networks"] == ["front", "broker"]
+    assert {name for name in (*PROCFILE, *WORKERS) if "front" in services[name]["networks"]} == {
+        "web",
+        "flower",
+        *WORKERS,
+    }
+
+
+def test_it_requires_tokens_and_has_no_tests_by_default(services: dict[str, Any]) -> None:
+    for name in PROCFILE:
+        assert services[name]["build"]["target"] == "${BUILD_TARGET:-runtime}"
+        # Passed on if given; the settings' own defaults ask for tokens.
+        assert (
+            services[name]["environment"]["REQUIRE_AUTH"]
+            is services[name]["environment"]["ALLOW_UNAUTHENTICATED"]
+            is None
+        )
+
+
 def test_workers_serve_every_queue(services: dict[str, Any]) -> None:
     served = {
         command[command.index("-Q") + 1]
@@ -136,10 +201,12 @@ def test_workers_serve_every_queue(services: dict[str, Any]) -> None:
     }
 
     assert served == {queue.name for queue in app.conf.task_queues}
+    assert services["worker-others"]["command"][3:] == ["default", "io"]
+    assert services["worker-others"]["healthcheck"]["test"][5:] == ["default", "io"]
 
 
 @pytest.mark.parametrize("name", ["requirements", "requirements-dev"])
-def test_what_is_wanted_is_what_is_locked(name: str) -> None:
+def test_the_requirements_are_the_locked_ones(name: str) -> None:
     wanted = [line.split(" #")[0].strip() for line in (BASE_DIR / f"{name}.in").read_text().splitlines()]
     wanted = [re.sub(r"\[.*\]", "", line).lower() for line in wanted if line and not line.startswith(("#", "-r"))]
 
@@ -169,8 +236,56 @@ def test_what_up_installs_is_complete() -> None:
     assert {re.sub(r"[-_.]+", "-", name) for name in required} <= names
 
 
+@pytest.fixture
+def extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of requirements of one's own, beside Muster's."""
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        shutil.copy(BASE_DIR / name, tmp_path)
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    return tmp_path / "requirements-extra.txt"
+
+
+@pytest.mark.parametrize("group", ["up", "dev"])
+def test_requirements_of_ones_own_are_installed_besides(extra: Path, group: str) -> None:
+    ours = install.pinned(group)
+    shared = install.entries_of("requirements.txt")[0]
+    extra.write_text(f"# by make lock\nshopping==1.0 \\\n    --hash=sha256:{'0' * 64}\n{shared}\n")
+
+    assert install.pinned(group) == [*ours, f"shopping==1.0 --hash=sha256:{'0' * 64}"]
+
+
+def test_requirements_of_ones_own_that_contradict_those_of_muster_are_refused(extra: Path) -> None:
+    extra.write_text(f"django==1.0 --hash=sha256:{'0' * 64}\n")
+
+    with pytest.raises(SystemExit, match=r"requirements-extra.txt has django==1\.0, and Muster needs django==\d"):
+        install.pinned("up")
+
+
+def test_the_image_has_the_apps_and_the_requirements_of_ones_own(services: dict[str, Any]) -> None:
+    dockerfile = (BASE_DIR / "Dockerfile").read_text()
+
+    assert all(services[name]["build"]["args"] == {"EXTRA_APPS": "${EXTRA_APPS:-}"} for name in PROCFILE)
+    assert "-r requirements-extra.txt" in dockerfile
+    assert "COPY --from=extra-apps /extra-apps ./" in dockerfile
+
+
 def installed_requirements(name: str) -> list[str]:
     try:
         return importlib.metadata.requires(name) or []
     except importlib.metadata.PackageNotFoundError:
         return []  # For another Python or system than this one.
+
+
+def test_the_tests_of_running_containers_can_be_collected() -> None:
+    """They need an engine to run, and run without Django's settings."""
+    ran = subprocess.run(
+        ["make", "-o", ".venv/dev.stamp", "compose-test", "ARGS=--collect-only -q", "COMPOSE=true"],
+        cwd=BASE_DIR,
+        env={name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "tests/compose/scenario.py::" in ran.stdout

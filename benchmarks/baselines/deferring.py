@@ -21,7 +21,7 @@ app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=DATABA
 pool = AsyncConnectionPool(DATABASE_URL, min_size=CONCURRENCY, max_size=CONCURRENCY, open=False)
 
 
-@app.task(name="add", queue="default")
+@app.task(name="add", queue="default")  # type: ignore[untyped-decorator]
 async def add(number: int, a: float, b: float) -> None:
     async with pool.connection() as connection:
         await connection.execute("INSERT INTO result (number, result) VALUES (%s, %s)", (number, a + b))

@@ -1,4 +1,6 @@
-"""Django as `startproject` sets it up, for the programs here that use it. BASELINE names the one that runs."""
+"""Django as `startproject` sets it up, for the programs here that use it. BASELINE names the one that runs, APP an app
+that it adds.
+"""
 
 import os
 from urllib.parse import urlsplit
@@ -7,7 +9,7 @@ _database = urlsplit(os.environ["DATABASE_URL"])
 
 SECRET_KEY = "only-for-benchmarks"
 ALLOWED_HOSTS = ["*"]
-ROOT_URLCONF = os.environ["BASELINE"]
+ROOT_URLCONF = os.environ.get("BASELINE")
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -17,7 +19,9 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "rest_framework",
+    *filter(None, [os.environ.get("APP")]),
 ]
+TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -5,7 +5,7 @@ that loads the row, adds, and saves the row and a row of the result.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from celery import Celery
 from django.conf import settings
@@ -21,6 +21,9 @@ application = get_wsgi_application()
 
 
 class Task(models.Model):
+    id: int
+    objects: ClassVar[models.Manager[Task]]
+
     a = models.DecimalField(max_digits=20, decimal_places=4)
     b = models.DecimalField(max_digits=20, decimal_places=4)
     status = models.CharField(max_length=10, default="PENDING", db_index=True)
@@ -35,6 +38,8 @@ class Task(models.Model):
 
 
 class Result(models.Model):
+    objects: ClassVar[models.Manager[Result]]
+
     task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="results")
     result = models.DecimalField(max_digits=21, decimal_places=4)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -81,7 +86,7 @@ class TasksView(APIView):
         serializer.is_valid(raise_exception=True)
         with transaction.atomic():
             task = serializer.save()
-            add.delay_on_commit(task.id)
+            add.delay_on_commit(task.id)  # type: ignore[attr-defined]
         return Response(TaskSerializer(task).data, status=202)
 
 
@@ -94,7 +99,7 @@ class BatchView(APIView):
         with transaction.atomic():
             tasks = Task.objects.bulk_create([Task(**task) for task in serializer.validated_data])
             for task in tasks:
-                add.delay_on_commit(task.id)
+                add.delay_on_commit(task.id)  # type: ignore[attr-defined]
         return Response(TaskSerializer(tasks, many=True).data, status=202)
 
 

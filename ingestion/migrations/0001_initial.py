@@ -112,7 +112,7 @@ class Migration(migrations.Migration):
             name="RecordError",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("index", models.IntegerField(help_text="Its place in what was sent, from 0.")),
+                ("index", models.IntegerField(help_text="Its index in the request, from 0.")),
                 ("student_id", models.CharField(blank=True, help_text="As far as it could be read.", max_length=50)),
                 ("errors", models.JSONField(help_text="[{field, code, message}]")),
                 ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),

@@ -90,7 +90,7 @@ class Migration(migrations.Migration):
                 (
                     "run_at",
                     models.DateTimeField(
-                        db_default=django.db.models.functions.datetime.Now(), help_text="Not before this time."
+                        db_default=django.db.models.functions.datetime.Now(), help_text="The earliest start."
                     ),
                 ),
                 (
@@ -104,7 +104,9 @@ class Migration(migrations.Migration):
                 ("runs_alone", models.BooleanField(db_default=False, help_text="A worker died with it in a batch.")),
                 (
                     "worker_name",
-                    models.CharField(blank=True, db_default="", help_text="Who ran it last.", max_length=200),
+                    models.CharField(
+                        blank=True, db_default="", help_text="The worker that ran it last.", max_length=200
+                    ),
                 ),
                 ("deadline_at", models.DateTimeField(null=True)),
                 ("cancel_requested_at", models.DateTimeField(null=True)),
@@ -122,7 +124,7 @@ class Migration(migrations.Migration):
                     models.CharField(
                         blank=True,
                         db_default="",
-                        help_text="What a child is called within its pipeline.",
+                        help_text="A child's name within its pipeline.",
                         max_length=100,
                     ),
                 ),
@@ -161,7 +163,7 @@ class Migration(migrations.Migration):
                             ("RAISED", "the handler raised"),
                             ("TIMED_OUT", "the kind's timeout passed"),
                             ("LOST", "its worker died"),
-                            ("INTERRUPTED", "its worker was told to stop"),
+                            ("INTERRUPTED", "its worker was shut down"),
                         ],
                         max_length=11,
                     ),
@@ -191,17 +193,17 @@ class Migration(migrations.Migration):
                     models.CharField(help_text="Celery's name of the worker, as Flower shows it.", max_length=200),
                 ),
                 ("queues", models.JSONField(default=list)),
-                ("host", models.CharField(help_text="Where its process id means something.", max_length=200)),
+                ("host", models.CharField(help_text="The host and the namespace of its process id.", max_length=200)),
                 ("pid", models.IntegerField()),
                 (
                     "process_started",
-                    models.CharField(help_text="Tells two processes of the same id apart.", max_length=50),
+                    models.CharField(help_text="Distinguishes processes that had the same id.", max_length=50),
                 ),
                 ("started_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ("seen_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ("draining_at", models.DateTimeField(null=True)),
                 ("ended_at", models.DateTimeField(null=True)),
-                ("lost", models.BooleanField(default=False, help_text="It ended without saying so.")),
+                ("lost", models.BooleanField(default=False, help_text="It died or froze instead of shutting down.")),
                 (
                     "trying",
                     models.JSONField(

@@ -17,7 +17,7 @@ class Migration(migrations.Migration):
                     ("RAISED", "the handler raised"),
                     ("TIMED_OUT", "the kind's timeout passed"),
                     ("LOST", "its worker died"),
-                    ("INTERRUPTED", "its worker was told to stop"),
+                    ("INTERRUPTED", "its worker was shut down"),
                     ("UNAVAILABLE", "the database was not available"),
                 ],
                 max_length=11,
@@ -35,7 +35,7 @@ class Migration(migrations.Migration):
             model_name="job",
             name="max_attempts",
             field=models.IntegerField(
-                db_default=1, help_text="The most it may have; one more for each that it is not charged for."
+                db_default=1, help_text="The maximum; one more for each attempt that is not charged."
             ),
         ),
     ]

@@ -12,8 +12,6 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="job",
             name="pruning",
-            field=models.BooleanField(
-                db_default=False, help_text="It was kept long enough, and its children go first."
-            ),
+            field=models.BooleanField(db_default=False, help_text="It is being deleted, its children first."),
         ),
     ]

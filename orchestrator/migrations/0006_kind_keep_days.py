@@ -12,6 +12,6 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="kind",
             name="keep_days",
-            field=models.FloatField(help_text="How long it wants its jobs to be kept; 0: for ever.", null=True),
+            field=models.FloatField(help_text="How many days its jobs are kept by default; 0: forever.", null=True),
         ),
     ]

@@ -40,7 +40,7 @@ class Migration(migrations.Migration):
                 (
                     "operation",
                     models.CharField(
-                        blank=True, db_default="", help_text="As it was given, if as text.", max_length=100
+                        blank=True, db_default="", help_text="As it was sent, if as a string.", max_length=100
                     ),
                 ),
                 (
@@ -139,7 +139,7 @@ class Migration(migrations.Migration):
                 (
                     "operation",
                     models.CharField(
-                        blank=True, db_default="", help_text="As it was given, if as text.", max_length=100
+                        blank=True, db_default="", help_text="As it was sent, if as a string.", max_length=100
                     ),
                 ),
                 (
@@ -157,7 +157,7 @@ class Migration(migrations.Migration):
                 ("owner", models.CharField(blank=True, db_default="", max_length=150)),
                 (
                     "scheduled_for",
-                    models.DateTimeField(help_text="The occurrence of its schedule that it is.", null=True),
+                    models.DateTimeField(help_text="The occurrence of its schedule.", null=True),
                 ),
                 (
                     "job",
@@ -173,7 +173,7 @@ class Migration(migrations.Migration):
                     models.ForeignKey(
                         db_constraint=False,
                         db_index=False,
-                        help_text="The schedule that made it, also when that is deleted by now.",
+                        help_text="The schedule that created it, even if deleted since.",
                         null=True,
                         on_delete=django.db.models.deletion.DO_NOTHING,
                         related_name="tasks",

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
-from benchmarks import report, scale_out
-from benchmarks.measure import Finding, in_turn, percentile
+from benchmarks import ordinary, report, scale_out
+from benchmarks.measure import Bench, Finding, in_turn, percentile
+from benchmarks.ordinary_jobs import FIRST, Numbers, main, run_job, trace_file, traced
+from benchmarks.ordinary_programs import MUSTER, ON_THREADS, PROGRAMS, Program
+from benchmarks.servers import NotSo, Servers
 from benchmarks.simulation import Work, costs_of, effective, mean_wait, offered, simulated_waits, table, works
+from benchmarks.written import counted
 
 ROOT = Path(__file__).parent.parent.parent
 SCALING = ROOT / "docs" / "scaling.md"
@@ -38,11 +46,160 @@ def test_a_quick_benchmark_finds_what_it_looks_for_and_keeps_nothing() -> None:
     assert kept() == before
 
 
-def test_a_benchmark_that_there_is_not_is_refused_by_naming_those_there_are() -> None:
+def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
     outcome = bench("--only", "reeds")
 
     assert outcome.returncode == 2
     assert "There is no benchmark reeds; there are tasks, singles, latency" in outcome.stderr
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    with Servers() as started:
+        yield started
+
+
+@pytest.mark.slow
+def test_ordinary_jobs_are_measured_by_muster_and_by_others(servers: Servers) -> None:
+    programs = [each for each in PROGRAMS if each.name in (ON_THREADS, "Celery, threads, untracked")]
+
+    found = ordinary.measured(Bench(servers, quick=True, say=lambda _: None), programs)
+
+    assert len(found) == 2
+    for measures in found.values():
+        assert set(measures) == {*ordinary.MEASURES, ordinary.CPU, *ordinary.DELAYS}
+        assert min(measures.values()) > 0
+
+
+@pytest.mark.slow
+def test_what_statements_write_is_counted_index_by_index(servers: Servers) -> None:
+    servers.execute("postgres", "CREATE DATABASE counting")
+    url = servers.url("counting")
+    servers.execute("counting", "CREATE TABLE thing (id int PRIMARY KEY, name text, kept int)")
+    servers.execute("counting", "CREATE INDEX thing_by_name ON thing (name) WHERE name <> ''")
+
+    with counted(url) as written:
+        servers.execute(
+            "counting",
+            "INSERT INTO thing SELECT n, CASE n % 2 WHEN 0 THEN n::text ELSE '' END, n"
+            " FROM generate_series(1, 10) AS n",
+        )
+        servers.execute("counting", "UPDATE thing SET name = 'other' WHERE id = 2")
+
+    assert written.index_entries == {"thing_pkey": 11, "thing_by_name": 6}
+    [inserting] = [each for name, each in written.statements.items() if name.startswith("INSERT INTO thing")]
+    assert inserting.pages_hit > 10
+    assert 0 < inserting.wal_bytes < written.total.wal_bytes
+
+
+def test_every_target_of_ordinary_jobs_names_a_program_that_is_measured() -> None:
+    names = [program.name for program in PROGRAMS]
+
+    assert len(set(names)) == len(names)
+    assert {*(name for name, _ in ordinary.TARGETS), *(other for other, *_ in ordinary.RATIOS)} < set(names)
+
+
+@pytest.fixture
+def turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ordinary.Turn:
+    """That of a program whose jobs run in this process."""
+    monkeypatch.setenv("TRACES", str(tmp_path / "traces"))
+    trace_file.cache_clear()
+    program = Program(name="here", module="", workers={})
+    turn = ordinary.Turn(program, MagicMock(environment={"TRACES": str(tmp_path / "traces")}), MagicMock())
+    (tmp_path / "traces").touch()
+    return turn
+
+
+@pytest.fixture
+def not_done_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_turn(*_: object) -> dict[str, float]:
+        raise NotSo("Not so within 120 s")
+
+    monkeypatch.setattr(ordinary, "one_turn", one_turn)
+
+
+@pytest.mark.usefixtures("not_done_in_time")
+def test_a_program_that_does_not_do_its_jobs_in_time_is_left_out_and_named() -> None:
+    said: list[str] = []
+
+    found = ordinary.measured(Bench(MagicMock(), True, said.append), [Program(name="slow", module="", workers={})])
+
+    assert found == {}
+    assert said == ["slow is left out: Not so within 120 s"]
+
+
+@pytest.mark.usefixtures("not_done_in_time")
+def test_nothing_counts_if_muster_does_not_do_its_jobs_in_time() -> None:
+    muster = Program(name="Muster", module=MUSTER, workers={})
+
+    with pytest.raises(NotSo):
+        ordinary.measured(Bench(MagicMock(), True, lambda _: None), [muster])
+
+
+def test_jobs_that_come_at_random_come_as_many_a_second_as_asked() -> None:
+    numbers = Numbers(200, "1000.0/s")
+
+    assert list(numbers) == list(range(200))
+    assert 0.1 < numbers.sent_at[-1] - numbers.sent_at[0] < 2
+
+
+def test_jobs_are_counted_when_each_has_run_once(turn: ordinary.Turn) -> None:
+    for number in (1, FIRST, 0):
+        run_job("no-op", number)
+
+    assert turn.are_done(2)
+    assert len(turn.beginnings(2)) == 2
+
+
+@pytest.mark.parametrize("numbers", [(FIRST, 0), (FIRST, 0, 0), (FIRST, 0, 1, 1)])
+def test_jobs_that_did_not_run_or_ran_twice_do_not_count(turn: ordinary.Turn, numbers: tuple[int, ...]) -> None:
+    for number in numbers:
+        run_job("no-op", number)
+
+    with pytest.raises(NotSo, match="Each of 3 jobs must run once"):
+        turn.beginnings(2)
+
+
+def test_a_job_that_fails_leaves_no_trace(turn: ordinary.Turn) -> None:
+    with pytest.raises(RuntimeError), traced(FIRST):
+        raise RuntimeError
+
+    assert not turn.are_done(0)
+
+
+@pytest.mark.parametrize(("rows", "counts"), [((2, 2), True), ((3, 2), False), ((1, 1), False)])
+def test_jobs_that_write_a_row_count_if_each_wrote_one(
+    turn: ordinary.Turn, monkeypatch: pytest.MonkeyPatch, rows: tuple[int, int], counts: bool
+) -> None:
+    monkeypatch.setattr(ordinary, "rows", lambda *_: [rows])
+
+    with nullcontext() if counts else pytest.raises(NotSo):
+        turn.require_rows(2)
+
+
+@pytest.mark.parametrize(
+    ("how", "called"), [("one", ["one", "one"]), ("apart", ["one", "one"]), ("many", ["one", "many"])]
+)
+def test_jobs_are_submitted_as_asked_after_a_first_one(
+    how: str, called: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[str, list[int]]] = []
+    monkeypatch.setattr(sys, "argv", ["program", how, "no-op", "2"])
+
+    main(lambda _, numbers: calls.append(("one", [*numbers])), lambda _, numbers: calls.append(("many", [*numbers])))
+
+    assert [name for name, _ in calls] == called
+    assert [numbers for _, numbers in calls] == [[FIRST], [0, 1]]
+    assert len(json.loads(capsys.readouterr().out)["sent_at"]) == 2
+
+
+def test_a_program_that_cannot_submit_many_submits_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[int]] = []
+    monkeypatch.setattr(sys, "argv", ["program", "many", "no-op", "2"])
+
+    main(lambda _, numbers: calls.append([*numbers]))
+
+    assert calls == [[FIRST], [0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -58,10 +215,11 @@ def test_a_benchmark_that_there_is_not_is_refused_by_naming_those_there_are() ->
 def test_a_target_is_met_from_its_value_on(value: float, at_most: bool, share: float, is_met: bool) -> None:
     finding = Finding(what="a rate", value=value, unit="×", target=60, at_most=at_most)
 
-    assert (finding.share, finding.is_met) == (pytest.approx(share), is_met)
+    assert finding.share == pytest.approx(share)
+    assert finding.is_met == is_met
 
 
-def test_nothing_at_all_is_met_by_nothing_alone() -> None:
+def test_a_target_of_zero_is_met_only_by_zero() -> None:
     nothing, one = (Finding(what="errors", value=value, unit="", target=0, at_most=True) for value in (0, 1))
 
     assert (nothing.is_met, one.is_met) == (True, False)
@@ -99,7 +257,7 @@ def told() -> None:
 
 
 @pytest.mark.usefixtures("told")
-def test_the_costs_that_the_documents_tell_are_those_that_were_measured() -> None:
+def test_the_costs_in_the_documents_are_those_that_were_measured() -> None:
     rows = re.findall(r"^\| (processor time of [^|]+) \| ([^|]+) \|", SCALING.read_text(), re.MULTILINE)
 
     assert len(rows) > 10
@@ -109,14 +267,14 @@ def test_the_costs_that_the_documents_tell_are_those_that_were_measured() -> Non
 
 
 @pytest.mark.usefixtures("told")
-def test_the_workers_curve_that_the_documents_tell_is_the_one_that_was_measured() -> None:
+def test_the_workers_curve_in_the_documents_is_the_one_that_was_measured() -> None:
     told = re.findall(r"^\| [^|]+ \| ([\d,]+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", SCALING.read_text(), re.MULTILINE)
 
     assert told == [report.number(measured()[f"Muster, {name}"].value) for name in scale_out.SETS]
 
 
 @pytest.mark.usefixtures("told")
-def test_the_estimate_that_the_documents_tell_is_what_the_simulation_comes_to() -> None:
+def test_the_estimate_in_the_documents_is_that_of_the_simulation() -> None:
     users, poll_seconds, jobs, unchanged = 300_000, 10, 10_000, 0.9
 
     estimate = table(works(costs_of("postgres"), users / poll_seconds, jobs, unchanged))
@@ -125,7 +283,7 @@ def test_the_estimate_that_the_documents_tell_is_what_the_simulation_comes_to() 
 
 
 @pytest.mark.usefixtures("told")
-def test_the_readme_tells_the_ratios_that_were_measured() -> None:
+def test_the_ratios_in_the_readme_are_those_that_were_measured() -> None:
     batches, singles, latency = measured("tasks"), measured("singles"), measured("latency")
     told = " ".join((ROOT / "README.md").read_text().split())
 
@@ -146,14 +304,22 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
 def test_measures_are_taken_in_turn() -> None:
     order: list[str] = []
 
-    medians = in_turn(3, lambda: order.append("a") or len(order), lambda: order.append("b") or 2 * len(order))
+    def one() -> int:
+        order.append("a")
+        return len(order)
+
+    def other() -> int:
+        order.append("b")
+        return 2 * len(order)
+
+    medians = in_turn(3, one, other)
 
     assert "".join(order) == "ababab"
     assert medians == [3, 8]
 
 
 @pytest.mark.parametrize("servers", [1, 4, 16])
-def test_the_simulation_bears_out_the_formula(servers: int) -> None:
+def test_the_simulation_agrees_with_the_formula(servers: int) -> None:
     work = [Work(rate=80 * servers, seconds=0.01)]
 
     waits = simulated_waits(servers, work, 400_000)

@@ -16,7 +16,8 @@ from tests.chaos.faults import FAULTS
 from tests.chaos.invariants import Books
 from tests.chaos.report import Report
 from tests.chaos.run import Run, plan
-from tests.chaos.world import BROKERS, World
+from tests.chaos.servers import BROKERS
+from tests.chaos.world import World
 
 KEPT = Path(__file__).resolve().parents[2] / "data" / "chaos"
 

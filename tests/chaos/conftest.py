@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests import servers
-from tests.chaos.world import BROKERS, World
+from tests.chaos.servers import BROKERS
+from tests.chaos.world import World
 from tests.system import rabbitmq
 
 
@@ -24,7 +25,7 @@ def running_world(broker: str) -> Iterator[World]:
     assert world.left_processes() == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def world() -> Iterator[World]:
     with running_world("valkey") as world:
         yield world

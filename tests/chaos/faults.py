@@ -5,28 +5,33 @@ To add one, write a function here and register it with `fault`. What it must put
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from glob import glob
 
 import psutil
 import psycopg2
 import redis.exceptions
 from kombu.exceptions import KombuError
 
+from tests.chaos.network import PROGRAMS
+from tests.chaos.servers import FAKETIME_THREADS
 from tests.chaos.world import BEYOND_LEASE_SECONDS, World, affected_jobs, frozen, with_children
 from tests.system.stack import until
 
 BROKER_DOWN_SECONDS = 20
 # How long a process that was told to stop may take to do so, and what was killed to answer again.
 GONE_SECONDS, BACK_SECONDS = 20, 60
-# The library that gives a process a clock of its own, where it is installed.
-FAKETIME = glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+# Of the database's clock: far more than a lease, and less than a run waits for what is to start later.
+MIN_STEP_SECONDS, MAX_STEP_SECONDS = 60, 90
+NO_FAKETIME = "" if FAKETIME_THREADS else "There is no libfaketime: apt-get install faketime"
+NOT_ROOT = "" if os.geteuid() == 0 else "It needs root"
 
 Detail = dict[str, object]
 Hurt = Callable[[World, random.Random], "Detail | None"]
@@ -155,12 +160,12 @@ def two_controls(world: World, rng: random.Random) -> None:
         time.sleep(rng.uniform(3, 6))
 
 
-@fault(touches="clock", seconds=7, skipped="" if FAKETIME else "There is no libfaketime: apt-get install faketime")
+@fault(touches="clock", seconds=7, skipped=NO_FAKETIME)
 def a_process_whose_clock_is_wrong(world: World, rng: random.Random) -> Detail:
     """One process more, minutes ahead or behind, which at the end is told to stop or killed."""
     name, minutes = rng.choice(("worker-default", "worker-io", "control", "beat")), rng.choice((-7, -3, 3, 7))
     with world.extra(
-        name, LD_PRELOAD=FAKETIME[0], FAKETIME=f"{minutes * 60:+d}", FAKETIME_DONT_FAKE_MONOTONIC="1"
+        name, LD_PRELOAD=FAKETIME_THREADS, FAKETIME=f"{minutes * 60:+d}", FAKETIME_DONT_FAKE_MONOTONIC="1"
     ) as process:
         time.sleep(rng.uniform(5, 8))
         if rng.random() < 0.5:
@@ -207,16 +212,35 @@ def broker_hangs(world: World, rng: random.Random) -> None:
         time.sleep(rng.uniform(3, 8))
 
 
+@fault(weight=1.5, touches="broker", seconds=12, group="broker")
+def broker_answers_with_errors(world: World, rng: random.Random) -> Detail:
+    """It can be reached, and refuses what is asked of it."""
+    error, tampering = rng.choice(sorted(world.broker.tamperings.items()))
+    try:
+        with tampering():
+            time.sleep(rng.uniform(6, 12))
+    # It refused the suite as well.
+    except BROKER_ERRORS as failure:
+        return {"error": error, "ended early": repr(failure)}
+    return {"error": error}
+
+
+@fault(touches="broker", seconds=0.5)
+def bad_messages(world: World, rng: random.Random) -> Detail:
+    """Messages that nobody can read lie in every queue."""
+    with suppress(*BROKER_ERRORS):
+        return {"messages": world.broker.send_bad_messages()}
+    return {"messages": 0}
+
+
 @fault(touches="messages", seconds=0.5)
 def messages_replayed(world: World, rng: random.Random) -> Detail:
     """Messages that were answered long ago come again, some of them many times."""
-    rows = world.query(
-        "SELECT kind, queue, celery_task_id FROM orchestrator_job WHERE celery_task_id <> '' ORDER BY random() LIMIT 5"
-    )
+    rows = world.query("SELECT kind, queue, id::text FROM orchestrator_job ORDER BY random() LIMIT 5")
     sent = 0
     with suppress(*BROKER_ERRORS):
-        for kind, queue, celery_task_id in [*rows, ("orchestrator.tick", "control", "tick")]:
-            world.send_again(kind, queue, celery_task_id, times=rng.choice((1, 2, 20)))
+        for kind, queue, id in [*rows, ("orchestrator.tick", "control", "tick")]:
+            world.send_again(kind, queue, id, times=rng.choice((1, 2, 20)))
             sent += 1
     return {"messages": sent}
 
@@ -272,6 +296,29 @@ def disk_full(world: World, rng: random.Random) -> Detail:
     return {"table": table, "share": share}
 
 
+@fault(touches="database", seconds=8, skipped=NOT_ROOT)
+def disk_of_the_database_full(world: World, rng: random.Random) -> Detail:
+    """Not a byte is free where the database keeps everything; it may stop, and cannot start again before there is."""
+    if not world.database.has_disk:
+        return {"skipped": "No file system may be mounted here"}
+    with world.database.full_disk():
+        time.sleep(rng.uniform(4, 9))
+    until(world.database_is_up, BACK_SECONDS)
+    return {}
+
+
+@fault(touches="database", seconds=10, skipped=NO_FAKETIME)
+def clock_of_the_database_steps(world: World, rng: random.Random) -> Detail:
+    """Forward by many leases, and some seconds later back again."""
+    seconds = rng.randint(MIN_STEP_SECONDS, MAX_STEP_SECONDS)
+    world.database.step_clock(seconds)
+    try:
+        time.sleep(rng.uniform(6, 10))
+    finally:
+        world.database.step_clock(0)
+    return {"seconds": seconds}
+
+
 @fault(touches="database", seconds=3)
 def lock_timeouts(world: World, rng: random.Random) -> Detail:
     """Someone locks a table, and nobody waits for longer than a moment."""
@@ -317,6 +364,25 @@ def cut(world: World, rng: random.Random, *, then: Callable[[], None]) -> Detail
         time.sleep(BEYOND_LEASE_SECONDS + rng.uniform(0, 2))
     finally:
         then()
+    return {"affected": affected}
+
+
+@fault(
+    weight=1.5,
+    touches="network",
+    seconds=BEYOND_LEASE_SECONDS + 15,
+    skipped=NOT_ROOT or ("" if all(map(shutil.which, PROGRAMS)) else "It needs iproute2 and iptables"),
+)
+def packets_dropped(world: World, rng: random.Random) -> Detail:
+    """A whole host loses every packet to and from the database and the broker; later the network is as before."""
+    if world.far_host is None:
+        return {"skipped": "No network namespace can be made here"}
+    affected = affected_jobs(world, world.far_pids())
+    world.far_host.drop_packets()
+    try:
+        time.sleep(BEYOND_LEASE_SECONDS + rng.uniform(5, 15))
+    finally:
+        world.far_host.pass_packets()
     return {"affected": affected}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from orchestrator.host import process_started
 from tests.chaos.ledger import Entry
 from tests.chaos.run import Run
 
@@ -23,6 +24,8 @@ FINAL = ("COMPLETED", "FAILED", "CANCELLED")
 FREE_OUTCOMES = ("INTERRUPTED", "UNAVAILABLE")
 # What a handler here raises when it was meant to.
 MEANT_ERRORS = ("Hopeless:", "NotYet:")
+# How the kinds begin whose handlers do not end in time.
+ENDLESS = ("tests.overdue", "tests.hang")
 
 # Requests may fail while one of these is hurt, which lasts until it answers again, and for a moment after.
 EXCUSED = ("web", "database")
@@ -31,7 +34,7 @@ SUBMISSION_P99_SECONDS = 1.5
 # Of the recovery after kills, and after a broker came back.
 RECOVERY_MEDIANS = {"kill": 20, "broker": 3}
 # Fewer say nothing about a percentile.
-LEAST_SUBMISSIONS, LEAST_RECOVERIES = 100, 5
+MIN_SUBMISSIONS, MIN_RECOVERIES = 100, 5
 # What is still under way when the last job has ended is done by then.
 TIDY_SECONDS = 20
 
@@ -168,6 +171,8 @@ def expected_effects(job: dict[str, Any], books: Books) -> list[int]:
     completed, payload = job["status"] == "COMPLETED", job["payload"]
     if job["kind"] == "tests.steps":
         return list(range(payload["steps"] if completed else job["progress_done"] or 0))
+    if job["kind"] == "tests.tell":
+        return []
     if job["kind"] == "tests.family":
         return [sum(payload["numbers"])] if completed else []
     if job["kind"].startswith("tests.") and completed:
@@ -187,7 +192,7 @@ def what_is_left_was_written_by_the_attempt_that_completed_the_job(books: Books)
 @invariant
 def what_was_completed_was_told_the_outside_world(books: Books) -> Iterator[tuple[str, str]]:
     for job in books.jobs.values():
-        if job["status"] == "COMPLETED" and job["kind"].startswith("tests.effect"):
+        if job["status"] == "COMPLETED" and job["kind"].startswith(("tests.effect", "tests.tell")):
             told = {entry["attempt"] for entry in books.outside.get(job["id"], []) if entry["event"] == "done"}
             if job["attempt"] not in told:
                 yield f"Attempt {job['attempt']} completed it and told nobody; told were {sorted(told)}.", job["id"]
@@ -230,9 +235,29 @@ def no_attempt_failed_but_by_being_meant_to_or_by_a_crash(books: Books) -> Itera
     for job_id in books.jobs:
         for attempt in books.attempts.get(job_id, []):
             meant = attempt["outcome"] != "RAISED" or attempt["error"].startswith(MEANT_ERRORS)
-            overdue = attempt["outcome"] == "TIMED_OUT" and books.jobs[job_id]["kind"] != "tests.overdue"
+            overdue = attempt["outcome"] == "TIMED_OUT" and not books.jobs[job_id]["kind"].startswith(ENDLESS)
             if not meant or overdue:
                 yield f"Attempt {attempt['number']} {attempt['outcome']}: {attempt['error'][:200]}", job_id
+
+
+@invariant
+def no_living_worker_was_taken_for_dead(books: Books) -> Iterator[tuple[str, str]]:
+    """Which would charge what it ran. One that was not heard from may have lived, and what it ran is not charged."""
+    for name, pid, started in books.run.world.query(
+        "SELECT name, pid, process_started FROM orchestrator_worker WHERE lost AND NOT silent AND started_at >= %s",
+        books.run.began_at,
+    ):
+        if process_started(pid) == started:
+            yield f"{name} [{pid}] lives and was given up as dead.", ""
+
+
+@invariant
+def an_attempt_is_lost_only_with_a_worker_that_died(books: Books) -> Iterator[tuple[str, str]]:
+    died = {name for [name] in books.run.world.query("SELECT name FROM orchestrator_worker WHERE lost AND NOT silent")}
+    for job_id in books.jobs:
+        for attempt in books.attempts.get(job_id, []):
+            if attempt["outcome"] == "LOST" and attempt["worker_name"] not in died:
+                yield f"Attempt {attempt['number']} is lost, and {attempt['worker_name']} has not died.", job_id
 
 
 @invariant
@@ -454,7 +479,7 @@ def submissions_without_broker(books: Books) -> list[float]:
 @invariant
 def submissions_are_quick_without_the_broker(books: Books) -> Iterator[tuple[str, str]]:
     seconds = submissions_without_broker(books)
-    if len(seconds) >= LEAST_SUBMISSIONS and (p99 := percentile(seconds, 99)) > SUBMISSION_P99_SECONDS:
+    if len(seconds) >= MIN_SUBMISSIONS and (p99 := percentile(seconds, 99)) > SUBMISSION_P99_SECONDS:
         yield f"The 99th percentile of {len(seconds)} is {p99:.2f} s.", ""
 
 
@@ -470,7 +495,7 @@ def all_faults_are_recovered_from(books: Books) -> Iterator[tuple[str, str]]:
 def recovery_is_quick(books: Books) -> Iterator[tuple[str, str]]:
     for group, limit in RECOVERY_MEDIANS.items():
         seconds = recoveries(books, group)
-        if len(seconds) >= LEAST_RECOVERIES and statistics.median(seconds) > limit:
+        if len(seconds) >= MIN_RECOVERIES and statistics.median(seconds) > limit:
             yield f"The median after {group} is {statistics.median(seconds):.1f} s: {sorted(seconds)}", ""
 
 
@@ -493,7 +518,7 @@ def fenced_off(books: Books) -> int:
         (job_id, attempt["number"]): attempt["ended_at"].timestamp()
         for job_id in books.jobs
         for attempt in books.attempts.get(job_id, [])
-        if attempt["outcome"] in ("LOST", "TIMED_OUT")
+        if attempt["outcome"] in ("LOST", "TIMED_OUT", "UNAVAILABLE")
     }
     done = (line for job_id in books.jobs for line in books.outside.get(job_id, []) if line["event"] == "done")
     return sum(line["at"] > lost.get((line["key"], line["attempt"]), math.inf) for line in done)

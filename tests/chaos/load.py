@@ -21,8 +21,11 @@ REST_SECONDS = 0.4
 Work = Callable[[Client, random.Random], None]
 WORK: dict[Work, float] = {}
 
-KINDS = ("tests.effect", "tests.effect_in_thread", "tests.effect_in_child")
+KINDS = ("tests.effect", "tests.effect_in_thread", "tests.effect_in_child", "tests.effect_on_loop")
 LEASED = KINDS[1:]
+# Of those in `tests.kinds.hanging`; what a hanging handler has started as a program of its own would be left.
+HANGS = ("sleep", "swallow", "compute", "lock", "thread", "c", "query")
+HANGS_WITH_GIL = ("gil_in_c", "gil_in_regex")
 
 
 def work(weight: float) -> Callable[[Work], Work]:
@@ -73,6 +76,15 @@ def a_burst_of_short_jobs(client: Client, rng: random.Random) -> None:
         client.job("tests.effect", {"number": number(rng)}, priority=rng.randint(0, 9))
 
 
+@work(1)
+def a_group_of_jobs_that_write_nothing(client: Client, rng: random.Random) -> None:
+    """They are due at the same moment, so they are claimed together; two of them keep others waiting for too long."""
+    run_at, long = (datetime.now(UTC) + timedelta(seconds=1)).isoformat(), rng.randrange(8)
+    for place in range(16):
+        seconds = 0.15 if place % 8 == long else 0
+        client.job("tests.tell", {"number": number(rng), "seconds": seconds}, run_at=run_at)
+
+
 @work(3)
 def a_leased_job(client: Client, rng: random.Random) -> None:
     kind, seconds = rng.choice(LEASED), rng.uniform(0, 0.8)
@@ -109,6 +121,19 @@ def a_job_that_fails_for_good(client: Client, rng: random.Random) -> None:
 @work(0.3)
 def a_job_that_takes_too_long(client: Client, rng: random.Random) -> None:
     client.job("tests.overdue", {}, meant="FAILED")
+
+
+@work(0.1)
+def a_job_that_hangs(client: Client, rng: random.Random) -> None:
+    kind = rng.choice(("tests.hang_in_thread", "tests.hang_in_child", "tests.hang_in_batch"))
+    client.job(kind, {"how": rng.choice(HANGS)}, meant="FAILED")
+
+
+@work(0.03)
+def a_job_that_hangs_with_the_gil(client: Client, rng: random.Random) -> None:
+    # Each takes its process along; in threads that is the only one of its queue here, but for the far one.
+    kind = rng.choice(("tests.hang_in_thread", "tests.hang_in_child"))
+    client.job(kind, {"how": rng.choice(HANGS_WITH_GIL)}, meant="FAILED")
 
 
 @work(0.2)

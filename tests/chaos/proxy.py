@@ -18,12 +18,14 @@ RESET = struct.pack("ii", 1, 0)
 class Proxy:
     """Listens on a port of its own and passes bytes to another, in a thread of its own."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, host: str = "127.0.0.1") -> None:
         self._target_port = target_port
+        self.host = host
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._open = asyncio.Event()
         self._open.set()
+        self._answer: bytes | None = None
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._thread.start()
@@ -37,6 +39,10 @@ class Proxy:
         """What was under way arrives late, and all goes on."""
         self._call(self._open.set)
 
+    def answer(self, reply: bytes | None) -> None:
+        """From now on whatever a client sends is answered so, and arrives nowhere; with None all goes on."""
+        self._call(lambda: setattr(self, "_answer", reply))
+
     def reset(self) -> None:
         """All connections are reset; what was under way is lost. New ones may be made."""
         self._call(self._reset)
@@ -48,7 +54,7 @@ class Proxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        server = self._loop.run_until_complete(asyncio.start_server(self._serve, self.host, 0))
         self.port: int = server.sockets[0].getsockname()[1]
         self._started.set()
         self._loop.run_forever()
@@ -67,13 +73,18 @@ class Proxy:
             self._drop(writer)
             return
         self._writers.add(far_writer)
-        await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
+        await asyncio.gather(self._pass_on(reader, far_writer, writer), self._pass_on(far_reader, writer))
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: asyncio.StreamWriter | None = None
+    ) -> None:
         """Whichever side ends first, the other is told, unless the network is cut."""
         with suppress(OSError):
             while piece := await reader.read(PIECE_BYTES):
                 await self._open.wait()
+                if client and self._answer is not None:
+                    client.write(self._answer)
+                    continue
                 writer.write(piece)
                 await writer.drain()
         await self._open.wait()
@@ -93,5 +104,10 @@ class Proxy:
 
     def _call(self, function: Callable[[], Any]) -> None:
         done = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (function(), done.set()))
+
+        def act() -> None:
+            function()
+            done.set()
+
+        self._loop.call_soon_threadsafe(act)
         done.wait()

@@ -24,7 +24,7 @@ from tests.chaos.invariants import (
 )
 
 # Most violations whose history is told in full.
-MOST_HISTORIES = 10
+MAX_HISTORIES = 10
 # Faults so long before and after a job's life belong to its history.
 AROUND_SECONDS = 10
 
@@ -52,7 +52,7 @@ class Report:
 
     def histories(self) -> dict[str, Any]:
         ids = list(dict.fromkeys(violation.job_id for violation in self.violations if violation.job_id))
-        return {job_id: history(self.books, job_id) for job_id in ids[:MOST_HISTORIES]}
+        return {job_id: history(self.books, job_id) for job_id in ids[:MAX_HISTORIES]}
 
     def show(self, console: Console | None = None) -> None:
         console = console or Console()

@@ -15,18 +15,19 @@ import psycopg2
 
 from tests.chaos import load
 from tests.chaos.client import Client, Refused, Unanswered
-from tests.chaos.faults import Fault
+from tests.chaos.faults import MAX_STEP_SECONDS, Fault
 from tests.chaos.ledger import Entry, Ledger
 from tests.chaos.world import World
 
 # Before the first fault, so that there is something to hurt.
 CALM_SECONDS = 2.0
 # Between the starts of two faults: from so much to so much.
-LEAST_GAP_SECONDS, MOST_GAP_SECONDS = 0.8, 4.0
+MIN_GAP_SECONDS, MAX_GAP_SECONDS = 0.8, 4.0
 # How long everything has to come to its end once there are no more faults.
-SETTLE_SECONDS = 120
-# What has not recovered by then never will.
-RECOVERY_SECONDS = 60
+SETTLE_SECONDS = 240
+# What has not recovered by then never will. A retry that was put off while the database's clock was ahead waits until
+# it is that late.
+RECOVERY_SECONDS = 60 + MAX_STEP_SECONDS
 LOOK_SECONDS = 0.1
 PROBE_PAUSE_SECONDS = 0.25
 
@@ -58,8 +59,8 @@ def plan(seed: int, seconds: float, faults: Iterable[Fault]) -> list[Planned]:
         if fits:
             left.remove(fits[0])
             planned.append(Planned(at, fits[0], f"{seed}/{len(planned)}"))
-            free_at[fits[0].touches] = at + fits[0].seconds + MOST_GAP_SECONDS
-        at += rng.uniform(LEAST_GAP_SECONDS, MOST_GAP_SECONDS)
+            free_at[fits[0].touches] = at + fits[0].seconds + MAX_GAP_SECONDS
+        at += rng.uniform(MIN_GAP_SECONDS, MAX_GAP_SECONDS)
         if at >= seconds:
             break
     return planned

@@ -3,74 +3,37 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg2
-import redis
 import requests
-from amqp import NotFound
 from celery import Celery
 from kombu import Connection
 
-from config.embedded import Valkey, end_all, free_port, postgres_url
-from config.processes import processes_marked
+from config.local.server import Keeper, end_all
+from config.local.supervisor import processes_marked
+from tests.chaos.network import new_namespace, proxy_to
 from tests.chaos.proxy import Proxy
-from tests.system.rabbitmq import RabbitMQ
+from tests.chaos.servers import Broker, Database
 from tests.system.stack import LEASE_SECONDS, Stack, until
 
-QUEUES = ("default", "io", "control")
 SETTINGS = {
     "EXTRA_APPS": "tests.kinds,tests.sabotage",
     "ORCHESTRATION_STEP_SECONDS": "0.2",
-    "WORKER_PROCESSES": "2",
-    "WORKER_THREADS": "8",
-    "DEAF_SECONDS": "10",
+    "QUEUES": "default:prefork:2,io:threads:8",
+    "CONSUMER_STALL_SECONDS": "10",
 }
 # How long the suite waits for the database to answer it.
 PATIENCE_SECONDS = 60
-
-
-class ValkeyBroker(Valkey):
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, free_port())
-
-    def flush(self) -> None:
-        with closing(redis.Redis.from_url(self.url, socket_timeout=2)) as client:
-            client.flushall()
-
-    def forget(self) -> None:
-        """Makes the next life of the killed server begin with nothing."""
-        shutil.rmtree(self.data_dir)
-
-    def destroy(self) -> None:
-        self.stop()
-
-
-class RabbitBroker(RabbitMQ):
-    def flush(self) -> None:
-        with Connection(self.url, connect_timeout=2) as connection:
-            for queue in QUEUES:
-                # Nobody has declared it yet since the node began with nothing.
-                with suppress(NotFound), connection.channel() as channel:
-                    channel.queue_purge(queue)
-
-    def forget(self) -> None:
-        """Makes the next life of the killed node begin with nothing."""
-        shutil.rmtree(self.data_dir / "mnesia")
-
-
-Broker = ValkeyBroker | RabbitBroker
-
-BROKERS = {"valkey": ValkeyBroker, "rabbitmq": RabbitBroker}
 
 
 class World:
@@ -85,10 +48,15 @@ class World:
         for path in (self.failpoints, self.sabotage):
             path.mkdir(exist_ok=True)
         self.outside.touch()
+        self.database = Database(folder)
+        self.database.start()
+        self._keeper = Keeper(self.database, self._note)
+        self._keeper.start()
         broker.start()
         self.stack = Stack(
             folder / "data",
             **SETTINGS,
+            DATABASE_URL=self.database.url,
             BROKER_URL=broker.url,
             OUTSIDE_FILE=str(self.outside),
             FAILPOINTS=str(self.failpoints),
@@ -100,7 +68,10 @@ class World:
         try:
             self.stack.wait_until_ready(120)
             self._templates = {name: Template(self.stack.process(name)) for name in RUNNABLE}
-            self.network = Proxy(int(self.stack.ports["POSTGRES_PORT"]))
+            # The far workers' host, where there can be one: without it they are behind the proxies alone.
+            self.far_host = new_namespace()
+            self.network = proxy_to(self.database.port, self.far_host)
+            self._far_broker = proxy_to(broker.port, self.far_host)
             self._start_far_workers()
         except BaseException:
             self.stop()
@@ -112,6 +83,12 @@ class World:
         self.stack.stop()
         if hasattr(self, "network"):
             self.network.stop()
+            self._far_broker.stop()
+        if far_host := getattr(self, "far_host", None):
+            far_host.close()
+        self._keeper.stop()
+        self.database.stop()
+        self.database.destroy()
         self.broker.destroy()
 
     def left_processes(self) -> list[psutil.Process]:
@@ -158,8 +135,8 @@ class World:
         except requests.RequestException:
             return False
 
-    def database_url(self, port: int | str | None = None) -> str:
-        return postgres_url(self.stack.data_dir / "postgres", port or self.stack.ports["POSTGRES_PORT"])
+    def database_url(self) -> str:
+        return self.database.url
 
     def _connection(self) -> Any:
         if getattr(self._local, "connection", None) is None:
@@ -170,13 +147,14 @@ class World:
 
     def processes(self, target: str) -> list[psutil.Process]:
         """The processes that the target may mean: a name of the Procfile, or "child" for those of the prefork pool."""
-        until(lambda: self._found(target), PATIENCE_SECONDS)
-        return self._found(target)
+        return until(lambda: self._found(target), PATIENCE_SECONDS)
 
     def _found(self, target: str) -> list[psutil.Process]:
         try:
             if target == "child":
-                return self.stack.process("worker-default").children()
+                return list(self.stack.process("worker-default").children())
+            if target == "postgres":
+                return [psutil.Process(self.database.pid)]
             return [self.stack.process(target)]
         except (AssertionError, psutil.Error):
             return []
@@ -194,22 +172,33 @@ class World:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def _start_far_workers(self) -> None:
-        url = self.database_url(self.network.port)
+        broker_url = as_seen_from_afar(self.broker.url, self._far_broker)
+        environment = {
+            "DATABASE_URL": as_seen_from_afar(self.database.url, self.network),
+            "BROKER_URL": broker_url,
+            "CACHE_URL": broker_url if broker_url.startswith("redis") else "",
+        }
+        prefix = self.far_host.prefix if self.far_host else []
         for name in ("worker-default", "worker-io"):
-            self._far.append(Kept(self._templates[name], self._log(f"far-{name}"), f"far-{name}", DATABASE_URL=url))
+            log_path = self._log(f"far-{name}")
+            self._far.append(Kept(self._templates[name], log_path, f"far-{name}", prefix, **environment))
 
     def far_pids(self) -> set[int]:
         """The processes of the workers behind the network."""
         return {pid for far in self._far for pid in far.pids()}
+
+    def _note(self, said: str) -> None:
+        with self._log("world").open("a") as log:
+            log.write(f"{time.time():.1f} {said}\n")
 
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
 
     # Messages.
 
-    def send_again(self, kind: str, queue: str, celery_task_id: str, times: int) -> None:
+    def send_again(self, kind: str, queue: str, id: str, times: int) -> None:
         """Sends a message that was answered long ago so many times more."""
-        message = Celery().amqp.as_task_v2(celery_task_id, kind)
+        message = Celery().amqp.as_task_v2(id, kind)
         prefix = {"global_keyprefix": "muster:"} if self.broker.url.startswith("redis") else {}
         with Connection(self.broker.url, connect_timeout=2, transport_options=prefix) as connection:
             producer = connection.Producer(serializer="json")
@@ -228,8 +217,10 @@ class Template:
     def __init__(self, process: psutil.Process) -> None:
         self._command, self._folder, self._environment = process.cmdline(), process.cwd(), process.environ()
 
-    def start(self, log_path: Path, environment: dict[str, str], *, rename: str) -> psutil.Popen:
-        command = [argument.replace("@%h", f"-{rename}@%h") for argument in self._command]
+    def start(
+        self, log_path: Path, environment: dict[str, str], *, rename: str, prefix: Sequence[str] = ()
+    ) -> psutil.Popen:
+        command = [*prefix, *(argument.replace("@%h", f"-{rename}@%h") for argument in self._command)]
         with log_path.open("ab") as log:
             return psutil.Popen(
                 command,
@@ -245,8 +236,12 @@ class Template:
 class Kept:
     """A process that is started again whenever it ends, until it is told to stop."""
 
-    def __init__(self, template: Template, log_path: Path, name: str, **environment: str) -> None:
-        self._start = lambda: template.start(log_path, environment, rename=name)
+    def __init__(
+        self, template: Template, log_path: Path, name: str, prefix: Sequence[str] = (), **environment: str
+    ) -> None:
+        self._start: Callable[[], psutil.Popen] = lambda: template.start(
+            log_path, environment, rename=name, prefix=prefix
+        )
         self._stopping = threading.Event()
         self._process = self._start()
         self._thread = threading.Thread(target=self._keep, name=name, daemon=True)
@@ -272,6 +267,10 @@ class Kept:
             if self._stopping.wait(0.5):
                 return
             self._process = self._start()
+
+
+def as_seen_from_afar(url: str, proxy: Proxy) -> str:
+    return re.sub(r"127\.0\.0\.1:\d+", f"{proxy.host}:{proxy.port}", url)
 
 
 def affected_jobs(world: World, pids: set[int]) -> dict[str, int]:

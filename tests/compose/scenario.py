@@ -14,18 +14,19 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from config.embedded import free_port
+from config.local.ports import free_port
 from tests.system.stack import BASE_DIR, until
 
 COMPOSE = shlex.split(os.environ.get("COMPOSE", "docker compose"))
 PROJECT = "muster-compose-test"
-PROCESSES = ("web", "worker-default", "worker-io", "control", "beat", "flower")
+PROCESSES = ("web", "worker-default", "worker-io", "worker-others", "control", "beat", "flower")
 SERVERS = ("postgres", "valkey")
 PATIENCE_SECONDS = 600
 pytestmark = pytest.mark.timeout(1_800)
@@ -37,6 +38,12 @@ class Project:
     def __init__(self) -> None:
         self.ports = {"WEB_PORT": str(free_port()), "FLOWER_PORT": str(free_port())}
         self.settings = {"ORCHESTRATION_STEP_SECONDS": "0.5", "HEARTBEAT_SECONDS": "2", "LEASE_SECONDS": "6"}
+        # All but what asks for a token does without.
+        self.settings |= {
+            "REQUIRE_AUTH": "false",
+            "ALLOW_UNAUTHENTICATED": "true",
+            "FLOWER_BASIC_AUTH": "muster:shown",
+        }
         self.url = f"http://127.0.0.1:{self.ports['WEB_PORT']}"
         self.flower_url = f"http://127.0.0.1:{self.ports['FLOWER_PORT']}"
         self.engine = "docker" if works("docker", "ps") else "podman"
@@ -67,6 +74,9 @@ class Project:
     def container(self, service: str) -> dict[str, Any]:
         [container] = self.containers(service)
         return container
+
+    def is_healthy(self, service: str) -> bool:
+        return bool(self.container(service)["State"]["Health"]["Status"] == "healthy")
 
     def kill(self, service: str) -> None:
         """SIGKILL from outside, as the system would when memory is short, and waits until it runs again."""
@@ -103,7 +113,7 @@ class Project:
 
     def until_completed(self, job_ids: list[str]) -> list[dict[str, Any]]:
         """The jobs once each has run to its end: with an error of its own, none could ever be so."""
-        return [until(lambda id=job_id: self._completed(id), PATIENCE_SECONDS) for job_id in job_ids]
+        return [until(partial(self._completed, job_id), PATIENCE_SECONDS) for job_id in job_ids]
 
     def _completed(self, job_id: str) -> dict[str, Any] | None:
         try:
@@ -142,7 +152,7 @@ def all_is_well(project: Project) -> None:
 
 def test_every_container_becomes_healthy(project: Project) -> None:
     for service in (*PROCESSES, *SERVERS):
-        until(lambda name=service: project.container(name)["State"]["Health"]["Status"] == "healthy", PATIENCE_SECONDS)
+        until(partial(project.is_healthy, service), PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize("service", PROCESSES)
@@ -157,7 +167,7 @@ def test_a_process_runs_confined_and_is_its_containers_first(project: Project, s
     assert "NoNewPrivs:\t1" in status
     assert container["HostConfig"]["ReadonlyRootfs"]
     assert container["HostConfig"]["Memory"] > 0
-    assert "granian" in command or "\0-m\0config\0" in command
+    assert "granian" in command or "\0-m\0config" in command
     assert not command.startswith(("sh\0", "/bin/sh\0", "bash\0"))
 
 
@@ -170,7 +180,7 @@ def test_nothing_listens_beyond_this_machine(project: Project) -> None:
 
 def test_no_secret_is_in_the_environment_of_a_container(project: Project) -> None:
     key = project.compose("exec", "-T", "web", "cat", "/secrets/secret_key").strip()
-    password = project.compose("exec", "-T", "web", "cat", "/secrets/postgres_password").strip()
+    password = project.compose("exec", "-T", "postgres", "cat", "/secrets/postgres_password").strip()
 
     assert len(key) >= 50
     for service in (*PROCESSES, *SERVERS):
@@ -180,7 +190,7 @@ def test_no_secret_is_in_the_environment_of_a_container(project: Project) -> Non
 
 
 def test_the_deployment_checks_are_clean_within_the_image(project: Project) -> None:
-    production = ("-e", "REQUIRE_AUTH=true", "-e", "ALLOW_ANYONE=false", "-e", "SECURE_COOKIES=true")
+    production = ("-e", "REQUIRE_AUTH=true", "-e", "ALLOW_UNAUTHENTICATED=false", "-e", "SECURE_COOKIES=true")
 
     said = project.compose(
         *("exec", "-T", *production, "web", "python", "manage.py", "check", "--deploy", "--fail-level", "WARNING")
@@ -194,7 +204,7 @@ def test_an_orchestration_runs_to_its_result(project: Project) -> None:
 
     project.until_completed([started["job_id"]])
 
-    answer = requests.get(started["status_url"], timeout=10).json()
+    answer = requests.get(project.url + started["status_url"], timeout=10).json()
     assert answer["status"] == "COMPLETED"
     assert set(answer["result"]) == {"first_batch", "second_batch"}
 
@@ -242,7 +252,11 @@ def test_a_page_has_its_static_files_without_debug(project: Project, path: str) 
 
 
 def test_flower_shows_the_workers(project: Project) -> None:
-    page = until(lambda: "io@" in (text := requests.get(project.flower_url, timeout=30).text) and text, 60)
+    def shown() -> str:
+        return requests.get(project.flower_url, auth=("muster", "shown"), timeout=30).text
+
+    assert requests.get(project.flower_url, timeout=30).status_code == 401
+    page = until(lambda: "io@" in (text := shown()) and text, 60)
 
     assert all(worker in page for worker in ("default@", "io@", "control@"))
 
@@ -259,6 +273,23 @@ def test_worker_io_can_be_scaled(project: Project) -> None:
     # Docker Compose has stopped the others; podman-compose only starts what is missing.
     for extra in project.containers("worker-io")[1:]:
         project.output(project.engine, "rm", "--force", extra["Id"])
+
+
+def test_queues_without_a_container_of_their_own_are_served(project: Project) -> None:
+    project.compose("down")  # podman-compose replaces no container for a setting of the shell.
+    project.up(QUEUES="default:prefork:2,io:threads:32,gpu:prefork:1,mail:threads:4")
+
+    until(lambda: served(project) == {"default": 2, "io": 1, "gpu": 1, "mail": 1, "control": 1}, PATIENCE_SECONDS)
+    until(partial(project.is_healthy, "worker-others"), PATIENCE_SECONDS)
+
+    project.compose("down")
+    project.up(QUEUES="default:prefork:2,io:threads:32")
+    until(lambda: served(project) == {"default": 2, "io": 1, "control": 1}, PATIENCE_SECONDS)
+
+
+def served(project: Project) -> dict[str, int]:
+    """How many processes each queue has."""
+    return dict(project.readiness().get("checks", {}).get("workers", {}).get("queues", {}))
 
 
 @pytest.mark.parametrize("service", [*PROCESSES, *SERVERS])
@@ -319,7 +350,7 @@ def test_all_that_the_document_says_works_in_its_order(project: Project, tmp_pat
     kept = project.until_completed(project.some_work())[0]
     document = (BASE_DIR / "docs" / "compose.md").read_text()
     words = shlex.join((*COMPOSE, "-p", PROJECT, "-f", str(BASE_DIR / "docker-compose.yml")))
-    tests = os.environ.get("CONTAINER_TESTS", "tests/orchestrator/test_states.py tests/api/test_jobs.py")
+    tests = os.environ.get("CONTAINER_TESTS", "tests/orchestrator/test_states.py tests/orchestrator/http/test_jobs.py")
 
     for block in re.findall(r"^```sh\n(.*?)^```$", document, re.MULTILINE | re.DOTALL):
         command = block.replace("docker compose", words).replace("localhost:8000", project.url)

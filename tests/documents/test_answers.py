@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from config.settings import Environment
+from config.environment import Environment
 from tests import servers
 from tests.documents.reader import API, OPERATIONS, README, Document, Reader
 from tests.system.stack import Stack

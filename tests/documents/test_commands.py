@@ -16,7 +16,7 @@ import pytest
 from django.core.management import call_command
 from knox.models import AuthToken
 
-from config.embedded import free_port
+from config.local.ports import free_port
 from tests import servers
 from tests.documents.reader import README, ROOT, Document
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from django.core.management import get_commands
 from django.urls import ResolverMatch, is_valid_path, resolve
 
-from config.settings import Environment
+from config.environment import RENAMED, Environment
+from config.queues import OLD_SIZES
 from tests.documents.reader import ALL, API, OPERATIONS, README, ROOT, Document, parsed
 
 by_name = pytest.mark.parametrize("document", ALL, ids=lambda document: document.name)
-# Names that look like settings and are docker-compose.yml's own.
-OTHER_NAMES = {"BUILD_TARGET"}
+OLD_NAMES = (*RENAMED, *OLD_SIZES.values())
+# Names that look like settings and are docker-compose.yml's own, Django's, or a test's.
+OTHER_NAMES = {"BUILD_TARGET", "DJANGO_SETTINGS_MODULE", "INSTALLED_APPS", "SCHEMATHESIS_SEED", "SCHEMATHESIS_SECONDS"}
+ALTERNATIVES = Document(ROOT / "docs" / "alternatives.md")
 
 
 @by_name
@@ -32,13 +36,14 @@ def test_every_link_leads_somewhere(document: Document) -> None:
 def test_every_setting_exists(document: Document) -> None:
     names = set(re.findall(r"`([A-Z]+(?:_[A-Z]+)+)(?:=[^`]*)?`", document.text))
 
-    assert {name.removesuffix("_FILE") for name in names} - set(Environment.__struct_fields__) - OTHER_NAMES == set()
+    known = {*Environment.__struct_fields__, *OTHER_NAMES, *(OLD_NAMES if document.name == "CHANGELOG.md" else ())}
+    assert {name.removesuffix("_FILE") for name in names} - known == set()
 
 
 @by_name
 def test_every_make_target_and_every_command_exists(document: Document) -> None:
     targets = set(re.findall(r"`(?:[A-Z_]+=\S+ )?make ([a-z-]+)", document.text))
-    commands = set(re.findall(r"manage\.py ([a-z_]+)", document.text))
+    commands = set(re.findall(r"manage\.py ([a-z_-]*[a-z])", document.text))
 
     assert targets - set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)) == set()
     assert commands - get_commands().keys() == set()
@@ -51,10 +56,11 @@ def route(path: str) -> ResolverMatch:
 
 
 def test_every_path_of_the_table_is_served_for_its_methods() -> None:
-    assert len(README.rows()) > 20
-    for path, methods in README.rows():
+    assert len(API.rows()) > 20
+    for path, methods in API.rows():
+        view: Any = route(path).func
         for method in methods:
-            assert hasattr(route(path).func.view_class, method.lower()), (path, method)
+            assert hasattr(view.view_class, method.lower()), (path, method)
 
 
 def test_every_path_of_the_table_has_a_curl_line_for_each_of_its_methods() -> None:
@@ -62,8 +68,34 @@ def test_every_path_of_the_table_has_a_curl_line_for_each_of_its_methods() -> No
     asked = [parsed(command) for command in commands if command.startswith("curl ")]
     shown = {(route(re.sub(r"^localhost:8000([^?]*).*", r"\1", each.url)).route, each.method) for each in asked}
 
-    wanted = {(route(path).route, method) for path, methods in README.rows() for method in methods}
+    wanted = {(route(path).route, method) for path, methods in API.rows() for method in methods}
     assert wanted - shown == set()
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def compared(document: Document) -> list[list[str]]:
+    """The rows of the table that compares Muster with others."""
+    return [cells(line) for line in document.text.splitlines() if line.startswith("|") and len(cells(line)) == 10]
+
+
+def test_each_cell_about_an_alternative_has_its_source() -> None:
+    _, _, *rows = compared(ALTERNATIVES)
+
+    assert len(rows) >= 10
+    for topic, _, *others in rows:
+        for cell in others:
+            assert cell == "–" or re.fullmatch(r"\[[^]]+\]\(https://[^)]+\)", cell), (topic, cell)
+
+
+def test_the_readme_compares_as_the_page_with_the_sources_does() -> None:
+    with_sources = [[re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", cell) for cell in row] for row in compared(ALTERNATIVES)]
+    told = compared(README)
+
+    assert len(told) >= 10
+    assert [row for row in told if row not in with_sources] == []
 
 
 def test_the_picture_of_the_demo_shows_a_finished_job_and_needs_nothing_from_elsewhere() -> None:

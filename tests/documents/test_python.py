@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,17 +14,25 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.mail import EmailMessage
 from django.db import transaction
+from django.db.models.functions import Now
 
-from orchestrator import engine, kinds
+from orchestrator import kinds
 from orchestrator.models import Job
 from orchestrator.submission import submit
-from orchestrator.workers import WorkerProcess
-from tests.documents.reader import ALL, KINDS, README
+from orchestrator.testing import drain, fake_job
+from tests.documents.reader import ALL, KINDS, OPERATIONS, README, ROOT, TESTING
+from tests.system.test_start import own_settings, start
 
-PATIENCE_SECONDS = 30
-
-PYTHON = README.blocks("python") + KINDS.blocks("python")
+PYTHON = [block for page in (README, KINDS, TESTING, OPERATIONS) for block in page.blocks("python")]
 JOBS = [block for block in PYTHON if block.startswith("# accounts/jobs.py")]
+CONFTEST = [block for block in PYTHON if block.startswith("# conftest.py")]
+TESTS = [block for block in PYTHON if block.startswith("# accounts/tests.py")]
+COMMITS = "@pytest.mark.django_db(transaction=True)\n"
+TEST_NAMES = [
+    pytest.param(name, marks=pytest.mark.django_db(transaction=bool(marker)))
+    for marker, name in re.findall(rf"^({re.escape(COMMITS)})?def (test_\w+)", "\n".join(TESTS), re.MULTILINE)
+]
+SETTINGS = [block for block in PYTHON if block.startswith("# accounts/settings.py")]
 SIGN_UP = [block for block in PYTHON if block.startswith("# wherever users sign up")]
 
 
@@ -30,20 +41,12 @@ def accounts() -> Iterator[ModuleType]:
     """The README's accounts/jobs.py, as a Django app's would be imported."""
     module = ModuleType("accounts.jobs")
     sys.modules |= {"accounts": ModuleType("accounts"), "accounts.jobs": module}
-    known = set(kinds._kinds)
+    known = {kind.name for kind in kinds.all_kinds()}
     exec("\n".join(JOBS), vars(module))
     yield module
-    for name in set(kinds._kinds) - known:
-        del kinds._kinds[name]
+    for name in {kind.name for kind in kinds.all_kinds()} - known:
+        kinds.forget_kind(name)
     del sys.modules["accounts"], sys.modules["accounts.jobs"]
-
-
-@pytest.fixture
-def worker(transactional_db: None) -> Iterator[WorkerProcess]:
-    process = WorkerProcess("reader@here", ["default", "io"]).start()
-    assert process.registered.wait(PATIENCE_SECONDS)
-    yield process
-    process.end()
 
 
 def sign_up() -> dict[str, Any]:
@@ -53,19 +56,8 @@ def sign_up() -> dict[str, Any]:
     return variables
 
 
-def run_all(worker: WorkerProcess) -> None:
-    """Runs jobs until none is ready."""
-    while any(run_one(kind, worker) for kind in kinds.all_kinds()):
-        pass
-
-
-def run_one(kind: kinds.Kind, worker: WorkerProcess) -> bool:
-    run_next = engine.run_batch if kind.execution == "transactional" else engine.run_leased
-    return run_next(kind, worker, "the-bell")
-
-
-def ended(job: Job, worker: WorkerProcess) -> Job:
-    run_all(worker)
+def ended(job: Job) -> Job:
+    drain()
     return Job.objects.get(id=job.id)
 
 
@@ -76,7 +68,19 @@ def users(*names: str) -> list[int]:
 def test_every_python_block_is_run_here() -> None:
     assert len(SIGN_UP) == 1
     # That of docs/chaos.md is run by tests/chaos/test_document.py.
-    assert len(JOBS) + len(SIGN_UP) == sum(len(page.blocks("python")) for page in ALL if page.name != "docs/chaos.md")
+    assert len(JOBS) + len(SIGN_UP) + len(TESTS) + len(CONFTEST) + len(SETTINGS) == sum(
+        len(page.blocks("python")) for page in ALL if page.name != "docs/chaos.md"
+    )
+
+
+def test_the_example_of_a_settings_module_is_used(tmp_path: Path) -> None:
+    own = own_settings(tmp_path, SETTINGS[0], app="accounts")
+    show = "from django.conf import settings; print(settings.EMAIL_HOST, settings.DEFAULT_FROM_EMAIL)"
+
+    ended = start(sys.executable, "manage.py", "shell", "-v", "0", "-c", show, EMAIL_HOST="mail.example.org", **own)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == "mail.example.org accounts@example.org\n"
 
 
 def test_a_kind_takes_ten_lines() -> None:
@@ -86,9 +90,9 @@ def test_a_kind_takes_ten_lines() -> None:
 
 
 def test_the_example_is_submitted_and_run(
-    accounts: ModuleType, worker: WorkerProcess, mailoutbox: list[EmailMessage]
+    accounts: ModuleType, transactional_db: None, mailoutbox: list[EmailMessage]
 ) -> None:
-    job = ended(sign_up()["submitted"], worker)
+    job = ended(sign_up()["submitted"])
 
     assert (job.status, job.owner, job.result) == ("COMPLETED", "grace", {"sent_to": "grace@example.org"})
     assert [mail.extra_headers["Message-ID"] for mail in mailoutbox] == [f"<{job.id}@example.org>"]
@@ -109,42 +113,80 @@ def test_the_kind_can_be_called_as_the_function_it_is(
     accounts: ModuleType, db: None, mailoutbox: list[EmailMessage]
 ) -> None:
     [id] = users("ada")
-    job = type("Running", (), {"idempotency_key": "1"})()
+    job = fake_job(accounts.welcome, {"user_id": id})
 
     assert accounts.welcome(job, accounts.Welcome(user_id=id)) == {"sent_to": "ada@example.org"}
 
 
-def test_the_example_of_steps_works_and_tells_its_progress(accounts: ModuleType, worker: WorkerProcess) -> None:
+def test_the_example_of_steps_works_and_reports_its_progress(accounts: ModuleType, transactional_db: None) -> None:
     ids = users(*(f"User{n}" for n in range(25)))
 
-    job = ended(submit("accounts.tidy_usernames", ids), worker)
+    job = ended(submit("accounts.tidy_usernames", ids))
 
     assert (job.result, job.progress_done, job.progress_total) == ({"users": 25}, 25, 25)
     assert User.objects.filter(username__startswith="user").count() == 25
 
 
-def test_the_example_of_steps_goes_on_after_the_last_step(accounts: ModuleType, worker: WorkerProcess) -> None:
+def test_the_example_of_steps_goes_on_after_the_last_step(accounts: ModuleType, transactional_db: None) -> None:
     ids = users(*(f"User{n}" for n in range(25)))
     job = submit("accounts.tidy_usernames", ids)
     Job.objects.filter(id=job.id).update(progress_done=20, progress_total=25)
 
-    ended(job, worker)
+    ended(job)
 
     assert User.objects.filter(username__startswith="user").count() == 5
 
 
-def test_the_example_of_a_batch_works_on_all_its_jobs_at_once(accounts: ModuleType, worker: WorkerProcess) -> None:
+def test_the_example_of_a_batch_works_on_all_its_jobs_at_once(accounts: ModuleType, transactional_db: None) -> None:
     ids = users("ada", "grace", "linus")
     first, second = submit("accounts.deactivate", ids[0]), submit("accounts.deactivate", ids[1])
 
-    assert [ended(job, worker).status for job in (first, second)] == ["COMPLETED", "COMPLETED"]
+    assert [ended(job).status for job in (first, second)] == ["COMPLETED", "COMPLETED"]
     assert User.objects.get(is_active=True).username == "linus"
 
 
+@pytest.mark.django_db
+def test_the_example_of_an_async_handler_looks_each_minute_for_half_an_hour(accounts: ModuleType) -> None:
+    [id] = users("ada")
+    job, waits_in_vain = (fake_job(accounts.await_first_login, id) for _ in range(2))
+    User.objects.filter(id=id).update(last_login=Now())
+
+    assert (job.run(), job.slept) == ({"logged_in": True}, [])
+
+    User.objects.filter(id=id).update(last_login=None)
+    assert (waits_in_vain.run(), waits_in_vain.seconds) == ({"logged_in": False}, 30 * 60)
+
+
 def test_the_example_of_a_pipeline_gathers_what_its_children_did(
-    accounts: ModuleType, worker: WorkerProcess, mailoutbox: list[EmailMessage]
+    accounts: ModuleType, transactional_db: None, mailoutbox: list[EmailMessage]
 ) -> None:
-    job = ended(submit("accounts.welcome_all", users("ada", "grace")), worker)
+    job = ended(submit("accounts.welcome_all", users("ada", "grace")))
 
     assert job.result == {"sent_to": ["ada@example.org", "grace@example.org"]}
     assert len(mailoutbox) == 2
+
+
+def test_the_example_of_a_failure_submits_another_job(accounts: ModuleType, transactional_db: None) -> None:
+    [id] = users("ada")
+    User.objects.filter(id=id).update(email="no address\n")
+
+    job = ended(submit("accounts.invite", {"user_id": id}, owner="grace"))
+
+    assert (job.status, job.attempt) == ("FAILED", 2)
+    assert not User.objects.get(id=id).is_active
+    assert Job.objects.get(kind="accounts.deactivate").owner == "grace"
+
+
+def test_the_line_for_the_fixtures_is_that_of_these_tests() -> None:
+    [line] = CONFTEST[0].splitlines()[1:]
+
+    assert line in (ROOT / "tests" / "conftest.py").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", TEST_NAMES)
+def test_the_example_of_a_test_passes(accounts: ModuleType, request: pytest.FixtureRequest, name: str) -> None:
+    variables: dict[str, Any] = {}
+    exec("\n".join(TESTS), variables)
+    example = variables[name]
+
+    example(**{fixture: request.getfixturevalue(fixture) for fixture in inspect.signature(example).parameters})

@@ -10,16 +10,16 @@ import pytest
 from pytest_django import Settings
 
 from orchestrator.kinds import kind_named
-from orchestrator.workers import WorkerProcess
-from tests.api.conftest import Api, api, as_user, asks_for_tokens, unthrottled
-from tests.orchestrator.workbench import hire, live_worker, run, worker
+from orchestrator.worker.process import WorkerProcess
+from tests.api import Api, api, as_user, asks_for_tokens, unthrottled
+from tests.orchestrator.workbench import live_worker, make_worker, run
 
-__all__ = ["api", "as_user", "asks_for_tokens", "hire", "live_worker", "unthrottled", "worker"]
+__all__ = ["api", "as_user", "asks_for_tokens", "live_worker", "make_worker", "unthrottled"]
 
 # What the outside service under test was told: (idempotency key, student_ids).
 told: list[tuple[str, list[str]]] = []
-# Raised by it, one a call, before it answers.
-troubles: list[BaseException] = []
+# What it is met with, call by call: an exception, or something that happens meanwhile.
+troubles: list[BaseException | Callable[[], None]] = []
 
 Ingest = Callable[..., str]
 
@@ -28,7 +28,10 @@ def service(records: list[dict[str, Any]], *, idempotency_key: str) -> None:
     """An outside service that remembers what it was told, and fails when it is meant to."""
     told.append((idempotency_key, [record["student_id"] for record in records]))
     if troubles:
-        raise troubles.pop(0)
+        trouble = troubles.pop(0)
+        if isinstance(trouble, BaseException):
+            raise trouble
+        trouble()
 
 
 @pytest.fixture(autouse=True)
@@ -55,17 +58,17 @@ def ingest(api: Api, worker: WorkerProcess) -> Ingest:
 def send_only(api: Api, records: list[Any], **options: Any) -> str:
     response = api.post("/api/data/ingest/", {"records": records, **options})
     assert response.status_code == 202, response.content
-    return response.json()["task_id"]
+    return str(response.json()["task_id"])
 
 
 def work(worker: WorkerProcess) -> bool:
-    return run(kind_named("ingestion.ingest"), worker)
+    return run(kind_named("ingestion.ingest"), worker) > 0
 
 
 def status(api: Api, task_id: str) -> dict[str, Any]:
     response = api.get(f"/api/data/status/{task_id}/")
     assert response.status_code == 200, response.content
-    return response.json()
+    return dict(response.json())
 
 
 def counts(api: Api, task_id: str) -> tuple[str, int, int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from django.db import connection
 from django.test import Client
@@ -10,16 +12,16 @@ from django.urls import reverse
 
 from ingestion.models import Ingestion, Record, RecordError
 from orchestrator.models import Job
-from tests.api.conftest import Api
+from tests.api import Api
 from tests.ingestion.conftest import Ingest, send_only, student, students
 
 pytestmark = pytest.mark.django_db
 
 # A page of a list reads the session, the user, the dates, the count and the rows.
-MOST_QUERIES = 10
+MAX_QUERIES = 10
 
 
-def listed(client: Client, model: str, **parameters: str) -> list[object]:
+def listed(client: Client, model: str, **parameters: str) -> list[Any]:
     answer = client.get(reverse(f"admin:ingestion_{model}_changelist"), parameters)
     assert answer.status_code == 200
     return list(answer.context["cl"].result_list)
@@ -52,7 +54,7 @@ def test_a_list_of_many_reads_no_more_than_one_of_few(admin_client: Client, api:
     with CaptureQueriesContext(connection) as queries:
         listed(admin_client, "ingestion")
 
-    assert len(queries) <= MOST_QUERIES
+    assert len(queries) <= MAX_QUERIES
 
 
 def test_what_became_of_an_ingestion_is_shown(admin_client: Client, ingest: Ingest) -> None:
@@ -80,19 +82,19 @@ def test_records_and_errors_are_found(admin_client: Client, ingest: Ingest) -> N
     assert listed(admin_client, "recorderror", q="nothing") == []
 
 
-def test_ingestions_are_cancelled_and_refusals_told(admin_client: Client, api: Api, ingest: Ingest) -> None:
+def test_ingestions_are_cancelled_and_refusals_shown(admin_client: Client, api: Api, ingest: Ingest) -> None:
     ingest(students(1))
     waiting = send_only(api, students(2))
     rows = [str(id) for id in Ingestion.objects.values_list("id", flat=True)]
 
     page = admin_client.post(
         reverse("admin:ingestion_ingestion_changelist"),
-        {"action": "cancel_selected", "_selected_action": rows},
+        {"action": "cancel_selected", "_selected_action": rows, "confirmed": "yes"},
         follow=True,
     ).content.decode()
 
     assert Job.objects.get(id=waiting).status == "CANCELLED"
-    assert "Asked to cancel 1 of them" in page
+    assert "Requested cancellation of 1 ingestion." in page
     assert "already COMPLETED" in page
 
 

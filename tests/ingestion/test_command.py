@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import threading
 from io import StringIO
@@ -14,7 +15,7 @@ from django.core.management import CommandError, call_command
 
 from ingestion.models import Ingestion, Record
 from orchestrator.kinds import kind_named
-from orchestrator.workers import WorkerProcess
+from orchestrator.worker.process import WorkerProcess
 from tests.ingestion.conftest import students, work
 from tests.orchestrator.workbench import PATIENCE_SECONDS, run, threads
 
@@ -54,8 +55,9 @@ def test_a_file_is_stored_and_watched_to_its_end(tmp_path: Path, worker: WorkerP
     assert Record.objects.filter(owner="ada").count() == 1_200
 
 
-def test_it_need_not_be_watched(tmp_path: Path) -> None:
-    said = ingest_file(written(tmp_path / "students.ndjson", 3), no_wait=True)
+@pytest.mark.parametrize("name", ["students.ndjson", "STUDENTS.NDJSON", "Students.JsonL"])
+def test_it_need_not_be_watched(tmp_path: Path, name: str) -> None:
+    said = ingest_file(written(tmp_path / name, 3), no_wait=True)
 
     assert f"3 records as task {Ingestion.objects.get().job_id}" in said
 
@@ -63,13 +65,16 @@ def test_it_need_not_be_watched(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "body", "complaint"),
     [
-        ("students.txt", b"", "is to end in one of"),
-        ("students.ndjson", b"\n", "holds no records"),
-        ("students.csv", b"name\n", "which is no field"),
+        ("students.txt", b"", "must end in one of"),
+        ("students.ndjson", b"\n", "contains no records"),
+        ("students.csv", b"name\n", "unknown field"),
         ("students.ndjson.gz", b"no", "is not"),
+        ("students.csv", "student_id,email".encode("utf-16"), "The file is UTF-16. Save it as UTF-8"),
+        ("students.csv", b"student_id;email", "separated by semicolons"),
+        ("students.ndjson.gz", gzip.compress(b"\n" * 20_000_000, mtime=0), "blank lines included"),
     ],
 )
-def test_a_file_that_is_none_leaves_nothing(tmp_path: Path, name: str, body: bytes, complaint: str) -> None:
+def test_an_invalid_file_leaves_nothing(tmp_path: Path, name: str, body: bytes, complaint: str) -> None:
     (tmp_path / name).write_bytes(body)
 
     with pytest.raises(CommandError, match=complaint):
@@ -78,13 +83,21 @@ def test_a_file_that_is_none_leaves_nothing(tmp_path: Path, name: str, body: byt
     assert not Ingestion.objects.exists()
 
 
-def test_an_owner_that_cannot_be_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["students.csv", "students.csv.gz"])
+def test_a_byte_order_mark_before_a_quoted_header_is_skipped(tmp_path: Path, name: str) -> None:
+    body = codecs.BOM_UTF8 + b'"student_id","first_name","last_name","email","grade"\r\n"B2","A","L","a@b.org","7"\r\n'
+    (tmp_path / name).write_bytes(gzip.compress(body) if name.endswith(".gz") else body)
+
+    assert "1 records as task" in ingest_file(tmp_path / name, no_wait=True)
+
+
+def test_an_invalid_owner_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="at most 150 characters"):
         ingest_file(written(tmp_path / "students.ndjson", 3), owner="x" * 151)
 
     assert not Ingestion.objects.exists()
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="No such file"):
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"students\.csv cannot be read: No such file or directory\."):
         ingest_file(tmp_path / "students.csv")

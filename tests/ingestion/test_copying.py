@@ -5,25 +5,26 @@ from __future__ import annotations
 import pytest
 from django.db import connection
 
-from ingestion import copying, services
+from ingestion import copying
 from ingestion.models import Chunk, Ingestion
+from ingestion.services.storing import STORED, stored_ids
 from tests.ingestion.conftest import Ingest, students
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.mark.parametrize("lines", [b"", b"\0\xff\n\\N\t", bytes(range(256)) * 10_000], ids=len)
-def test_what_waits_comes_back_as_it_was(lines: bytes) -> None:
+def test_staged_records_are_read_back_unchanged(lines: bytes) -> None:
     ingestion = Ingestion.objects.create()
 
     copying.keep_chunk(ingestion.id, 7, lines)
 
     chunk = Chunk.objects.get(ingestion=ingestion)
-    assert copying.lines_of(chunk.id) == bytes(chunk.records) == lines
+    assert copying.lines_of(chunk.id) == bytes(chunk.records or b"") == lines
     assert (chunk.position, chunk.stored_records, chunk.failed_records) == (7, 0, 0)
 
 
-def test_what_was_dropped_is_nothing() -> None:
+def test_dropped_records_are_read_back_as_none() -> None:
     chunk = Chunk.objects.create(ingestion=Ingestion.objects.create(), position=0, records=None)
 
     assert copying.lines_of(chunk.id) is None
@@ -36,8 +37,8 @@ def test_what_is_stored_is_asked_for_by_the_index_of_student_ids_also_without_st
     parameters = {"owner": "", "student_ids": '["S-0001"]', "ingestion": None}
 
     with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN {services.STORED}", parameters)
+        cursor.execute(f"EXPLAIN {STORED}", parameters)
         plan = "\n".join(line for (line,) in cursor.fetchall())
 
     assert "Index Cond: ((student_id = sent.id) AND (owner =" in plan
-    assert services.stored_ids(["S-0001", "S-9999"], owner="") == {"S-0001"}
+    assert stored_ids(["S-0001", "S-9999"], owner="") == {"S-0001"}

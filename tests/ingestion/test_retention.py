@@ -9,10 +9,10 @@ from django.db import models
 from django.utils import timezone
 
 from ingestion.models import Chunk, Ingestion, Record, RecordError
-from orchestrator import retention
 from orchestrator.models import Job
-from orchestrator.workers import WorkerProcess
-from tests.api.conftest import Api
+from orchestrator.upkeep import retention
+from orchestrator.worker.process import WorkerProcess
+from tests.api import Api
 from tests.ingestion.conftest import Ingest, student, students
 from tests.orchestrator.workbench import PATIENCE_SECONDS
 
@@ -46,7 +46,7 @@ def test_an_ingestion_goes_and_its_records_stay(api: Api, ingest: Ingest) -> Non
 def test_an_ingestion_with_more_errors_than_a_transaction_takes_goes_in_several(
     ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "MOST_ROWS", 3)
+    monkeypatch.setattr(retention, "MAX_ROWS", 3)
     age(ingest(students(8, email="no")))
     counts = []
 

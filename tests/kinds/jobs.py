@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from orchestrator.async_running import AsyncRunningJob
+from orchestrator.ended import EndedJob
 from orchestrator.kinds import job
-from orchestrator.running import RunningJob
+from orchestrator.running import BaseRunningJob, RunningJob
 from orchestrator.submission import Child
-from tests.kinds import outside
+from tests.kinds import mischief, outside
+from tests.kinds.hanging import hang
 from tests.kinds.models import Effect
 
 
@@ -34,25 +40,51 @@ def write(running: RunningJob) -> dict[str, Any]:
 
 
 @job("tests.wait_and_write", queue="io", payload=Wait)
-def wait_and_write(running: RunningJob, payload: Wait) -> dict[str, Any]:
+def wait_and_write(running: RunningJob, payload: Wait) -> dict[str, int]:
     """Waits as a good handler does, then writes one row."""
     running.sleep(payload.seconds)
+    return write_effect(running)
+
+
+def write_effect(running: RunningJob) -> dict[str, int]:
+    """One row, and a result that names the attempt."""
     Effect.objects.create(job_id=running.id, attempt=running.attempt)
     return {"attempt": running.attempt}
 
 
+@job("tests.wait_async", queue="io", payload=Wait)
+async def wait_async(running: AsyncRunningJob, payload: Wait) -> dict[str, Any]:
+    """The same on the event loop."""
+    await running.sleep(payload.seconds)
+    await Effect.objects.acreate(job_id=running.id, attempt=running.attempt)
+    return {"attempt": running.attempt}
+
+
+@job("tests.block_loop", queue="io", payload=Wait)
+async def block_loop(running: AsyncRunningJob, payload: Wait) -> None:
+    """Keeps all other async jobs of its process waiting."""
+    time.sleep(payload.seconds)
+
+
+@job("tests.swallow_async", queue="io", timeout_seconds=1, max_attempts=1)
+async def swallow_async(running: AsyncRunningJob) -> None:
+    """Hears that it has to end, and goes on."""
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.1)
+
+
 @job("tests.wait_in_child", queue="default", payload=Wait)
-def wait_in_child(running: RunningJob, payload: Wait) -> dict[str, Any]:
+def wait_in_child(running: RunningJob, payload: Wait) -> dict[str, int]:
     """The same in a child of the prefork pool."""
     return wait_and_write.handler(running, payload)
 
 
 @job("tests.wait_deaf", queue="default", payload=Wait)
-def wait_deaf(running: RunningJob, payload: Wait) -> dict[str, Any]:
+def wait_deaf(running: RunningJob, payload: Wait) -> dict[str, int]:
     """Waits without ever reaching a checkpoint, then writes one row."""
     time.sleep(payload.seconds)
-    Effect.objects.create(job_id=running.id, attempt=running.attempt)
-    return {"attempt": running.attempt}
+    return write_effect(running)
 
 
 @job("tests.steps", queue="io", payload=Steps)
@@ -65,9 +97,24 @@ def steps(running: RunningJob, payload: Steps) -> dict[str, Any]:
     return {"steps": payload.steps}
 
 
+@job("tests.stop_at_breakpoint", queue="default")
+def stop_at_breakpoint(running: RunningJob) -> dict[str, Any]:
+    """Lets somebody at a terminal change the answer."""
+    answer = 0
+    breakpoint()
+    return {"answer": answer}
+
+
 @job("tests.kill_worker", queue="default", max_attempts=2, backoff_seconds=0.1)
 def kill_worker(running: RunningJob) -> None:
     """Kills the process it runs in, each time."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job("tests.kill_threads", queue="io", max_attempts=2, backoff_seconds=0.1, payload=Wait)
+def kill_threads(running: RunningJob, payload: Wait) -> None:
+    """The same beside other threads, after a while."""
+    running.sleep(payload.seconds)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -108,7 +155,41 @@ class Hopeless(Exception):
     """The job was meant to fail for good."""
 
 
-PATIENT = {"max_attempts": 30, "backoff_seconds": 0.1, "backoff_ceiling_seconds": 2, "no_retry": (Hopeless,)}
+class Ticket(msgspec.Struct, forbid_unknown_fields=True):
+    """A file; who deletes it dies."""
+
+    path: str
+
+
+def die_once(job: EndedJob[Ticket], error: str) -> None:
+    """Writes one row, and kills its process the first time."""
+    Effect.objects.create(job_id=job.id, attempt=job.attempt)
+    ticket = Path(job.payload.path)
+    if ticket.exists():
+        ticket.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@job("tests.die_after_failure", queue="default", max_attempts=1, payload=Ticket, on_failure=die_once)
+def die_after_failure(running: RunningJob, payload: Ticket) -> None:
+    """Fails, and its process dies of what follows."""
+    raise Hopeless("as it was meant to")
+
+
+@job(
+    "tests.die_after_failure_in_batch", execution="transactional", max_attempts=1, payload=Ticket, on_failure=die_once
+)
+def die_after_failure_in_batch(running: RunningJob, payload: Ticket) -> None:
+    """The same as part of a batch."""
+    raise Hopeless("as it was meant to")
+
+
+PATIENT: dict[str, Any] = {
+    "max_attempts": 30,
+    "backoff_seconds": 0.1,
+    "backoff_ceiling_seconds": 2,
+    "no_retry": (Hopeless,),
+}
 
 
 @job("tests.effect", execution="transactional", batch_size=20, payload=Mishaps, **PATIENT)
@@ -123,10 +204,34 @@ def effect_in_thread(running: RunningJob, payload: Mishaps) -> dict[str, int]:
     return leave_effect(running, payload)
 
 
+@job("tests.effect_on_loop", queue="io", payload=Mishaps, **PATIENT)
+async def effect_on_loop(running: AsyncRunningJob, payload: Mishaps) -> dict[str, int]:
+    """The same on the event loop."""
+    outside.tell("began", running.idempotency_key, running.attempt)
+    ends_at = time.monotonic() + payload.seconds
+    while (left := ends_at - time.monotonic()) > 0:
+        with suppress(*[asyncio.CancelledError] * payload.deaf):
+            await asyncio.sleep(left)
+    await Effect.objects.acreate(job_id=running.id, attempt=running.attempt, number=payload.number)
+    befall(running, payload)
+    outside.tell("done", running.idempotency_key, running.attempt)
+    return {"number": payload.number}
+
+
 @job("tests.effect_in_child", queue="default", payload=Mishaps, **PATIENT)
 def effect_in_child(running: RunningJob, payload: Mishaps) -> dict[str, int]:
     """The same, leased, in a child of the prefork pool."""
     return leave_effect(running, payload)
+
+
+@job("tests.tell", queue="default", payload=Mishaps, **PATIENT)
+def tell(running: RunningJob, payload: Mishaps) -> dict[str, int]:
+    """Tells the outside world and sends nothing to the database, so it completes together with others."""
+    outside.tell("began", running.idempotency_key, running.attempt)
+    if payload.seconds:
+        running.sleep(payload.seconds)
+    outside.tell("done", running.idempotency_key, running.attempt)
+    return {"number": payload.number}
 
 
 def leave_effect(running: RunningJob, payload: Mishaps) -> dict[str, int]:
@@ -138,14 +243,19 @@ def leave_effect(running: RunningJob, payload: Mishaps) -> dict[str, int]:
     elif payload.seconds:
         running.sleep(payload.seconds)
     Effect.objects.create(job_id=running.id, attempt=running.attempt, number=payload.number)
+    befall(running, payload)
+    outside.tell("done", running.idempotency_key, running.attempt)
+    return {"number": payload.number}
+
+
+def befall(running: BaseRunningJob, payload: Mishaps) -> None:
+    """The mishap that is meant to happen to the job."""
     if payload.kills:
         os.kill(os.getpid(), signal.SIGKILL)
     if payload.hopeless:
         raise Hopeless("as it was meant to")
     if running.attempt <= payload.failures:
         raise NotYet(f"as it was meant to, {payload.failures} times")
-    outside.tell("done", running.idempotency_key, running.attempt)
-    return {"number": payload.number}
 
 
 class Family(msgspec.Struct, forbid_unknown_fields=True):
@@ -157,9 +267,9 @@ class Family(msgspec.Struct, forbid_unknown_fields=True):
 
 def members(payload: Family) -> list[Child]:
     """Children of every kind in turn; the hopeless one comes last, after the first."""
-    kinds = ("tests.effect", "tests.effect_in_thread", "tests.effect_in_child")
+    kinds = ("tests.effect", "tests.effect_in_thread", "tests.effect_in_child", "tests.effect_on_loop")
     children = [
-        Child(name=f"child {place}", kind=kinds[place % 3], payload={"number": number})
+        Child(name=f"child {place}", kind=kinds[place % 4], payload={"number": number})
         for place, number in enumerate(payload.numbers)
     ]
     if payload.hopeless:
@@ -180,3 +290,52 @@ def overdue(running: RunningJob) -> None:
     """Takes longer than it may, each time."""
     Effect.objects.create(job_id=running.id, attempt=running.attempt)
     running.sleep(60)
+
+
+class Hang(msgspec.Struct, forbid_unknown_fields=True):
+    """In which way the job hangs, and in how many of its attempts."""
+
+    how: str = "sleep"
+    times: int = 1_000
+
+
+HANGING: dict[str, Any] = {"timeout_seconds": 2, "max_attempts": 2, "backoff_seconds": 0.1}
+
+
+@job("tests.hang_in_thread", queue="io", payload=Hang, **HANGING)
+def hang_in_thread(running: RunningJob, payload: Hang) -> dict[str, int]:
+    """Does not end, however it is asked to; then, if that is meant, it does."""
+    if running.attempt <= payload.times:
+        hang(payload.how, running)
+    return write_effect(running)
+
+
+@job("tests.hang_in_child", queue="default", payload=Hang, **HANGING)
+def hang_in_child(running: RunningJob, payload: Hang) -> dict[str, int]:
+    """The same in a child of the prefork pool."""
+    return hang_in_thread.handler(running, payload)
+
+
+@job("tests.hang_in_batch", execution="transactional", payload=Hang, batch_size=20, **HANGING)
+def hang_in_batch(running: RunningJob, payload: Hang) -> dict[str, int]:
+    """The same in a transaction with others."""
+    return hang_in_thread.handler(running, payload)
+
+
+@job("tests.misbehave_in_thread", queue="io", payload=mischief.Acts, max_attempts=1)
+def misbehave_in_thread(running: RunningJob, payload: mischief.Acts) -> Any:
+    """Does what it is told to, in a thread, and logs that it began."""
+    running.log.info("It begins.")
+    return mischief.misbehave(running, payload)
+
+
+@job("tests.misbehave_in_child", queue="default", payload=mischief.Acts, max_attempts=1)
+def misbehave_in_child(running: RunningJob, payload: mischief.Acts) -> Any:
+    """The same in a child of the prefork pool."""
+    return misbehave_in_thread.handler(running, payload)
+
+
+@job("tests.misbehave_in_batch", queue="default", execution="transactional", payload=mischief.Acts, max_attempts=1)
+def misbehave_in_batch(running: RunningJob, payload: mischief.Acts) -> Any:
+    """The same in a batch."""
+    return misbehave_in_thread.handler(running, payload)

@@ -1,5 +1,5 @@
 """The workbench's fixtures, for tests of the engine."""
 
-from tests.orchestrator.workbench import hire, kind, live_worker, worker
+from tests.orchestrator.workbench import kind, live_worker, make_worker, rung
 
-__all__ = ["hire", "kind", "live_worker", "worker"]
+__all__ = ["kind", "live_worker", "make_worker", "rung"]

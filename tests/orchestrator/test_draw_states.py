@@ -34,5 +34,5 @@ def test_drawing_makes_the_page_fresh(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_page_shows_every_move_as_a_line_of_the_table_and_an_arrow() -> None:
     page = draw_states.page()
 
-    assert "| FAILED | CREATED | someone asked for another try |" in page
+    assert "| FAILED | CREATED | retried on request |" in page
     assert "    RUNNING --> COMPLETED: its handler returned" in page

@@ -29,7 +29,7 @@ def point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Failpoint:
     return made
 
 
-def test_a_file_of_its_name_makes_one_process_die_there_once(
+def test_a_file_of_its_name_crashes_one_process_there_once(
     point: Failpoint, tmp_path: Path, kills: list[tuple[int, int]]
 ) -> None:
     (tmp_path / "a-point-of-this-test").touch()
@@ -40,7 +40,9 @@ def test_a_file_of_its_name_makes_one_process_die_there_once(
     assert kills == [(os.getpid(), signal.SIGKILL)]
 
 
-def test_nobody_dies_for_another_points_file(point: Failpoint, tmp_path: Path, kills: list[tuple[int, int]]) -> None:
+def test_a_failpoint_ignores_the_files_of_others(
+    point: Failpoint, tmp_path: Path, kills: list[tuple[int, int]]
+) -> None:
     (tmp_path / "another-point").touch()
 
     point()
@@ -48,10 +50,10 @@ def test_nobody_dies_for_another_points_file(point: Failpoint, tmp_path: Path, k
     assert not kills
 
 
-def test_without_the_setting_there_is_nothing_to_look_for(kills: list[tuple[int, int]]) -> None:
+def test_without_the_setting_no_file_is_looked_for(kills: list[tuple[int, int]]) -> None:
     point = Failpoint("a-point-of-this-test")
     NAMES.remove("a-point-of-this-test")
 
     point()
 
-    assert (point._ticket, kills) == (None, [])
+    assert (point.ticket, kills) == (None, [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -9,11 +11,11 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from orchestrator import kinds
-from orchestrator.kinds import BadPayload, UnknownKind, job, kind_named
+from orchestrator.kinds import BadPayload, Kind, UnknownKind, job, kind_named
 from orchestrator.models import Job
 from orchestrator.running import RunningJob
 from orchestrator.submission import submit
-from tests.orchestrator.workbench import DeclareKind, returns_nothing
+from tests.orchestrator.workbench import DeclareKind, doorbell, returns_nothing
 
 
 class Line(msgspec.Struct):
@@ -26,16 +28,20 @@ class Order(msgspec.Struct, forbid_unknown_fields=True):
     note: str | None = None
 
 
+def is_declared(name: str) -> bool:
+    return name in {kind.name for kind in kinds.all_kinds()}
+
+
 @pytest.mark.parametrize("name", ["plain", "Big.Letter", "a.", ".b", "a b.c", "a.b-c", "", "a." + "b" * 100])
 def test_a_kind_without_a_proper_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="needs a name like"):
         job(name)(returns_nothing)
 
-    assert name not in kinds._kinds
+    assert not is_declared(name)
 
 
-def test_a_queue_that_is_not_served_is_refused_with_those_that_are() -> None:
-    with pytest.raises(ImproperlyConfigured, match="'nowhere', which QUEUES leaves out: default, io"):
+def test_an_unknown_queue_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ImproperlyConfigured, match="'nowhere', which is not in QUEUES: default, io"):
         job("test.refused", queue="nowhere")(returns_nothing)
 
 
@@ -58,13 +64,68 @@ def test_a_leased_kind_takes_no_batches(options: dict[str, Any]) -> None:
         {"keep_days": -1},
         {"keep_days": 36_501},
         {"batch_size": -1, "execution": "transactional"},
+        {"max_attempts": 2.5},
+        {"max_attempts": True},
+        {"execution": "Transactional"},
+        {"on_cancel": "roll back"},
+        {"no_retry": ValueError},
+        {"no_retry": [ValueError]},
+        {"no_retry": (ValueError, "KeyError")},
     ],
 )
 def test_a_kind_whose_jobs_could_not_run_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"The kind 'test.refused' needs"):
         job("test.refused", **options)(returns_nothing)
 
-    assert "test.refused" not in kinds._kinds
+    assert not is_declared("test.refused")
+
+
+async def is_async(running: RunningJob) -> None:
+    """Does nothing."""
+
+
+async def is_async_and_yields(running: RunningJob) -> Any:
+    yield 1
+
+
+def yields(running: RunningJob) -> Any:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"queue": "default"}, r"or a queue of threads \(io in QUEUES\): the workers of 'default' are processes"),
+        ({"queue": "io", "execution": "transactional"}, "or execution='leased': a batch runs in one transaction"),
+    ],
+)
+def test_an_async_function_is_refused_where_it_has_no_event_loop(options: dict[str, Any], advice: str) -> None:
+    with pytest.raises(ValueError, match=f"'test.refused' needs a function that is not async, {advice}"):
+        job("test.refused", **options)(is_async)
+
+    assert not is_declared("test.refused")
+
+
+def test_an_async_function_is_a_kind_on_a_queue_of_threads(kind: DeclareKind) -> None:
+    assert kind(is_async, queue="io").is_async
+    assert not kind(queue="io").is_async
+
+
+@pytest.mark.parametrize("handler", [is_async, is_async_and_yields, yields, partial(returns_nothing), dict])
+def test_what_cannot_run_as_a_handler_is_refused_where_it_is_declared(handler: Any) -> None:
+    with pytest.raises(ValueError, match=r"The kind 'test.refused' needs a function"):
+        job("test.refused")(handler)
+
+    assert not is_declared("test.refused")
+
+
+def test_a_name_that_the_same_file_has_taken_is_refused(kind: DeclareKind) -> None:
+    taken = kind()
+
+    with pytest.raises(ValueError, match="declared twice"):
+        job(taken.name)(lambda running: None)
+
+    assert job(taken.name)(returns_nothing).handler is returns_nothing
 
 
 def test_a_name_another_file_has_taken_is_refused() -> None:
@@ -88,8 +149,34 @@ def test_a_kind_is_still_its_function(kind: DeclareKind) -> None:
 def test_the_celery_task_has_the_name_and_queue_of_the_kind(kind: DeclareKind) -> None:
     declared = kind(queue="io")
 
-    assert declared.task.name == declared.name
-    assert declared.task.answered_in == "io"
+    assert doorbell(declared).name == declared.name
+    assert doorbell(declared).bell_queue == "io"
+
+
+def test_a_kind_that_was_forgotten_can_be_declared_again_without_a_warning(kind: DeclareKind) -> None:
+    forgotten = kind()
+    assert doorbell(forgotten)
+    kinds.forget_kind(forgotten.name)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kinds.job(forgotten.name)(lambda running: None)
+
+    assert doorbell(forgotten).name == forgotten.name
+
+
+def test_a_hook_for_each_kind_gets_those_declared_before_and_after(
+    kind: DeclareKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds, "callbacks", [])
+    before = kind()
+    followed: list[Kind] = []
+
+    kinds.for_each_kind(followed.append)
+    after = kind()
+
+    assert before in followed
+    assert followed[-1] is after
 
 
 @pytest.mark.parametrize(
@@ -103,7 +190,7 @@ def test_the_celery_task_has_the_name_and_queue_of_the_kind(kind: DeclareKind) -
         ({"lines": [], "colour": 5}, "/payload", "unknown field `colour`"),
     ],
 )
-def test_a_payload_that_does_not_fit_is_pointed_at(payload: Any, pointer: str, detail: str, kind: DeclareKind) -> None:
+def test_an_invalid_payload_is_pointed_at(payload: Any, pointer: str, detail: str, kind: DeclareKind) -> None:
     ordering = kind(payload=Order)
 
     with pytest.raises(BadPayload) as refusal:
@@ -122,7 +209,7 @@ def test_defaults_of_the_payload_are_filled_in(kind: DeclareKind, transactional_
     assert Job.objects.get(id=accepted.id).payload == {"count": 3, "name": ""}
 
 
-def test_an_unknown_kind_comes_with_the_nearest_one() -> None:
+def test_an_unknown_kind_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(UnknownKind) as refusal:
         kind_named("demo.slice")
 
@@ -130,7 +217,7 @@ def test_an_unknown_kind_comes_with_the_nearest_one() -> None:
     assert "Did you mean 'demo.slices'?" in str(refusal.value)
 
 
-def test_a_kind_like_no_other_comes_with_where_to_look() -> None:
+def test_an_unknown_kind_unlike_any_other_is_refused_with_where_kinds_are_listed() -> None:
     with pytest.raises(UnknownKind, match="GET /kinds lists them"):
         kind_named("x")
 
@@ -150,3 +237,16 @@ def test_kinds_are_listed_by_name(kind: DeclareKind) -> None:
 
     assert names == sorted(names)
     assert declared.name in names
+
+
+@pytest.mark.parametrize("count", [2.0, -0.0, 2.0**53])
+def test_an_integer_written_with_a_point_is_one_at_any_depth(kind: DeclareKind, count: float) -> None:
+    [line] = kind(payload=Order).read_payload({"lines": [{"count": count}]}).lines
+
+    assert (line.count, type(line.count)) == (count, int)
+
+
+@pytest.mark.parametrize("count", [2.5, 2.0**54, 1e300, float("nan"), float("inf"), True, "2"])
+def test_what_is_no_integer_or_not_exactly_one_is_refused(kind: DeclareKind, count: Any) -> None:
+    with pytest.raises(BadPayload, match="/payload/lines/0/count"):
+        kind(payload=Order).read_payload({"lines": [{"count": count}]})

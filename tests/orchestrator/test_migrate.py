@@ -123,13 +123,13 @@ def load(kind: DeclareKind) -> Iterator[Load]:
 def has_note() -> bool:
     with connection.cursor() as cursor:
         cursor.execute(HAS_NOTE)
-        return cursor.fetchone() == (True,)
+        return bool(cursor.fetchone() == (True,))
 
 
 def is_valid(index: str) -> bool:
     with connection.cursor() as cursor:
         cursor.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", [index])
-        return cursor.fetchone() == (True,)
+        return bool(cursor.fetchone() == (True,))
 
 
 def test_submissions_do_not_wait_for_a_migration_that_waits(next_migrations: None, kind: DeclareKind) -> None:
@@ -162,14 +162,20 @@ def test_they_would_wait_if_it_were_not_for_the_lock_timeout(
         migrating.result(60)
 
 
-def test_it_gives_up_when_its_patience_is_over_and_names_who_is_in_the_way(next_migrations: None) -> None:
-    with in_use(), pytest.raises(CommandError, match=r"always in use.*SELECT FROM orchestrator_job"):
-        call_command("migrate", patience=0, verbosity=0)
+def test_it_stops_after_the_lock_wait_and_names_the_blocking_transaction(next_migrations: None) -> None:
+    with in_use(), pytest.raises(CommandError, match=r"locked all the time.*SELECT FROM orchestrator_job"):
+        call_command("migrate", lock_wait=0, verbosity=0)
 
     assert not has_note()
 
 
-def test_an_index_of_which_the_building_broke_off_is_built_anew(
+def test_the_old_name_of_the_lock_wait_works_with_a_warning(next_migrations: None) -> None:
+    refused = pytest.raises(CommandError, match="locked all the time")
+    with in_use(), refused, pytest.warns(FutureWarning, match="--patience is now --lock-wait"):
+        call_command("migrate", "--patience", "0", verbosity=0)
+
+
+def test_an_index_whose_build_was_interrupted_is_built_again(
     next_migrations: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call_command("migrate", "orchestrator", "n001_job_note", verbosity=0)

@@ -13,11 +13,12 @@ from django.utils import timezone
 from orchestrator import states, submission
 from orchestrator.kinds import Kind
 from orchestrator.models import Attempt, Job
-from orchestrator.moves import end_attempt, lease_next
+from orchestrator.queue import endings, transitions
+from orchestrator.queue.endings import Ended
 from orchestrator.running import LeaseLost
 from orchestrator.states import Status
 from orchestrator.submission import NotCancellable, NotRetryable, submit
-from orchestrator.workers import WorkerProcess
+from orchestrator.worker.process import WorkerProcess
 from tests.orchestrator.workbench import DeclareKind, again, complete, fail, lease
 
 LEGAL = {
@@ -32,32 +33,32 @@ LEGAL = {
 }
 
 # What a worker or a client may try on a job in whatever state.
-ACTIONS: dict[str, Callable[[Job], Any]] = {
+ACTIONS: dict[str, Callable[[Any], Any]] = {
     "complete": complete,
     "cancel": lambda job: submission.cancel(job.id),
     "retry": lambda job: submission.retry(job.id),
     "fail for good": fail,
-    "fail for now": lambda job: fail(job, mendable=True),
-    "interrupt": lambda job: end_attempt(job, Attempt.Outcome.INTERRUPTED),
-    "cancel and notice": lambda job: (submission.cancel(job.id), end_attempt(job, None)),
+    "fail for now": lambda job: fail(job, retryable=True),
+    "interrupt": lambda job: endings.end_attempt(job, Ended(Attempt.Outcome.INTERRUPTED)),
+    "cancel and notice": lambda job: (submission.cancel(job.id), endings.end_attempt(job, Ended(None))),
 }
 # A claim within a transaction leaves the job CREATED, so the end of an attempt at one is no move that anybody sees.
 NEED_AN_ATTEMPT = ("fail for good", "fail for now", "interrupt", "cancel and notice")
 
 
-def job_in(status: Status, kind: Kind, worker: WorkerProcess) -> Job:
+def job_in(status: Status, kind: Kind, worker: WorkerProcess) -> Any:
     """A job in that state, as its last worker knew it."""
     job = submit(kind)
     if status is Status.CREATED:
         return job
     if status is Status.CANCELLED:
         return submission.cancel(job.id)
-    job = lease(kind, worker)
+    leased = lease(kind, worker)
     if status is Status.COMPLETED:
-        complete(job)
+        complete(leased)
     if status is Status.FAILED:
-        fail(job)
-    return job
+        fail(leased)
+    return leased
 
 
 def test_the_legal_moves_are_these() -> None:
@@ -90,7 +91,7 @@ def test_the_engine_makes_every_legal_move_and_no_other(kind: DeclareKind, worke
             job = job_in(before, waits, worker)
             with suppress(LeaseLost, NotCancellable, NotRetryable):
                 if action == "claim":
-                    lease_next(waits, worker_id=worker.row_id, worker_name="", celery_task_id="")
+                    transitions.claim(waits, worker_id=worker.row_id, worker_name="")
                 else:
                     ACTIONS[action](job)
             seen.add((before.value, again(job).status))

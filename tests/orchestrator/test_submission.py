@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -11,11 +12,11 @@ from django.conf import settings
 from django.db import DatabaseError, transaction
 from django.utils import timezone
 
-from orchestrator import bell, submission
-from orchestrator.kinds import BadPayload, Kind, UnknownKind
+from orchestrator import submission
+from orchestrator.kinds import BadPayload, Kind, UnknownKind, kind_named
 from orchestrator.models import Dependency, Job
 from orchestrator.submission import BadSubmission, Child, TooManyUnfinished, submit, submit_many
-from orchestrator.workers import WorkerProcess
+from orchestrator.worker.process import WorkerProcess
 from tests.orchestrator.workbench import DeclareKind, again, complete, fail, lease, write, written
 
 pytestmark = pytest.mark.django_db
@@ -26,14 +27,6 @@ class Sum(msgspec.Struct):
     b: int
 
 
-@pytest.fixture
-def rung(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The kinds whose bells were rung."""
-    names: list[str] = []
-    monkeypatch.setattr(bell, "ring", lambda kind: names.append(kind.name))
-    return names
-
-
 def test_a_job_is_accepted_ready_and_unstarted(kind: DeclareKind) -> None:
     job = submit(kind(payload=Sum, max_attempts=4), {"a": 1, "b": 2}, owner="ada")
 
@@ -42,7 +35,7 @@ def test_a_job_is_accepted_ready_and_unstarted(kind: DeclareKind) -> None:
     assert job.rank == job.run_at + timedelta(minutes=5)
 
 
-def test_a_job_lives_and_dies_with_its_callers_transaction(kind: DeclareKind) -> None:
+def test_a_job_exists_if_and_only_if_its_callers_transaction_commits(kind: DeclareKind) -> None:
     adding = kind()
 
     with transaction.atomic():
@@ -93,7 +86,7 @@ def test_a_priority_beyond_0_to_9_is_refused(priority: Any, kind: DeclareKind) -
 
 
 @pytest.mark.parametrize("max_attempts", [0, -1, 1_001, True, "3"])
-def test_a_senseless_number_of_attempts_is_refused(max_attempts: Any, kind: DeclareKind) -> None:
+def test_an_out_of_range_number_of_attempts_is_refused(max_attempts: Any, kind: DeclareKind) -> None:
     with pytest.raises(BadSubmission) as refusal:
         submit(kind(), max_attempts=max_attempts)
 
@@ -125,7 +118,7 @@ def test_a_future_job_waits_without_being_ready(kind: DeclareKind) -> None:
     assert (job.ready, job.run_at, job.rank) == (False, later, later)
 
 
-def test_a_time_in_the_past_is_now_and_a_better_place(kind: DeclareKind) -> None:
+def test_a_job_with_a_start_in_the_past_is_ready_at_once(kind: DeclareKind) -> None:
     job = submit(kind(), run_at=timezone.now() - timedelta(hours=1))
 
     assert job.ready
@@ -133,10 +126,21 @@ def test_a_time_in_the_past_is_now_and_a_better_place(kind: DeclareKind) -> None
 
 @pytest.mark.parametrize("value", ["a\x00b", "\ud800", {"\x00": 1}, {"deep": ["\udfff"]}, object(), "x" * 5_000_001])
 def test_a_payload_postgresql_cannot_hold_is_refused(value: Any, kind: DeclareKind) -> None:
-    with pytest.raises((BadSubmission, BadPayload)) as refusal:
+    refused: tuple[type[BadSubmission | BadPayload], ...] = (BadSubmission, BadPayload)
+
+    with pytest.raises(refused) as refusal:
         submit(kind(), {"value": value})
 
     assert refusal.value.problems[0].pointer.startswith("/payload")
+
+
+def test_a_whole_number_is_an_integer_however_it_is_written(kind: DeclareKind) -> None:
+    adding = kind(payload=Sum)
+
+    assert submit(adding, {"a": 5.0, "b": 2}).payload == {"a": 5, "b": 2}
+    for a in (5.5, 1e300, float("inf"), "5", True):
+        with pytest.raises(BadPayload, match="/payload/a"):
+            submit(adding, {"a": a, "b": 2})
 
 
 def test_a_payload_nested_beyond_reason_is_refused(kind: DeclareKind) -> None:
@@ -146,14 +150,6 @@ def test_a_payload_nested_beyond_reason_is_refused(kind: DeclareKind) -> None:
 
     with pytest.raises((BadSubmission, BadPayload)):
         submit(kind(), payload)
-
-
-@pytest.mark.parametrize("owner", ["x" * 151, "a\x00b", "\ud800"])
-def test_an_owner_that_cannot_be_kept_is_refused(owner: str, kind: DeclareKind) -> None:
-    with pytest.raises(BadSubmission) as refusal:
-        submit(kind(), owner=owner)
-
-    assert refusal.value.problems[0].pointer == "/owner"
 
 
 @pytest.mark.parametrize(
@@ -248,7 +244,7 @@ def test_many_jobs_are_accepted_all_or_none(kind: DeclareKind) -> None:
     assert not Job.objects.exists()
 
 
-def test_no_jobs_are_accepted_as_none(kind: DeclareKind) -> None:
+def test_an_empty_list_of_jobs_is_accepted(kind: DeclareKind) -> None:
     assert submit_many(kind(), []) == []
 
 
@@ -324,7 +320,7 @@ def test_cancelling_twice_is_harmless(kind: DeclareKind) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_a_retried_job_starts_afresh_with_one_more_attempt(kind: DeclareKind, worker: WorkerProcess) -> None:
     job = submit(kind(max_attempts=1))
-    fail(lease(submission.kind_named(job.kind), worker))
+    fail(lease(kind_named(job.kind), worker))
 
     retried = submission.retry(job.id)
 
@@ -339,13 +335,13 @@ def test_a_retry_of_a_cancelled_job_forgets_the_cancellation(kind: DeclareKind, 
     submission.cancel(job.id)
     submission.retry(job.id)
 
-    complete(lease(submission.kind_named(job.kind), worker), {"done": True})
+    complete(lease(kind_named(job.kind), worker), {"done": True})
 
     assert (again(job).status, again(job).cancel_requested_at) == ("COMPLETED", None)
 
 
 @pytest.mark.parametrize("act", [submission.cancel, submission.retry])
-def test_a_job_that_does_not_exist_is_said_so(act: Any) -> None:
+def test_an_unknown_job_is_neither_cancelled_nor_retried(act: Any) -> None:
     with pytest.raises(Job.DoesNotExist):
         act("00000000-0000-7000-8000-000000000000")
 
@@ -371,3 +367,97 @@ def test_a_pipeline_is_no_child_of_another(kind: DeclareKind) -> None:
 
     assert refused.value.problems[0].pointer == "/children/0/kind"
     assert not Job.objects.exists()
+
+
+class Number(msgspec.Struct):
+    x: float
+
+
+class Exact(msgspec.Struct):
+    x: Decimal
+
+
+class Raises:
+    """An object whose parts cannot be had."""
+
+    __dataclass_fields__ = property(lambda self: 1 / 0)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("payload", "make", "pointer"),
+    [
+        (Number, lambda number: {"x": number}, "/payload/x"),
+        (Exact, lambda number: {"x": str(number)}, "/payload/x"),
+        (Exact, lambda number: {"x": Decimal(number)}, "/payload/x"),
+        (dict, lambda number: {"a": [{"b": number}]}, "/payload/a/0/b"),
+        (list[float], lambda number: [1.0, number], "/payload/1"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused(
+    payload: Any, make: Any, pointer: str, number: float, kind: DeclareKind
+) -> None:
+    with pytest.raises(BadSubmission) as refusal:
+        submit(kind(payload=payload), make(number))
+
+    assert [(problem.pointer, problem.code) for problem in refusal.value.problems] == [(pointer, "not_finite")]
+    assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize(
+    "payload",
+    [{"a": object()}, {"a": "\ud800"}, {"a": "\0"}, {"a": {("a", "b"): 1}}, {"a": 10**5_000}, {"a": Raises()}],
+)
+def test_a_payload_that_cannot_be_kept_is_refused(payload: Any, many: bool, kind: DeclareKind) -> None:
+    with pytest.raises(BadSubmission) as refusal:
+        submit_many(kind(), [payload]) if many else submit(kind(), payload)
+
+    assert refusal.value.problems[0].pointer == "/payload"
+
+
+@pytest.mark.parametrize("owner", ["a\0b", "\udcff", "x" * 151, None, 5])
+def test_an_owner_that_cannot_be_kept_is_refused(owner: Any, kind: DeclareKind) -> None:
+    with pytest.raises(BadSubmission) as refusal:
+        submit(kind(), owner=owner)
+
+    assert refusal.value.problems[0].pointer == "/owner"
+    assert len(refusal.value.problems[0].detail) < 300
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\udcff", "", "x" * 101, "x" * 10_000, None, 5, ["a"]])
+def test_a_childs_name_that_cannot_be_kept_is_refused(name: Any, kind: DeclareKind) -> None:
+    step = kind()
+
+    with pytest.raises(BadSubmission) as refusal:
+        submit(kind(), children=[Child(name="good", kind=step.name), Child(name=name, kind=step.name)])
+
+    assert [(problem.pointer, problem.code) for problem in refusal.value.problems] == [("/children/1/name", "invalid")]
+    assert len(refusal.value.problems[0].detail) < 300
+    assert not Job.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("child", "error", "pointer"),
+    [
+        ({"name": "good"}, BadSubmission, "/children/1/name"),
+        ({"kind": "test.nobody_has_this"}, UnknownKind, "/children/1/kind"),
+        ({"kind": "a\0\udcff"}, UnknownKind, "/children/1/kind"),
+        ({"kind": None}, UnknownKind, "/children/1/kind"),
+        ({"after": ["b\0"]}, BadSubmission, "/children/1/after"),
+        ({"priority": 10}, BadSubmission, "/children/1/priority"),
+        ({"payload": {"x": float("nan")}}, BadSubmission, "/children/1/payload/x"),
+        ({"payload": {"x": "one"}}, BadPayload, "/children/1/payload/x"),
+    ],
+)
+def test_what_is_wrong_with_a_child_is_reported_with_its_place(
+    child: dict[str, Any], error: type[Exception], pointer: str, kind: DeclareKind
+) -> None:
+    step = kind(payload=Number)
+    good: dict[str, Any] = {"kind": step.name, "payload": {"x": 1.0}}
+
+    with pytest.raises(error) as refusal:
+        submit(kind(), children=[Child(name="good", **good), Child(**{"name": "bad", **good, **child})])
+
+    assert isinstance(refusal.value, (BadSubmission, BadPayload, UnknownKind))
+    assert [problem.pointer for problem in refusal.value.problems] == [pointer]

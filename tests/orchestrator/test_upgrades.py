@@ -14,11 +14,12 @@ from django.core.management import call_command
 from django.db import connection
 from pytest_django import Settings
 
-from orchestrator import upkeep
 from orchestrator.kinds import BadPayload
 from orchestrator.models import Job
+from orchestrator.queue.recovery import declare_dead
 from orchestrator.submission import submit
-from orchestrator.workers import WorkerProcess, give_up
+from orchestrator.upkeep import tick
+from orchestrator.worker.process import WorkerProcess
 from tests import next_release
 from tests.orchestrator.workbench import DeclareKind, again, lease, run
 
@@ -56,7 +57,10 @@ def test_an_insert_of_0_1_0_still_works_since_all_it_leaves_out_has_a_default() 
     given = {("orchestrator_job", column) for column in re.findall(r"\w+", JOB[JOB.index("(") : JOB.index(")")])}
     known = {each for each in recorded_columns() if each[0] != "orchestrator_job"} | given
 
-    demanded = {each for each, may_be_left_out in actual_columns().items() if not may_be_left_out}
+    # It does not write to tables that are newer than it.
+    demanded = {
+        each for each, may_be_left_out in actual_columns().items() if not may_be_left_out and each[0] in COLUMNS
+    }
 
     assert demanded - known == set()
 
@@ -91,7 +95,7 @@ def test_a_payload_of_a_newer_release_has_a_field_that_is_passed_over(
     assert (again(job).status, again(job).result) == ("COMPLETED", ["ada", 2])
 
 
-def test_a_submission_is_held_to_what_is_known(kind: DeclareKind) -> None:
+def test_unknown_fields_are_refused_at_submission(kind: DeclareKind) -> None:
     with pytest.raises(BadPayload, match="urgent"):
         submit(kind(payload=Letter), {"to": "ada", "urgent": True})
 
@@ -100,7 +104,9 @@ def test_a_submission_is_held_to_what_is_known(kind: DeclareKind) -> None:
     ("payload_type", "stored"),
     [(Letter, '{"urgent": true}'), (Letter, '{"to": 5, "urgent": true}'), (int, '"x"')],
 )
-def test_what_fits_no_release_is_still_refused(payload_type: Any, stored: str, kind: DeclareKind) -> None:
+def test_payloads_invalid_in_every_release_are_still_refused(
+    payload_type: Any, stored: str, kind: DeclareKind
+) -> None:
     with pytest.raises(BadPayload):
         kind(payload=payload_type).decode_payload(stored)
 
@@ -112,10 +118,10 @@ def test_jobs_of_a_kind_that_only_another_release_knows_are_kept_by_the_tick(
     waiting, running = submit(elsewhere), submit(elsewhere)
     Job.objects.filter(id=running.id).update(priority=0, rank=running.created_at)
     assert lease(elsewhere, worker).id == running.id
-    give_up(worker.row_id)
+    declare_dead(worker.row_id)
     Job.objects.filter(id__in=[waiting.id, running.id]).update(kind="next.release")
 
-    upkeep.tick()
+    tick.run_parts()
 
     assert [again(job).status for job in (waiting, running)] == ["CREATED", "CREATED"]
     assert [attempt.outcome for attempt in again(running).attempts.all()] == ["LOST"]

@@ -27,11 +27,14 @@ class SabotageConfig(AppConfig):
 
 def take_guards(folder: Path) -> None:
     """Puts a switch before each guard. Without its file each function is as it was."""
-    from orchestrator import bell, moves, scout, upkeep
+    from orchestrator.queue import bell, transitions
+    from orchestrator.upkeep import tick
+    from orchestrator.worker import poller
 
-    moves.complete = switched(folder / "no_attempt_guard", moves.complete, unguarded(moves))
-    scout.Scout._unrung = switched(folder / "no_scout", scout.Scout._unrung, lambda self: [])
-    upkeep.tick = switched(folder / "no_tick", upkeep.tick, lambda: None)
+    transitions.complete = switched(folder / "no_attempt_guard", transitions.complete, unguarded(transitions))
+    unrung = switched(folder / "no_poller", poller.Poller.unrung, lambda self: [])
+    poller.Poller.unrung = unrung  # type: ignore[method-assign]
+    tick.run_parts = switched(folder / "no_tick", tick.run_parts, lambda: None)
     bell.ring_after_commit = switched(folder / "bell_before_commit", bell.ring_after_commit, ring_before_commit)
 
 
@@ -43,15 +46,15 @@ def switched(switch: Path, function: Callable[..., Any], sabotaged: Callable[...
     return either
 
 
-def unguarded(moves: Any) -> Callable[..., Any]:
+def unguarded(transitions: Any) -> Callable[..., Any]:
     """The function that completes a job, whoever has it by now, and however often it was completed."""
-    assert ATTEMPT_GUARD in moves.COMPLETE
-    statement = moves.COMPLETE.replace(ATTEMPT_GUARD, "")
-    return FunctionType(moves.complete.__code__, vars(moves) | {"COMPLETE": statement})
+    assert ATTEMPT_GUARD in transitions.COMPLETE
+    statement = transitions.COMPLETE.replace(ATTEMPT_GUARD, "")
+    return FunctionType(transitions.complete.__code__, vars(transitions) | {"COMPLETE": statement})
 
 
-def ring_before_commit(*kinds: Any) -> None:
-    from orchestrator import bell
+def ring_before_commit(*kinds: str) -> None:
+    from orchestrator.queue import bell
 
     for kind in kinds:
         bell.ring(kind)

@@ -8,8 +8,8 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from scheduler import services
-from tests.api.conftest import api, as_user, asks_for_tokens, unthrottled
+from scheduler.services.periodic_tasks import follower
+from tests.api import api, as_user, asks_for_tokens, unthrottled
 
 __all__ = ["api", "as_user", "asks_for_tokens", "unthrottled"]
 
@@ -25,6 +25,6 @@ def admin_client(db: None) -> Client:
 @pytest.fixture(autouse=True)
 def beat_unknown() -> Iterator[None]:
     """No test takes what another has seen of Beat for its own."""
-    services._beat_followed_until = None
+    follower.followed_until = None
     yield
-    services._beat_followed_until = None
+    follower.followed_until = None

@@ -12,16 +12,16 @@ from django.test import Client
 from django.urls import reverse
 
 from orchestrator.states import Status
-from scheduler import services
 from scheduler.models import Task, TaskSchedule
-from scheduler.services import NewTask
-from tests.scheduler.desk import MONDAY, again, make_schedule, make_task, run_all
+from scheduler.services.schedules import delete_schedule, run_now
+from scheduler.services.tasks import NewTask, create_tasks
+from tests.scheduler.factories import MONDAY, again, make_schedule, make_task, periodic_task, run_all
 
 pytestmark = pytest.mark.django_db
 
 TASKS, SCHEDULES = "admin:scheduler_task_changelist", "admin:scheduler_taskschedule_changelist"
 ADD, CHANGE = "admin:scheduler_taskschedule_add", "admin:scheduler_taskschedule_change"
-MOST_QUERIES = 8
+MAX_QUERIES = 8
 
 
 def listed(client: Client, page: str, **parameters: Any) -> list[Any]:
@@ -31,7 +31,7 @@ def listed(client: Client, page: str, **parameters: Any) -> list[Any]:
 
 
 def act(client: Client, page: str, action: str, *rows: Any) -> str:
-    chosen = {"action": action, "_selected_action": [str(row.pk) for row in rows]}
+    chosen = {"action": action, "_selected_action": [str(row.pk) for row in rows], "confirmed": "yes"}
     return client.post(reverse(page), chosen, follow=True).content.decode()
 
 
@@ -47,7 +47,7 @@ def form(**fields: Any) -> dict[str, Any]:
 
 
 def errors(response: Any) -> dict[str, Any]:
-    return response.context["adminform"].form.errors
+    return dict(response.context["adminform"].form.errors)
 
 
 # Tasks
@@ -56,9 +56,9 @@ def errors(response: Any) -> dict[str, Any]:
 def test_the_list_of_tasks_takes_few_queries_however_many_there_are(
     admin_client: Client, django_assert_max_num_queries: Any
 ) -> None:
-    services.create_tasks([NewTask(a=Decimal(1), b=Decimal(number)) for number in range(200)])
+    create_tasks([NewTask(a=Decimal(1), b=Decimal(number)) for number in range(200)])
 
-    with django_assert_max_num_queries(MOST_QUERIES):
+    with django_assert_max_num_queries(MAX_QUERIES):
         assert len(listed(admin_client, TASKS)) == 50
 
 
@@ -66,7 +66,7 @@ def test_tasks_are_found_by_status_schedule_id_and_owner(admin_client: Client) -
     done = make_task(owner="ada")
     run_all()
     schedule = make_schedule()
-    waiting = Task.objects.get(id=services.run_now(schedule.id))
+    waiting = Task.objects.get(id=run_now(schedule.id))
 
     assert listed(admin_client, TASKS, status="SUCCESS") == [done]
     assert listed(admin_client, TASKS, schedule=str(schedule.id)) == [waiting]
@@ -89,20 +89,20 @@ def test_a_task_is_shown_with_its_results_and_cannot_be_written(admin_client: Cl
 
 def test_a_task_of_a_schedule_that_is_gone_is_still_shown(admin_client: Client) -> None:
     schedule = make_schedule()
-    task = Task.objects.get(id=services.run_now(schedule.id))
-    services.delete_schedule(schedule.id)
+    task = Task.objects.get(id=run_now(schedule.id))
+    delete_schedule(schedule.id)
 
     assert listed(admin_client, TASKS) == [task]
     assert admin_client.get(reverse("admin:scheduler_task_change", args=[task.id])).status_code == 200
 
 
-def test_tasks_are_cancelled_and_run_again_and_refusals_are_told(admin_client: Client) -> None:
+def test_tasks_are_cancelled_and_run_again_and_refusals_are_shown(admin_client: Client) -> None:
     waiting, done = make_task(), make_task()
     act(admin_client, TASKS, "cancel_selected", waiting)
 
     page = act(admin_client, TASKS, "cancel_selected", waiting, done)
-    assert "Cancelled 1." in page
-    assert "has ended already" in page
+    assert "Cancelled 1 task." in page
+    assert "has already ended" in page
     act(admin_client, TASKS, "run_selected", waiting)
 
     assert Task.objects.select_related("job").get(id=waiting.id).job.status == Status.CREATED
@@ -117,7 +117,7 @@ def test_the_list_of_schedules_takes_few_queries_however_many_there_are(
     for number in range(60):
         make_schedule(interval=None, cron=f"{number} 6 * * *")
 
-    with django_assert_max_num_queries(MOST_QUERIES):
+    with django_assert_max_num_queries(MAX_QUERIES):
         assert len(listed(admin_client, SCHEDULES)) == 50
 
 
@@ -147,7 +147,7 @@ def test_a_schedule_is_made_with_its_first_run_and_its_row_in_beat(admin_client:
     ],
 )
 @pytest.mark.parametrize("exists", [False, True])
-def test_what_does_not_fit_is_told_beside_its_field(
+def test_an_invalid_value_is_reported_beside_its_field(
     admin_client: Client, fields: dict[str, str], name: str, exists: bool
 ) -> None:
     page = reverse(CHANGE, args=[make_schedule().id]) if exists else reverse(ADD)
@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_told_beside_its_field(
     assert TaskSchedule.objects.count() == exists
 
 
-def test_a_start_long_past_that_would_be_made_up_for_is_told_beside_its_field(admin_client: Client) -> None:
+def test_a_start_with_too_many_missed_runs_is_refused_beside_its_field(admin_client: Client) -> None:
     response = admin_client.post(reverse(ADD), form(scheduled_at_0="2000-01-01", misfire_policy="all"))
 
     assert "scheduled_at" in errors(response)
@@ -180,7 +180,7 @@ def test_a_change_of_times_goes_on_from_now(admin_client: Client) -> None:
     admin_client.post(reverse(CHANGE, args=[schedule.id]), form(interval="", every_x_days="1"))
 
     assert (again(schedule).interval, again(schedule).every_x_days) == (None, 1)
-    assert again(schedule).periodic_task.interval.period == "days"
+    assert periodic_task(schedule).interval.period == "days"
 
 
 def test_a_schedule_shows_its_next_runs_by_its_own_clocks(admin_client: Client) -> None:
@@ -232,3 +232,12 @@ def test_who_may_only_look_can_change_nothing() -> None:
 
     assert again(schedule).enabled
     assert Task.objects.select_related("job").get(id=task.id).job.status == Status.CREATED
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(7, "7"), (Decimal("1.500"), "1.5"), (Decimal("100"), "100"), (Decimal("1E-40"), f"0.{'0' * 39}1")],
+)
+def test_a_task_is_called_by_its_operands_with_all_their_digits(number: Decimal | int, said: str) -> None:
+    assert str(Task(a=Decimal(number), b=Decimal(0))) == f"{said} + 0"
+    assert str(TaskSchedule(a=number, b=Decimal(0))).startswith(f"{said} + 0 ")

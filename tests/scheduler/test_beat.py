@@ -13,14 +13,15 @@ from django.urls import reverse
 from django_celery_beat.models import IntervalSchedule, PeriodicTask, PeriodicTasks
 
 from config.celery import app
-from orchestrator.bell import Doorbell
+from orchestrator.queue.bell import Doorbell
 from orchestrator.tasks import tick as tick_task
-from scheduler import services
 from scheduler.beat import Scheduler
 from scheduler.models import FIRE, Task, TaskSchedule
-from scheduler.services import fire_due, follow_beat
-from scheduler.tasks import fire
-from tests.scheduler.desk import MINUTE, MONDAY, again, make_schedule, occurrences
+from scheduler.services.firing import fire_due
+from scheduler.services.occurrences import database_now
+from scheduler.services.schedules import change_schedule, delete_schedule, set_enabled
+from scheduler.tasks import fire, follow_beat
+from tests.scheduler.factories import MINUTE, MONDAY, again, make_schedule, occurrences, periodic_task
 
 pytestmark = pytest.mark.django_db
 # Beat closes the connection now and then, which a test's transaction would not outlive.
@@ -39,7 +40,7 @@ def act(client: Client, action: str, *schedules: TaskSchedule) -> str:
 
 
 @own_connection
-def test_beat_ticks_and_reads_no_doorbell() -> None:
+def test_beat_ticks_and_reads_no_row_of_a_schedule() -> None:
     make_schedule()
     other = PeriodicTask.objects.create(
         name="someone else's", task="orchestrator.tick", interval=IntervalSchedule.objects.first()
@@ -52,7 +53,7 @@ def test_beat_ticks_and_reads_no_doorbell() -> None:
     assert not [name for name in beat.all_as_schedule() if name.startswith(FIRE)]
 
 
-def test_beat_is_told_to_use_it() -> None:
+def test_beat_is_configured_to_use_it() -> None:
     assert app.conf.beat_scheduler == "scheduler.beat:Scheduler"
     assert app.conf.beat_schedule["tick"]["task"] == tick_task.name
 
@@ -73,9 +74,9 @@ def test_reading_its_schedules_takes_beat_the_same_however_many_of_ours_there_ar
     assert len(many) == len(few)
 
 
-def test_a_beat_that_rings_doorbells_all_the_same_fires_nothing_twice() -> None:
+def test_a_beat_that_runs_the_rows_of_schedules_fires_nothing_twice() -> None:
     """As Beat's own scheduler would."""
-    schedule = make_schedule(services.database_now() - MINUTE / 2)
+    schedule = make_schedule(database_now() - MINUTE / 2)
 
     for _ in range(3):
         fire(str(schedule.id), "an argument of a newer sender", newer=True)
@@ -86,7 +87,7 @@ def test_a_beat_that_rings_doorbells_all_the_same_fires_nothing_twice() -> None:
 
 def test_the_bell_of_a_schedule_that_is_gone_is_harmless() -> None:
     schedule = make_schedule()
-    services.delete_schedule(schedule.id)
+    delete_schedule(schedule.id)
 
     fire(str(schedule.id))
 
@@ -97,12 +98,12 @@ def test_the_bell_of_a_schedule_that_is_gone_is_harmless() -> None:
 def test_a_schedule_has_a_row_in_beat_that_says_what_it_says() -> None:
     schedule = make_schedule(interval=90, enabled=False)
 
-    row = again(schedule).periodic_task
+    row = periodic_task(schedule)
     assert (row.task, row.enabled, row.start_time) == (FIRE, False, MONDAY)
     assert (row.interval.every, row.interval.period) == (90, IntervalSchedule.SECONDS)
 
-    services.change_schedule(schedule.id, {"enabled": True, "interval": None, "every_x_days": 3})
-    row = again(schedule).periodic_task
+    change_schedule(schedule.id, {"enabled": True, "interval": None, "every_x_days": 3})
+    row = periodic_task(schedule)
     assert (row.enabled, row.interval.every, row.interval.period) == (True, 3, IntervalSchedule.DAYS)
 
 
@@ -110,12 +111,12 @@ def test_a_change_that_beat_need_not_know_of_does_not_make_it_read_again() -> No
     schedule = make_schedule()
     before = PeriodicTasks.last_change()
 
-    services.change_schedule(schedule.id, {"a": 7})
+    change_schedule(schedule.id, {"a": 7})
 
     assert PeriodicTasks.last_change() == before
 
 
-def test_a_row_that_was_deleted_is_survived_and_made_anew_by_the_next_change(admin_client: Client) -> None:
+def test_a_deleted_row_does_no_harm_and_is_created_again_by_the_next_change(admin_client: Client) -> None:
     schedule = make_schedule()
     row = reverse("admin:django_celery_beat_periodictask_delete", args=[schedule.periodic_task_id])
     admin_client.post(row, {"post": "yes"})
@@ -123,7 +124,7 @@ def test_a_row_that_was_deleted_is_survived_and_made_anew_by_the_next_change(adm
 
     fire_due(now=MONDAY)
     follow_beat()
-    services.change_schedule(schedule.id, {"interval": 30})
+    change_schedule(schedule.id, {"interval": 30})
 
     assert occurrences(schedule) == [MONDAY]
     assert again(schedule).periodic_task is not None
@@ -141,7 +142,7 @@ def test_an_interval_row_that_schedules_share_cannot_be_deleted(admin_client: Cl
 # Beat's own admin
 
 
-def test_disabling_and_enabling_there_pauses_and_resumes(admin_client: Client) -> None:
+def test_disabling_and_enabling_in_beats_admin_pauses_and_resumes(admin_client: Client) -> None:
     schedule, other = make_schedule(), make_schedule()
     follow_beat()
 
@@ -157,10 +158,10 @@ def test_disabling_and_enabling_there_pauses_and_resumes(admin_client: Client) -
     assert again(schedule).next_run_at == MONDAY
 
 
-def test_a_row_saved_there_without_its_tick_pauses(admin_client: Client) -> None:
+def test_a_row_saved_as_disabled_in_beats_admin_pauses_its_schedule(admin_client: Client) -> None:
     schedule = make_schedule()
     follow_beat()
-    row = again(schedule).periodic_task
+    row = periodic_task(schedule)
 
     row.enabled = False
     row.save()
@@ -169,7 +170,7 @@ def test_a_row_saved_there_without_its_tick_pauses(admin_client: Client) -> None
     assert not again(schedule).enabled
 
 
-def test_while_nothing_changes_there_one_statement_sees_it() -> None:
+def test_while_nothing_changes_in_beats_admin_one_statement_finds_out() -> None:
     make_schedule()
     follow_beat()
 
@@ -179,18 +180,18 @@ def test_while_nothing_changes_there_one_statement_sees_it() -> None:
     assert len(captured) == 1
 
 
-def test_what_pausing_itself_writes_is_not_taken_for_someone_elses_doing() -> None:
+def test_rows_that_pausing_writes_are_not_taken_for_changes_in_beats_admin() -> None:
     schedule = make_schedule()
-    services.set_enabled(schedule.id, False)
+    set_enabled(schedule.id, False)
 
     follow_beat()
     assert not again(schedule).enabled
-    services.set_enabled(schedule.id, True)
+    set_enabled(schedule.id, True)
     follow_beat()
     assert again(schedule).enabled
 
 
-def test_a_broken_schedule_that_is_enabled_there_stays_paused_and_says_why(admin_client: Client) -> None:
+def test_a_broken_schedule_that_is_enabled_in_beats_admin_stays_paused_and_says_why(admin_client: Client) -> None:
     broken, good = make_schedule(enabled=False), make_schedule(enabled=False)
     TaskSchedule.objects.filter(id=broken.id).update(timezone="Mars/Olympus")
 
@@ -199,20 +200,20 @@ def test_a_broken_schedule_that_is_enabled_there_stays_paused_and_says_why(admin
 
     assert "Mars/Olympus" in again(broken).last_error
     assert [again(each).enabled for each in (broken, good)] == [False, True]
-    assert [again(each).periodic_task.enabled for each in (broken, good)] == [False, True]
+    assert [periodic_task(each).enabled for each in (broken, good)] == [False, True]
 
 
-def test_running_selected_rows_there_makes_tasks_at_once(admin_client: Client) -> None:
+def test_running_selected_rows_in_beats_admin_makes_tasks_at_once(admin_client: Client) -> None:
     schedules = [make_schedule(), make_schedule(enabled=False)]
 
     page = act(admin_client, "run_tasks", *schedules)
 
     assert Task.objects.count() == 2
-    assert "Made tasks of 2." in page
+    assert "Ran 2 periodic tasks." in page
     assert {again(schedule).run_count for schedule in schedules} == {0}
 
 
-def test_running_other_rows_there_still_sends_their_messages(admin_client: Client) -> None:
+def test_running_other_rows_in_beats_admin_still_sends_their_messages(admin_client: Client) -> None:
     schedule = make_schedule()
     other = PeriodicTask.objects.create(
         name="other", task="orchestrator.tick", interval=IntervalSchedule.objects.first()
@@ -227,7 +228,7 @@ def test_running_other_rows_there_still_sends_their_messages(admin_client: Clien
 
 
 @pytest.mark.parametrize("page", ["periodictask", "intervalschedule"])
-def test_its_pages_open_with_many_rows(admin_client: Client, page: str) -> None:
+def test_beats_admin_opens_with_many_rows(admin_client: Client, page: str) -> None:
     schedules = [make_schedule() for _ in range(30)]
     pk = schedules[0].periodic_task_id if page == "periodictask" else schedules[0].interval_schedule_id
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import models
 from django.utils import timezone
 
-from orchestrator import retention
 from orchestrator.models import Job
-from scheduler import services
+from orchestrator.upkeep import retention
 from scheduler.models import Task, TaskResult
+from scheduler.services.firing import fire_due
+from scheduler.services.tasks import run_again
 from scheduler.tasks import results_of_earlier_runs
-from tests.api.conftest import Api
+from tests.api import Api
 from tests.factories import id_of
 from tests.orchestrator.workbench import PATIENCE_SECONDS
-from tests.scheduler.desk import MONDAY, again, make_schedule, make_task, occurrences, run_all
+from tests.scheduler.factories import MONDAY, again, make_schedule, make_task, occurrences, run_all
 
 pytestmark = pytest.mark.django_db
 
@@ -58,7 +60,7 @@ def test_a_task_that_was_run_again_is_kept_with_its_latest_run() -> None:
     task = make_task()
     run_all()
     age(task, days=31)
-    services.run_again(task.id)
+    run_again(task.id)
 
     retention.prune()
 
@@ -80,12 +82,12 @@ def test_results_of_earlier_runs_go_by_their_own_age() -> None:
 
 def test_a_schedule_outlives_its_tasks_and_fires_none_twice() -> None:
     schedule = make_schedule(misfire_policy="all")
-    services.fire_due(now=MONDAY)
+    fire_due(now=MONDAY)
     run_all()
     age(*Task.objects.all(), days=31)
 
     retention.prune()
-    services.fire_due(now=MONDAY)
+    fire_due(now=MONDAY)
 
     assert again(schedule).run_count == 1
     assert occurrences(schedule) == []
@@ -93,18 +95,18 @@ def test_a_schedule_outlives_its_tasks_and_fires_none_twice() -> None:
 
 def test_a_schedule_that_skips_overlaps_runs_on_when_its_last_task_was_pruned() -> None:
     schedule = make_schedule(overlap="skip")
-    services.fire_due(now=MONDAY)
+    fire_due(now=MONDAY)
     run_all()
     age(*Task.objects.all(), days=31)
     retention.prune()
 
-    services.fire_due(now=MONDAY + timedelta(minutes=1))
+    fire_due(now=MONDAY + timedelta(minutes=1))
 
     assert len(occurrences(schedule)) == 1
 
 
 def test_a_job_that_is_protected_stays_and_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "MOST_JOBS", 1)
+    monkeypatch.setattr(retention, "MAX_JOBS", 1)
     monkeypatch.setattr(Task._meta.get_field("job").remote_field, "on_delete", models.PROTECT)
     old, older = make_task(), make_task()
     run_all()
@@ -121,7 +123,7 @@ def test_every_way_to_a_pruned_row_is_indexed() -> None:
     """Or each pruned row would cost a look at a whole table."""
     waiting, found = [Job], []
     for model in waiting:
-        for field in retention._keys_to(model):
+        for field in retention.keys_to(model):
             if field.remote_field.on_delete is models.CASCADE and field.model not in waiting:
                 waiting.append(field.model)
             if field.db_constraint:
@@ -131,10 +133,10 @@ def test_every_way_to_a_pruned_row_is_indexed() -> None:
     assert len(found) >= 9
 
 
-def leads_an_index(field: models.Field) -> bool:
+def leads_an_index(field: Any) -> bool:
     options = field.model._meta
     # A partial one serves as well if it holds every row that names another.
     serving = (None, models.Q((f"{field.name}__isnull", False)))
     both = [*options.indexes, *(each for each in options.constraints if isinstance(each, models.UniqueConstraint))]
     first = {each.fields[0] for each in both if each.condition in serving}
-    return field.db_index or field.unique or field.name in first
+    return bool(field.db_index or field.unique or field.name in first)

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from config.embedded import Server, Valkey, free_port
+from config.local.ports import free_port
+from config.local.server import Server
+from config.local.valkey import Valkey
 from tests import servers
 from tests.system.rabbitmq import SERVER, RabbitMQ
 from tests.system.stack import Stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running_stack() -> Iterator[Stack]:
     with Stack(servers.new_folder("stack") / "data") as stack:
         yield stack

@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from config.embedded import Server, free_port
+from config.local.ports import free_port
+from config.local.server import Server
 
 # The server itself; the program of that name in the PATH switches to a system user first.
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -34,7 +35,7 @@ class RabbitMQ(Server):
     def command(self) -> list[str]:
         return [str(SERVER)]
 
-    def answers(self) -> bool:
+    def responds(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
                 connection.sendall(b"AMQP\x00\x00\x09\x01")

@@ -10,25 +10,36 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import psutil
 import psycopg2
 import requests
+from celery import Celery
 
-from config.embedded import free_port, postgres_url, valkey_url
+from config.local.ports import free_port
+from config.local.postgres import postgres_url
+from config.local.valkey import valkey_url
 
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 STEP_SECONDS = 0.5
 LEASE_SECONDS = 3
+# default, io and control: an inspection that has so many replies need not wait for more.
+CELERY_WORKERS = 3
+# A job waits at least so long for a worker that finds it without a bell.
+UNRUNG_SECONDS = 1
 
 T = TypeVar("T")
 
 
 class Stack:
     """The running stack: its URL, its database, its processes by their names in the Procfile."""
+
+    # Somebody may be editing the code while the tests run.
+    up_options: tuple[str, ...] = ("--no-reload",)
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
@@ -37,7 +48,7 @@ class Stack:
         self.url = f"http://127.0.0.1:{self.ports['WEB_PORT']}"
         self._log = data_dir.with_suffix(".log").open("wb")
         self._up = subprocess.Popen(
-            [sys.executable, "manage.py", "up"],
+            [sys.executable, "manage.py", "up", *self.up_options],
             cwd=BASE_DIR,
             env=self.environment(),
             stdin=subprocess.DEVNULL,
@@ -79,7 +90,7 @@ class Stack:
 
     def wait_until_ready(self, timeout_seconds: float = 60) -> None:
         until(lambda: self._up.poll() is not None or self._is_ready(), timeout_seconds)
-        assert self._up.poll() is None, self._log_text()
+        assert self._up.poll() is None, self.output[-5_000:]
 
     def stop(self) -> None:
         self._up.send_signal(signal.SIGINT)
@@ -125,6 +136,20 @@ class Stack:
     def running(self, job_id: str, timeout_seconds: float = 20) -> dict[str, Any]:
         """The job once a worker runs it."""
         return until(lambda: (job := self.job(job_id))["status"] == "RUNNING" and job, timeout_seconds)
+
+    def starts_at_once(self, kind: str) -> bool:
+        """Whether a bell wakes a worker for a job of the kind, before one looks for work by itself."""
+        ended = self.end_of(self.submit(kind, {"seconds": 0}))
+        assert ended["status"] == "COMPLETED", ended
+        started, created = (datetime.fromisoformat(ended[name]) for name in ("started_at", "created_at"))
+        return started - created < timedelta(seconds=UNRUNG_SECONDS)
+
+    @contextmanager
+    def remote_control(self) -> Iterator[Celery]:
+        """A Celery app that asks the workers, as `celery inspect` does."""
+        with Celery(broker=self.broker_url, set_as_current=False) as app:
+            app.conf.broker_transport_options = {"global_keyprefix": "muster:"}
+            yield app
 
     def manage(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Runs a `manage.py` command beside the stack, as its operator would."""
@@ -188,8 +213,7 @@ class Stack:
     def _processes(self, name: str) -> list[psutil.Process]:
         marks = {
             "web": "granian",
-            "worker-default": "default@%h",
-            "worker-io": "io@%h",
+            **{f"worker-{queue}": f"{queue}@%h" for queue in ("default", "io", "gpu")},
             "control": "control@%h",
             "beat": "beat",
             "flower": "flower",
@@ -220,12 +244,14 @@ class Stack:
         except requests.RequestException:
             return False
 
-    def _log_text(self) -> str:
-        return self.data_dir.with_suffix(".log").read_text(errors="replace")[-5_000:]
+    @property
+    def output(self) -> str:
+        """What `manage.py up` has printed so far."""
+        return self.data_dir.with_suffix(".log").read_text(errors="replace")
 
 
-def until(condition: Callable[[], T], timeout_seconds: float) -> T:
-    """What the condition answers as soon as it is true; fails the test after the timeout."""
+def until(condition: Callable[[], T | Literal[False] | None], timeout_seconds: float = 120) -> T:
+    """What the condition returns as soon as it is true; fails the test after the timeout."""
     deadline = time.monotonic() + timeout_seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"Not so within {timeout_seconds} s."

@@ -3,6 +3,7 @@
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import redis
 
@@ -44,6 +45,20 @@ def test_a_job_that_kills_its_worker_each_time_ends_failed(stack: Stack) -> None
     assert stack.end_of(stack.submit("tests.write"))["status"] == "COMPLETED"
 
 
+def test_a_job_whose_process_is_killed_in_what_follows_its_failure_ends_once(stack: Stack, tmp_path: Path) -> None:
+    tickets = {kind: tmp_path / kind for kind in ("tests.die_after_failure", "tests.die_after_failure_in_batch")}
+    for ticket in tickets.values():
+        ticket.touch()
+
+    jobs = [stack.submit(kind, {"path": str(ticket)}) for kind, ticket in tickets.items()]
+
+    ends = [stack.end_of(job_id, 60) for job_id in jobs]
+    assert not any(ticket.exists() for ticket in tickets.values())
+    for ended in ends:
+        assert ended["status"] == "FAILED"
+        assert stack.effects_of(ended["job_id"]) == [(ended["attempt"], 0)]
+
+
 def test_an_error_that_would_end_celery_ends_the_attempt_alone(stack: Stack) -> None:
     jobs = [stack.submit("tests.exhaust_memory"), stack.submit("tests.exit")]
     before = stack.process("worker-default").pid
@@ -68,7 +83,7 @@ def test_a_worker_frozen_beyond_its_lease_cannot_write_when_it_wakes(stack: Stac
     assert stack.effects_of(job_id) == [(2, 0)]
 
 
-def test_a_worker_told_to_stop_hands_its_jobs_back_and_charges_no_attempt(stack: Stack) -> None:
+def test_a_worker_that_shuts_down_hands_its_jobs_back_and_charges_no_attempt(stack: Stack) -> None:
     in_thread = stack.submit("tests.wait_and_write", {"seconds": 6})
     in_child = stack.submit("tests.wait_in_child", {"seconds": 6})
     deaf = stack.submit("tests.wait_deaf", {"seconds": 6})

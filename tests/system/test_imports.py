@@ -13,7 +13,13 @@ IMPORTED = re.compile(r"^import '([\w.]+)' #", re.MULTILINE)
 # Celery's shell, Flower, the web's framework, and our own pages.
 OF_NO_USE_TO_A_WORKER = {
     *("prompt_toolkit", "flower", "tornado", "rest_framework.views", "drf_spectacular.views", "unfold.admin"),
-    *("config.api", "config.urls", "orchestrator.admin", "orchestrator.views", "scheduler.serializers"),
+    *(
+        "config.refusals",
+        "config.urls",
+        "orchestrator.admin",
+        "orchestrator.http.job_views",
+        "scheduler.http.task_serializers",
+    ),
 }
 
 
@@ -26,14 +32,14 @@ def imported(*words: str) -> set[str]:
 
 
 @pytest.mark.parametrize("command", [("worker", "-Q", "nowhere"), ("beat", "--help")], ids=["worker", "beat"])
-def test_workers_and_beat_know_the_jobs_and_leave_the_web_out(command: tuple[str, ...]) -> None:
+def test_workers_and_beat_import_the_jobs_and_not_the_web(command: tuple[str, ...]) -> None:
     modules = imported(*OURS[1:], *command)
 
     assert {"orchestrator.jobs", "scheduler.jobs", "ingestion.jobs"} <= modules
     assert not modules & OF_NO_USE_TO_A_WORKER
 
 
-def test_flower_knows_the_broker_and_leaves_django_out() -> None:
+def test_flower_imports_the_broker_and_not_django() -> None:
     modules = imported(*OURS[1:], "flower", "--address=an address that is none")
 
     assert {"config.celery", "flower.app"} <= modules
@@ -43,7 +49,13 @@ def test_flower_knows_the_broker_and_leaves_django_out() -> None:
 def test_the_web_server_has_every_page_before_the_first_request() -> None:
     modules = imported("-c", "import config.wsgi")
 
-    assert {"orchestrator.admin", "scheduler.admin", "ingestion.admin", "knox.admin", "orchestrator.views"} <= modules
+    assert {
+        "orchestrator.admin",
+        "scheduler.admin",
+        "ingestion.admin",
+        "knox.admin",
+        "orchestrator.http.job_views",
+    } <= modules
 
 
 def test_djangos_checks_of_the_admin_read_every_page() -> None:

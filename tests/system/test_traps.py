@@ -51,6 +51,8 @@ def test_messages_of_unknown_tasks_and_of_no_task_at_all_are_dropped_without_har
 
 def test_the_broker_keeps_nothing_of_jobs_that_have_ended(stack: Stack) -> None:
     broker = redis.Redis.from_url(stack.broker_url)
+    # What a process held when it was killed comes back after the visibility timeout; other tests kill some.
+    left_by_killed_processes = set(broker.hkeys("muster:unacked"))
 
     jobs = [stack.submit("tests.write") for _ in range(150)]
     jobs += [stack.submit("tests.wait_and_write", {"seconds": 0}) for _ in range(50)]
@@ -58,9 +60,10 @@ def test_the_broker_keeps_nothing_of_jobs_that_have_ended(stack: Stack) -> None:
         stack.end_of(job_id)
 
     until(lambda: not any(broker.llen(f"muster:{queue}") for queue in ("default", "io")), 30)
+    until(lambda: set(broker.hkeys("muster:unacked")) <= left_by_killed_processes, 30)
     assert {key for key in keys(broker) if not key.startswith(KEYS)} == set()
     assert len(keys(broker)) < 30
-    assert (broker.hlen("muster:unacked"), broker.llen("muster:control") <= 1) == (0, True)
+    assert broker.llen("muster:control") <= 1
 
 
 def test_children_forked_early_or_late_inherit_no_database_connection(stack: Stack) -> None:
@@ -85,7 +88,7 @@ def test_children_forked_early_or_late_inherit_no_database_connection(stack: Sta
 
 def test_workers_keep_their_connections_from_one_message_to_the_next(stack: Stack) -> None:
     def sessions() -> int:
-        return stack.query("SELECT sessions FROM pg_stat_database WHERE datname = current_database()")[0][0]
+        return int(stack.query("SELECT sessions FROM pg_stat_database WHERE datname = current_database()")[0][0])
 
     before = sessions()
     for _ in range(20):

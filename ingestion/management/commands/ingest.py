@@ -5,15 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from ingestion import queries, services, uploads
+from access.permissions import owner_named
+from ingestion import queries
 from ingestion.models import Ingestion, OnConflict
+from ingestion.records import uploads
+from ingestion.services.receiving import discard_upload, receive, submit_upload
 from orchestrator.states import FINAL, Status
 from orchestrator.submission import BadSubmission
 
@@ -26,24 +29,27 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("file", type=Path, help=f"one of {', '.join(FORMATS)}, also with .gz after it")
-        parser.add_argument("--owner", default="", help="whose records they are; nobody's if not given")
+        parser.add_argument("--owner", default="", help="owner of the records (default: none)")
         parser.add_argument("--on-conflict", choices=OnConflict.values, default=OnConflict.UPDATE)
-        parser.add_argument("--no-wait", action="store_true", help="do not watch the workers store them")
+        parser.add_argument("--no-wait", action="store_true", help="exit without waiting until they are stored")
 
-    def handle(self, *, file: Path, owner: str, on_conflict: str, no_wait: bool, **_: Any) -> None:
-        is_packed = file.suffix == ".gz"
-        format = FORMATS.get(Path(file.stem).suffix if is_packed else file.suffix)
+    def handle(
+        self, *, file: Path, owner: str, on_conflict: str, no_wait: bool, stdout: IO[str] | None = None, **_: Any
+    ) -> None:
+        name = Path(file.name.lower())
+        is_packed = name.suffix == ".gz"
+        format = FORMATS.get(Path(name.stem).suffix if is_packed else name.suffix)
         if format is None:
-            raise CommandError(f"{file} is to end in one of {', '.join(FORMATS)}, or that and .gz.")
-        console = Console(file=self.stdout._out)
+            raise CommandError(f"{file} must end in one of {', '.join(FORMATS)}, or that and .gz.")
+        console = Console(file=stdout)
         with _progress(console) as bar:
             ingestion = self._receive(file, bar, format=format, is_packed=is_packed, on_conflict=on_conflict)
             try:
-                services.submit_upload(ingestion, owner=owner)
+                submit_upload(ingestion, owner=owner_named(owner) or owner)
             except BadSubmission as error:
                 raise CommandError(str(error)) from None
             finally:
-                services.forget(ingestion)
+                discard_upload(ingestion)
             self.stdout.write(f"{ingestion.total_records:,} records as task {ingestion.job_id}")
             if no_wait:
                 return
@@ -56,19 +62,21 @@ class Command(BaseCommand):
         try:
             with file.open("rb") as opened:
                 advance = _task(bar, "reading", file.stat().st_size)
-                lines = uploads.waiting_lines(
+                lines = uploads.staged_lines(
                     _pieces(opened, advance),
                     format=format,
                     is_packed=is_packed,
-                    most_bytes=settings.ENV.INGESTION_MAX_UPLOAD_BYTES,
-                    most_records=settings.ENV.INGESTION_MAX_UPLOAD_RECORDS,
+                    max_bytes=settings.ENV.INGESTION_MAX_UPLOAD_BYTES,
+                    max_records=settings.ENV.INGESTION_MAX_UPLOAD_RECORDS,
                 )
-                ingestion = services.receive(lines, on_conflict=on_conflict)
-        except (OSError, uploads.BadUpload, uploads.UploadTooLarge) as error:
+                ingestion = receive(lines, on_conflict=on_conflict)
+        except OSError as error:
+            raise CommandError(f"{file} cannot be read: {error.strerror}.") from None
+        except (uploads.BadUpload, uploads.UploadTooLarge) as error:
             raise CommandError(str(error)) from None
         if not ingestion.total_records:
-            services.forget(ingestion)
-            raise CommandError(f"{file} holds no records.")
+            discard_upload(ingestion)
+            raise CommandError(f"{file} contains no records.")
         return ingestion
 
 

@@ -17,12 +17,12 @@ Written by `manage.py draw_states` from `orchestrator/states.py`; change that an
 ```mermaid
 {diagram}```
 
-| from | to | what makes the move |
+| from | to | cause |
 | --- | --- | --- |
 {moves}
 
 {final} are final: exactly in these a job has a `finished_at`.
-Only a request for another try leads out of a final state, and nothing leads out of {closed}.
+Only a retry leads out of a final state, and nothing leads out of {closed}.
 """
 
 
@@ -30,13 +30,13 @@ class Command(BaseCommand):
     help = "Writes docs/states.md from orchestrator/states.py."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--check", action="store_true", help="Write nothing; fail when the page is stale.")
+        parser.add_argument("--check", action="store_true", help="Write nothing; fail if the page is out of date.")
 
     def handle(self, *args: Any, check: bool, **options: Any) -> None:
         if not check:
             DOCUMENT.write_text(page())
         elif not DOCUMENT.exists() or DOCUMENT.read_text() != page():
-            raise CommandError("docs/states.md is not what the code says. Run `manage.py draw_states`.")
+            raise CommandError("docs/states.md is out of date. Run `manage.py draw_states`.")
 
 
 def page() -> str:

@@ -1,9 +1,11 @@
-"""`manage.py migrate`, which may run while others work: nobody waits long for a lock that it wants."""
+"""`manage.py migrate`, safe on a live database: nothing waits long behind a lock that it requests."""
 
 from __future__ import annotations
 
 import random
 import time
+import warnings
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace
 from contextlib import suppress
 from typing import Any
 
@@ -42,28 +44,45 @@ ORDER BY xact_start LIMIT 1
 """
 
 
+class OldName(Action):
+    """What --lock-wait was called; it works for one more release."""
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        warnings.warn(
+            f"{option_string} is now --lock-wait; the old name stops working in the next release.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        namespace.lock_wait = values
+
+
 class Command(migrate.Command):
-    """Django's, whose place it takes, with short locks and patience."""
+    """Replaces Django's: it takes only short locks, and tries again for a while when a table is in use."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument(
-            "--patience",
+            "--lock-wait",
             type=float,
             default=300,
             metavar="SECONDS",
-            help="How long to try again while others hold a table that is to change; 300 if not given.",
+            help="How long to keep trying while a table to be changed is locked (default: 300).",
+        )
+        parser.add_argument(
+            "--patience", type=float, action=OldName, dest="lock_wait", default=SUPPRESS, help=SUPPRESS
         )
 
-    def handle(self, *args: Any, patience: float = 300, **options: Any) -> None:
+    def handle(self, *args: Any, lock_wait: float = 300, **options: Any) -> None:
         self.connection = connections[options["database"]]
-        gives_up_at = time.monotonic() + patience
+        gives_up_at = time.monotonic() + lock_wait
         drop_broken_indexes(self.connection)
         try:
             while not self.has_migrated(*args, **options):
                 if time.monotonic() >= gives_up_at:
-                    raise CommandError(f"A table that is to change was always in use. {who_holds(self.connection)}")
-                self.stdout.write(f"  A table is in use; trying again. {who_holds(self.connection)}")
+                    raise CommandError(f"A table to be changed was locked all the time. {who_holds(self.connection)}")
+                self.stdout.write(f"  A table is locked; trying again. {who_holds(self.connection)}")
                 time.sleep(PAUSE_SECONDS * random.uniform(0.5, 1))
                 send_autovacuum_away(self.connection)
         finally:
@@ -90,7 +109,7 @@ class Command(migrate.Command):
 
 
 def drop_broken_indexes(connection: BaseDatabaseWrapper) -> None:
-    """So that they are built anew."""
+    """So that they are built again."""
     names = [index.name for model in apps.get_models() for index in model._meta.indexes]
     with connection.cursor() as cursor:
         cursor.execute(BROKEN_INDEXES, [names])

@@ -1,0 +1,345 @@
+"""What can be set from outside, by environment variables: names, types, bounds, defaults, and how they are read."""
+
+import re
+import warnings
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Annotated, get_type_hints
+
+import msgspec
+from django.core.exceptions import ImproperlyConfigured
+from msgspec import Meta
+
+# The queue of ticks and other upkeep, which no job may hold up.
+CONTROL_QUEUE = "control"
+DEFAULT_QUEUES = "default:prefork:2,io:threads:32"
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """What can be set from outside: a name, a type with its bounds, a default and a line of help."""
+
+    SECRET_KEY: Annotated[
+        str,
+        Meta(
+            min_length=32,
+            description="Signs sessions and cookies. Use about 50 random characters, and keep it secret.",
+        ),
+    ]
+    DATABASE_URL: Annotated[
+        str,
+        Meta(
+            description="PostgreSQL 15 or later: postgresql://user:password@host:port/name?option=value. "
+            "Separate several hosts by commas."
+        ),
+    ] = "postgresql://muster@127.0.0.1:5432/muster"
+    BROKER_URL: Annotated[str, Meta(description="Valkey or Redis (redis://…) or RabbitMQ (amqp://…).")] = (
+        "redis://127.0.0.1:6379/0"
+    )
+    QUORUM_QUEUES: Annotated[bool, Meta(description="Use RabbitMQ's quorum queues, which a cluster replicates.")] = (
+        False
+    )
+    CACHE_URL: Annotated[
+        str,
+        Meta(
+            description="Valkey or Redis in which duplicate bells are merged. Empty: the broker if it is "
+            "Valkey or Redis, else no cache."
+        ),
+    ] = ""
+    TCP_USER_TIMEOUT_SECONDS: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=3_600,
+            description="Close a connection when data sent on it has not been acknowledged for this long.",
+        ),
+    ] = 5
+    TCP_KEEPALIVE_IDLE_SECONDS: Annotated[
+        int,
+        Meta(ge=1, le=3_600, description="Send the first keepalive probe after a connection has been idle this long."),
+    ] = 5
+    TCP_KEEPALIVE_INTERVAL_SECONDS: Annotated[
+        int, Meta(ge=1, le=3_600, description="Time between keepalive probes.")
+    ] = 2
+    TCP_KEEPALIVE_PROBES: Annotated[
+        int, Meta(ge=1, le=100, description="Close a connection after this many unanswered keepalive probes.")
+    ] = 3
+    DEBUG: Annotated[bool, Meta(description="Django's debug mode. For development only.")] = False
+    REQUIRE_AUTH: Annotated[bool, Meta(description="Reject requests without a token.")] = True
+    ALLOW_UNAUTHENTICATED: Annotated[
+        bool,
+        Meta(description="Explicitly allows requests without a token: needed to turn REQUIRE_AUTH off in production."),
+    ] = False
+    ALLOWED_HOSTS: Annotated[str, Meta(description="Host names to serve, separated by commas.")] = (
+        "localhost,127.0.0.1,[::1]"
+    )
+    CSRF_TRUSTED_ORIGINS: Annotated[
+        str,
+        Meta(
+            description="Origins that may submit the admin's forms, such as https://muster.example.org, "
+            "separated by commas."
+        ),
+    ] = ""
+    SECURE_COOKIES: Annotated[
+        bool, Meta(description="Serve over HTTPS only: secure cookies, redirects to HTTPS, and HSTS.")
+    ] = True
+    HSTS_PRELOAD: Annotated[
+        bool,
+        Meta(description="Allow browsers to preload the domain as HTTPS-only, which is hard to undo."),
+    ] = False
+    LOG_LEVEL: Annotated[
+        str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged.")
+    ] = "INFO"
+    EXTRA_APPS: Annotated[str, Meta(description="Your own Django apps that define kinds, separated by commas.")] = ""
+    QUEUES: Annotated[
+        str,
+        Meta(
+            description="The queues of jobs, separated by commas, each as name:pool:size with the pool prefork "
+            "(processes) or threads. For prefork, :max_tasks_per_child=… (jobs) and :max_memory_per_child=… (kB) may "
+            "follow."
+        ),
+    ] = DEFAULT_QUEUES
+
+    ORCHESTRATION_STEP_SECONDS: Annotated[
+        float, Meta(ge=0, le=86_400, description="Duration of each draw and each aggregation of an orchestration.")
+    ] = 180
+    MAX_UNFINISHED_ORCHESTRATIONS: Annotated[
+        int, Meta(ge=1, description="Unfinished orchestrations allowed per user.")
+    ] = 3
+
+    INGESTION_EXTERNAL_SERVICE: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)+)?$",
+            description="Dotted path of the function called once for every 100 valid records, with a list of "
+            "records and the keyword argument idempotency_key. Empty: a placeholder that only waits.",
+        ),
+    ] = ""
+    INGESTION_EXTERNAL_CALL_SECONDS: Annotated[
+        float, Meta(ge=0, le=3_600, description="How long that placeholder waits.")
+    ] = 0.5
+
+    INGESTION_MAX_UPLOAD_RECORDS: Annotated[
+        int, Meta(ge=1, description="Maximum number of records in one streamed upload.")
+    ] = 1_000_000
+    INGESTION_MAX_UPLOAD_BYTES: Annotated[
+        int, Meta(ge=1, description="Maximum size of one streamed upload in bytes, after decompression.")
+    ] = 2_000_000_000
+
+    PRIORITY_STEP_SECONDS: Annotated[
+        float, Meta(ge=0, le=86_400, description="Head start in the queue for each step of priority.")
+    ] = 60
+    HEARTBEAT_SECONDS: Annotated[Seconds, Meta(description="How often a worker process renews its lease.")] = 5
+    LEASE_SECONDS: Annotated[
+        Seconds, Meta(description="A worker process that has not renewed its lease for this long counts as dead.")
+    ] = 15
+    CONSUMER_STALL_SECONDS: Annotated[
+        Seconds, Meta(description="Restart an idle worker whose queue has had unread messages this long.")
+    ] = 60
+    TICK_SECONDS: Annotated[Seconds, Meta(description="How often Beat triggers upkeep.")] = 1
+    TIME_SLICE_SECONDS: Annotated[
+        Seconds, Meta(description="How long a worker keeps claiming jobs of a kind after one bell.")
+    ] = 1
+    ASYNC_SLOTS: Annotated[
+        int, Meta(ge=1, le=10_000, description="Async jobs that a worker process runs at once on its event loop.")
+    ] = 1_000
+    ASYNC_CONNECTIONS: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000,
+            description="Async jobs of a worker process that use the database at once; others wait for a connection.",
+        ),
+    ] = 8
+    SHUTDOWN_GRACE_SECONDS: Annotated[
+        float,
+        Meta(ge=0, le=3_600, description="How long running jobs may take to finish after a worker is asked to stop."),
+    ] = 10
+    HARD_TIMEOUT_GRACE_SECONDS: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3_600,
+            description="A handler still running this long after its timeout is ended together with its process.",
+        ),
+    ] = 5
+
+    AUDIT_DAYS: Annotated[
+        float,
+        Meta(ge=0, le=36_500, description="How long audit entries are kept. 0: forever."),
+    ] = 365
+    TOKEN_DEFAULT_DAYS: Annotated[
+        float, Meta(gt=0, le=3_650, description="Lifetime of a token for which none is given.")
+    ] = 30
+    TOKEN_MAX_DAYS: Annotated[float, Meta(gt=0, le=3_650, description="Maximum lifetime of any token.")] = 365
+
+    IDEMPOTENCY_KEY_HOURS: Annotated[
+        float, Meta(gt=0, le=8_760, description="How long an Idempotency-Key is remembered.")
+    ] = 24
+    RETENTION_DAYS: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=36_500,
+            description="How long a finished job, with everything that belongs to it, is kept. 0: forever.",
+        ),
+    ] = 30
+    RETENTION_DAYS_BY_KIND: Annotated[
+        str,
+        Meta(
+            pattern=r"^([a-z0-9_.]+=\d{1,5}(\.\d+)?(,|$))*$",
+            description="Different retention for some kinds, separated by commas: scheduler.add=2,demo.slices=0.5",
+        ),
+    ] = ""
+    MAX_BODY_BYTES: Annotated[int, Meta(ge=1_000, description="Maximum size of a request body in bytes.")] = 5_000_000
+    MAX_RESULT_BYTES: Annotated[
+        int, Meta(ge=1_000, description="Maximum size of a job's result in bytes, as JSON.")
+    ] = 1_000_000
+    MAX_CHILDREN: Annotated[int, Meta(ge=1, description="Maximum number of children of a pipeline.")] = 100_000
+    MAX_WAIT_SECONDS: Annotated[float, Meta(ge=0, le=3_600, description="Maximum ?wait= of a request.")] = 60
+    MAX_WAITERS: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Requests with ?wait= that one web process holds open at the same time; each user "
+            "gets at most a quarter.",
+        ),
+    ] = 16
+    WEB_THREADS: Annotated[
+        int, Meta(ge=4, le=512, description="Requests that one web process handles at the same time.")
+    ] = 32
+    MAX_BODY_SECONDS: Annotated[Seconds, Meta(description="Maximum time to receive a request body.")] = 60
+    MIN_BODY_BYTES_PER_SECOND: Annotated[
+        int, Meta(ge=0, description="Minimum transfer rate of a body or an upload, averaged over 10 s.")
+    ] = 500
+    MAX_SLOW_BODIES: Annotated[
+        int,
+        Meta(
+            ge=2, description="Bodies that one web process waits for at the same time; each client gets at most half."
+        ),
+    ] = 64
+    MAX_UPLOADS: Annotated[
+        int,
+        Meta(
+            ge=2,
+            le=512,
+            description="Uploads that one web process reads at the same time; each client gets at most half.",
+        ),
+    ] = 16
+    MAX_UPLOAD_SECONDS: Annotated[Seconds, Meta(description="Maximum time to receive an upload.")] = 21_600
+    MAX_FAILED_LOGINS_PER_MINUTE: Annotated[
+        int, Meta(ge=1, description="Failed logins, or wrong tokens, allowed per address and minute.")
+    ] = 20
+    TRUSTED_PROXIES: Annotated[
+        str,
+        Meta(
+            description="Addresses or networks of reverse proxies, separated by commas, whose "
+            "X-Forwarded-For is trusted."
+        ),
+    ] = ""
+    REQUESTS_PER_MINUTE: Annotated[int, Meta(ge=1, description="Requests allowed per user and minute.")] = 60_000
+
+    FAILPOINTS: Annotated[
+        str, Meta(description="For tests: a folder whose files name the points at which processes crash.")
+    ] = ""
+
+    DATA_DIR: Annotated[str, Meta(description="Folder for the data of the servers of `manage.py up`.")] = "data"
+    WEB_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of the web server of `manage.py up`.")] = 8000
+    FLOWER_BASIC_AUTH: Annotated[
+        str,
+        Meta(
+            pattern="^([^:,]+:[^,]+)?$",
+            description="Credentials for Flower, as user:password. Empty: Flower needs no login.",
+        ),
+    ] = ""
+    FLOWER_URL: Annotated[
+        str, Meta(description="Public URL of Flower. Empty: FLOWER_PORT on the host of the admin.")
+    ] = ""
+    FLOWER_BATCH_JOBS_PER_SECOND: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000,
+            description="Completed jobs of batches that each worker process reports to Flower per second, at most.",
+        ),
+    ] = 20
+    FLOWER_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of Flower of `manage.py up`.")] = 5555
+    POSTGRES_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of the embedded PostgreSQL.")] = 54320
+    VALKEY_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of the embedded Valkey.")] = 63790
+
+
+# Their values may hold passwords, which belong in no log.
+SECRET = ("SECRET_KEY", "DATABASE_URL", "BROKER_URL", "CACHE_URL", "FLOWER_BASIC_AUTH")
+
+# Old names, by which a setting can still be given for one release, and the new ones.
+RENAMED = {"ALLOW_ANYONE": "ALLOW_UNAUTHENTICATED", "DEAF_SECONDS": "CONSUMER_STALL_SECONDS"}
+
+# What msgspec says a variable should be, in plain words.
+PLAIN_WORDS = {
+    r"Expected `bool`, got `\w+`": "Expected true or false",
+    r"Expected `int`, got `\w+`": "Expected a whole number",
+    r"Expected `float`, got `\w+`": "Expected a number",
+    r"Expected `(?:int|float)` ([<>]=?) ([\d.]+)": r"Expected a number \1 \2",
+    r"Expected `str` of length >= (\d+)": r"Expected \1 characters or more",
+    r"Expected `str` matching regex": "Expected text matching",
+}
+
+
+def names_in(text: str) -> list[str]:
+    """Names that are separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def use_new_names(variables: MutableMapping[str, str]) -> None:
+    """Moves the values of renamed settings to their new names, with a warning; a new name that is set wins."""
+    for old, new in RENAMED.items():
+        for suffix in ("", "_FILE"):
+            if f"{old}{suffix}" in variables:
+                value = variables.pop(f"{old}{suffix}")
+                variables.setdefault(f"{new}{suffix}", value)
+                warnings.warn(
+                    f"The setting {old}{suffix} is now {new}{suffix}; the old name stops working in the next release.",
+                    FutureWarning,
+                    stacklevel=2,
+                )
+
+
+def read_environment(variables: dict[str, str]) -> Environment:
+    """The settings in `variables`, converted and checked. NAME_FILE names a file with the value instead, as secrets
+    are often handed to containers.
+
+    Raises ImproperlyConfigured with the variable's name and what would be right.
+    """
+    given = {}
+    for name in Environment.__struct_fields__:
+        if name in variables:
+            given[name] = variables[name]
+        elif path := variables.get(f"{name}_FILE"):
+            given[name] = _content(name, Path(path))
+    try:
+        return msgspec.convert(given, Environment, strict=False)
+    except msgspec.ValidationError as error:
+        raise ImproperlyConfigured(_in_words(error, given)) from None
+
+
+def _content(name: str, path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImproperlyConfigured(
+            f"{name}_FILE must name a file with the value of {name}; {path} cannot be read: {error}."
+        ) from None
+
+
+def _in_words(error: msgspec.ValidationError, given: dict[str, str]) -> str:
+    """The error as a sentence, with the setting's description."""
+    detail, _, _ = str(error).partition(" - at `")
+    name = re.findall(r"`(?:\$\.)?([A-Z_]+)`", str(error))[-1]
+    meaning = get_type_hints(Environment, include_extras=True)[name].__metadata__[-1].description
+    if name not in given:
+        return f"{name} is not set. {meaning}"
+    for theirs, plain in PLAIN_WORDS.items():
+        detail = re.sub(theirs, plain, detail)
+    value = "" if name in SECRET else f" {given[name]!r}"
+    return f"{name}{value} is not valid: {detail}. {meaning}"

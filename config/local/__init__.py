@@ -1,0 +1,1 @@
+"""A developer's machine: its servers, supervisor, environment and secrets. Nothing that is deployed."""

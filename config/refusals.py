@@ -1,0 +1,210 @@
+"""The one table from refusals to HTTP, and what every error becomes: a problem (RFC 9457), with no traceback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.http.request import UnreadablePostError
+from django.views import defaults
+from rest_framework import exceptions
+
+from access.permissions import NotPermitted
+from orchestrator.database_errors import is_read_only, leave_read_only
+from orchestrator.http.idempotency import BadKey, IdempotencyKeyReused
+from orchestrator.http.requests import BadInput, problems_in
+from orchestrator.http.responses import problem, shortened
+from orchestrator.http.strict_json import BadJSON
+from orchestrator.kinds import BadPayload, InternalKind, Problem, UnknownKind
+from orchestrator.models import Job
+from orchestrator.submission import BadSubmission, NotCancellable, NotRetryable, TooManyUnfinished
+from scheduler.models import Task, TaskSchedule
+from scheduler.recurrence.rules import BadRecurrence
+from scheduler.services.backfills import BadBackfill
+from scheduler.services.tasks import NotEnded, NotPending
+
+logger = logging.getLogger(__name__)
+
+# When to try again what failed for no fault of the client's.
+UNAVAILABLE_RETRY_SECONDS = 5
+
+
+class Refusal(NamedTuple):
+    """What an exception becomes for the client: a status, the last part of an RFC 9457 type, and a title."""
+
+    status: HTTPStatus
+    type: str
+    title: str
+    detail: str = ""  # That of the exception if not given here.
+
+
+BAD_INPUT = Refusal(HTTPStatus.BAD_REQUEST, "bad-input", "Invalid request")
+
+# The one table from refusals to HTTP. An exception that is not listed here is a surprise: 500.
+REFUSALS: dict[type[BaseException], Refusal] = {
+    BadInput: BAD_INPUT,
+    BadJSON: BAD_INPUT,
+    BadPayload: BAD_INPUT,
+    BadSubmission: BAD_INPUT,
+    BadKey: BAD_INPUT,
+    BadRecurrence: BAD_INPUT,
+    BadBackfill: BAD_INPUT,
+    NotPermitted: Refusal(HTTPStatus.FORBIDDEN, "not-permitted", "Not permitted"),
+    UnknownKind: Refusal(HTTPStatus.BAD_REQUEST, "unknown-kind", "Unknown kind of job"),
+    InternalKind: Refusal(HTTPStatus.BAD_REQUEST, "internal-kind", "This kind of job cannot be submitted by clients"),
+    Job.DoesNotExist: Refusal(
+        HTTPStatus.NOT_FOUND, "no-such-job", "Job not found", "No job has this id, or you may not see it."
+    ),
+    Task.DoesNotExist: Refusal(
+        HTTPStatus.NOT_FOUND,
+        "no-such-task",
+        "Task not found",
+        "No task has this id, or you may not see it.",
+    ),
+    TaskSchedule.DoesNotExist: Refusal(
+        HTTPStatus.NOT_FOUND,
+        "no-such-schedule",
+        "Schedule not found",
+        "No schedule has this id, or you may not see it.",
+    ),
+    NotPending: Refusal(HTTPStatus.CONFLICT, "not-pending", "The task cannot be cancelled"),
+    NotEnded: Refusal(HTTPStatus.CONFLICT, "not-ended", "The task cannot be run again yet"),
+    NotCancellable: Refusal(HTTPStatus.CONFLICT, "not-cancellable", "The job cannot be cancelled"),
+    NotRetryable: Refusal(HTTPStatus.CONFLICT, "not-retryable", "The job cannot be retried"),
+    IdempotencyKeyReused: Refusal(
+        HTTPStatus.UNPROCESSABLE_ENTITY, "key-used-otherwise", "Idempotency-Key already used"
+    ),
+    TooManyUnfinished: Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too-many-unfinished", "Too many unfinished jobs"),
+}
+
+
+def problem_response(error: Exception, context: Mapping[str, Any]) -> HttpResponse:
+    """Any exception of an API view as a problem. No traceback leaves: that of a surprise is in the log."""
+    for kind in type(error).__mro__:
+        if refusal := REFUSALS.get(kind):
+            return _refusal_response(error, refusal)
+    if isinstance(error, exceptions.APIException):
+        return _rest_framework_response(error)
+    if isinstance(error, Http404):
+        return problem(404, "Not found." if not error.args else str(error.args[0]))
+    if isinstance(error, PermissionDenied):
+        return problem(403, "You are not allowed to do this.")
+    if isinstance(error, RequestDataTooBig):
+        return _too_large()
+    if isinstance(error, UnreadablePostError):
+        return _unreadable(error)
+    if isinstance(error, SuspiciousOperation):
+        return problem(400, _bad_request_detail(error))
+    if isinstance(error, (OperationalError, InterfaceError)) or is_read_only(error):
+        leave_read_only(error)
+        return _unavailable(error)
+    request = context["request"]
+    logger.error("%s %s failed", request.method, request.path, exc_info=error)
+    return _internal_error()
+
+
+def _refusal_response(error: Exception, refusal: Refusal) -> HttpResponse:
+    headers = {}
+    if retry_after := getattr(error, "retry_after_seconds", None):
+        headers["Retry-After"] = str(retry_after)
+    # A rule of the domain names the fields that break it, and knows nothing of pointers.
+    named = [Problem(f"/{name}", "invalid", str(error)) for name in getattr(error, "fields", ())]
+    problems, where = getattr(error, "problems", named), getattr(error, "where", "")
+    return problem(
+        refusal.status,
+        refusal.detail or _in_words(problems) or str(error),
+        type=refusal.type,
+        title=refusal.title,
+        where=where,
+        errors=problems,
+        headers=headers,
+    )
+
+
+def _in_words(problems: Sequence[Problem]) -> str:
+    """The first problems as one text."""
+    first = map(shortened, problems[:3])
+    return " ".join(f"{each.pointer}: {each.detail}" if each.pointer else each.detail for each in first)
+
+
+def _rest_framework_response(error: exceptions.APIException) -> HttpResponse:
+    headers = dict(getattr(error, "headers", {}))
+    if challenge := getattr(error, "auth_header", None):
+        headers["WWW-Authenticate"] = challenge
+    if wait := getattr(error, "wait", None):
+        headers["Retry-After"] = str(wait)
+    if isinstance(error, exceptions.ValidationError):
+        return _refusal_response(BadInput("", list(problems_in(error.detail))), BAD_INPUT)
+    detail = str(error.detail)
+    if isinstance(error, exceptions.UnsupportedMediaType):
+        detail += " Send JSON with its content type: curl --json '{…}', or -H 'Content-Type: application/json'."
+    elif isinstance(error, exceptions.NotAcceptable):
+        detail += f" This is available as {' or '.join(each.media_type for each in error.available_renderers or ())}."
+    elif isinstance(error, exceptions.NotAuthenticated):
+        detail += " Send 'Authorization: Bearer TOKEN'; `manage.py token USERNAME` creates one."
+    return problem(error.status_code, detail, headers=headers)
+
+
+def _unreadable(error: UnreadablePostError) -> HttpResponse:
+    if isinstance(error.__cause__, TimeoutError):
+        return problem(408, str(error))
+    return problem(400, "The connection closed before the whole body had arrived.")
+
+
+def _unavailable(error: Exception) -> HttpResponse:
+    logger.error("The database failed a request: %s", error)
+    return problem(
+        503,
+        "The database is unreachable, read-only, or too slow. Try again; with the same "
+        "Idempotency-Key nothing is done twice.",
+        headers={"Retry-After": str(UNAVAILABLE_RETRY_SECONDS)},
+    )
+
+
+def _internal_error() -> HttpResponse:
+    return problem(500, "Internal error. The server's log has the details.")
+
+
+def _too_large() -> HttpResponse:
+    return problem(413, f"A request body may have at most {settings.ENV.MAX_BODY_BYTES:,} bytes.")
+
+
+def _bad_request_detail(error: Exception) -> str:
+    if isinstance(error, DisallowedHost):
+        return "The Host header is not in ALLOWED_HOSTS."
+    return "The request is malformed."
+
+
+# Django's handlers, for what fails outside any API view. The admin's errors stay pages.
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if isinstance(exception, RequestDataTooBig):
+        return _too_large()
+    return problem(400, _bad_request_detail(exception))
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    if _is_admin(request):
+        return defaults.permission_denied(request, exception)
+    return problem(403, "You are not allowed to do this.")
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    if _is_admin(request):
+        return defaults.page_not_found(request, exception)
+    return problem(404, f"There is no path {request.path[:200]!r}; /swagger/ lists all paths.")
+
+
+def server_error(request: HttpRequest) -> HttpResponseBase:
+    return defaults.server_error(request) if _is_admin(request) else _internal_error()
+
+
+def _is_admin(request: HttpRequest) -> bool:
+    return request.path_info.startswith("/admin")

@@ -1,0 +1,248 @@
+"""The admin's list of jobs, and what can be done to jobs there and on their pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.contrib import admin, messages
+from django.db.models import Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.decorators import action
+
+from access.permissions import is_granted
+from orchestrator import queries
+from orchestrator.admin import job_page, search
+from orchestrator.admin.base import MAX_AT_ONCE, ReadOnlyAdmin, act_on_each, ask_first, is_across
+from orchestrator.admin.filters import CreatedFilter, KindFilter, PipelineFilter, QueueFilter
+from orchestrator.admin.rendering import cut, label, with_id
+from orchestrator.admin.run_again import RunAgainForm
+from orchestrator.kinds import UnknownKind
+from orchestrator.models import Job
+from orchestrator.shown.lists import column
+from orchestrator.shown.words import age, duration
+from orchestrator.states import UNFINISHED, Status
+from orchestrator.submission import (
+    BadSubmission,
+    NotCancellable,
+    NotRetryable,
+    TooManyUnfinished,
+    cancel,
+    retry,
+    submit,
+)
+
+REFUSALS = (NotCancellable, NotRetryable, TooManyUnfinished, UnknownKind, Job.DoesNotExist)
+CAN_CANCEL = Q(status__in=UNFINISHED)
+CAN_RETRY = Q(status__in=(Status.FAILED, Status.CANCELLED), parent=None)
+
+
+def confirmation(verb: str, description: str) -> dict[str, Any]:
+    """Unfold's dialog that asks before a button acts."""
+    return {
+        "title": f"{verb} this job?",
+        "description": description,
+        "form_class": None,
+        "form_submit_text": f"{verb} the job",
+    }
+
+
+@admin.register(Job)
+class JobAdmin(ReadOnlyAdmin):
+    list_display = ("job", "state", "owner", "created", "took", "tries", "trouble")
+    list_display_links = ("job",)
+    list_filter = ("status", KindFilter, QueueFilter, CreatedFilter, PipelineFilter)
+    shortcuts = (
+        ("All", ""),
+        ("Waiting", "status__exact=CREATED"),
+        ("Running", "status__exact=RUNNING"),
+        ("Failed", "status__exact=FAILED"),
+        ("Failed today", "status__exact=FAILED&created=day"),
+    )
+    ordering = ("-id",)
+    search_fields = ("pk",)
+    search_help_text = search.HELP
+    actions = ("cancel_selected", "retry_selected")
+    actions_detail = ("cancel_this", "retry_this", "run_again")
+    change_form_template = "orchestrator/admin/job.html"
+    fields = ("kind",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[queries.JobDetail]:
+        # What is deferred can be megabytes, and is read for one job only.
+        return queries.with_details(super().get_queryset(request)).defer("payload", "result")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if term := search_term.strip():
+            queryset, request.search_note = search.find(queryset, term)  # type: ignore[attr-defined]
+        return queryset, False
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        job = self.get_object(request, object_id) if object_id else None
+        shown = job_page.context(request, job) if job else {}
+        return super().changeform_view(request, object_id, form_url, {**(extra_context or {}), **shown})
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """The buttons that apply to the job as it is."""
+        job = Job.objects.filter(id=object_id).first()
+        useless = set() if job is None else job_page.useless_buttons(job)
+        return [
+            each
+            for each in super().get_actions_detail(request, object_id)  # type: ignore[misc]
+            if each.action_name.removeprefix("orchestrator_job_") not in useless
+        ]
+
+    @admin.action(description="Cancel the selected jobs", permissions=["cancel"])
+    def cancel_selected(self, request: HttpRequest, jobs: QuerySet[Job]) -> TemplateResponse | None:
+        return self._act_on_many(request, jobs, CAN_CANCEL, "Cancel", self._cancel)
+
+    @admin.action(description="Retry the selected jobs", permissions=["retry"])
+    def retry_selected(self, request: HttpRequest, jobs: QuerySet[Job]) -> TemplateResponse | None:
+        return self._act_on_many(request, jobs, CAN_RETRY, "Retry", self._retry)
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Cancel",
+        permissions=["cancel"],
+        icon="block",
+        dialog=confirmation("Cancel", "Its children are cancelled too. A running job stops within about a second."),
+    )
+    def cancel_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        return self._act_on_this(request, object_id, self._cancel)
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Retry",
+        permissions=["retry"],
+        icon="replay",
+        dialog=confirmation("Retry", "In a pipeline, only the jobs that did not complete run again."),
+    )
+    def retry_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        return self._act_on_this(request, object_id, self._retry)
+
+    def has_run_again_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        """It shows a payload, and submits a job for its owner."""
+        needed = ("retry_job", "view_payload", "submit_for_others")
+        return all(is_granted(request.user, f"orchestrator.{name}") for name in needed)
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Run again …",
+        permissions=["run_again"],
+        icon="content_copy",
+        dialog={
+            "title": "Run this job again?",
+            "description": "A new job of the same kind and owner is submitted; this one stays as it is.",
+            "form_class": RunAgainForm,
+            "form_submit_text": "Submit a new job",
+        },
+    )
+    def run_again(self, request: HttpRequest, form: RunAgainForm, object_id: str) -> HttpResponse:
+        old = self.get_object(request, object_id)
+        if old is None:
+            raise Http404
+        given = form.cleaned_data
+        try:
+            new = submit(old.kind, given["payload"], owner=old.owner, priority=given["priority"])
+        except (TooManyUnfinished, BadSubmission) as refusal:
+            self.message_user(request, str(refusal), messages.WARNING)
+            return opened(old)
+        self.log_change(request, old, f"Submitted it again, as {new.id}.")
+        self.message_user(request, f"Submitted as a new job, like {old.id}.", messages.SUCCESS)
+        return opened(new)
+
+    def _act_on_many(
+        self,
+        request: HttpRequest,
+        jobs: QuerySet[Job],
+        can: Q,
+        verb: str,
+        act: Callable[[HttpRequest, QuerySet[Job]], None],
+    ) -> TemplateResponse | None:
+        """Asks, and then acts. Of all that match only those count to which that can be done."""
+        if is_across(request):
+            jobs = jobs.filter(can)
+        if (question := ask_first(self, request, jobs, verb)) is None:
+            act(request, jobs)
+        return question
+
+    def _cancel(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
+        self._act(request, jobs, cancel, "Requested cancellation of")
+
+    def _retry(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
+        self._act(request, jobs, retry, "Retried")
+
+    def _act(self, request: HttpRequest, jobs: QuerySet[Job], act: Callable[[UUID], Job], done: str) -> None:
+        """What was done is kept in the history of each job, with who did it."""
+        ids = list(jobs.values_list("id", flat=True)[:MAX_AT_ONCE])
+        act_on_each(
+            self, request, ids, lambda id: self.log_change(request, act(id), f"{done} the job."), done, REFUSALS
+        )
+
+    def _act_on_this(
+        self, request: HttpRequest, object_id: str, act: Callable[[HttpRequest, QuerySet[Job]], None]
+    ) -> HttpResponse:
+        job = self.get_object(request, object_id)
+        if job is None:
+            raise Http404
+        act(request, Job.objects.filter(id=job.id))
+        return opened(job)
+
+    @column("job")
+    def job(self, job: Job) -> SafeString:
+        return with_id(f"{job.kind} · {job.name}" if job.name else job.kind, job.id)
+
+    @column("state")
+    def state(self, job: queries.JobDetail) -> SafeString:
+        return format_html('{}<span class="m-subtle">{}</span>', label(job.status), self._state_in_words(job))
+
+    def _state_in_words(self, job: queries.JobDetail) -> str:
+        if job.status not in UNFINISHED:
+            return ""
+        if reason := queries.waiting_for(job):
+            return f" {reason.replace('_', ' ')}"
+        if job.progress_done is not None and job.progress_total:
+            return f" {100 * job.progress_done // job.progress_total} %"
+        return ""
+
+    @column("age", "m-number")
+    def created(self, job: Job) -> SafeString | str:
+        return age(job.created_at)
+
+    @column("took", "m-number")
+    def took(self, job: Job) -> str:
+        return duration(seconds_run(job))
+
+    @column("tries", "m-number")
+    def tries(self, job: Job) -> str:
+        return f"{job.attempt} of {job.max_attempts}" if job.attempt > 1 or job.max_attempts > 1 else f"{job.attempt}"
+
+    @column("error", "m-wide m-cut")
+    def trouble(self, job: Job) -> SafeString | str:
+        return cut(job.error) if job.error else ""
+
+
+def seconds_run(job: Job) -> float | None:
+    """From its last start to its end, or until now; None if it does not run."""
+    if job.started_at is None or (job.status not in UNFINISHED and job.finished_at is None):
+        return None
+    if job.status == Status.CREATED:
+        return None
+    end: datetime = job.finished_at or timezone.now()
+    return max(0.0, (end - job.started_at).total_seconds())
+
+
+def opened(job: Job) -> HttpResponse:
+    """What a dialog, which posts by htmx, gets for an answer: htmx then opens the job's page."""
+    return HttpResponse(headers={"HX-Redirect": reverse("admin:orchestrator_job_change", args=[job.id])})

@@ -1,0 +1,1 @@
+"""Whether Muster is healthy: readiness, and what `manage.py doctor` checks. Nothing here changes anything."""

@@ -1,0 +1,90 @@
+"""Examples in the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+JOB = "01980c5e-7a00-7000-8000-000000000000"
+STARTED = {
+    "message": "Orchestration started.",
+    "job_id": JOB,
+    "status_url": f"/status/ada/{JOB}",
+}
+STATUS = {
+    "job_id": JOB,
+    "status": "PENDING",
+    "created_at": "2030-01-31T12:00:00.000000Z",
+    "updated_at": "2030-01-31T12:00:05.000000Z",
+}
+RESULT = {"first_batch": {"aggregated_sum": 2745}, "second_batch": {"aggregated_sum": 5490}}
+NEW_JOBS: dict[str, Any] = {
+    "The demo job": {},
+    "Urgent, in more slices": {"kind": "demo.slices", "payload": {"slices": 10}, "priority": 0},
+    "Later, with three attempts": {"kind": "demo.slices", "run_at": "2030-01-31T12:00:00Z", "max_attempts": 3},
+}
+A_JOB = {
+    "job_id": JOB,
+    "kind": "demo.slices",
+    "status": "RUNNING",
+    "waiting_for": None,
+    "priority": 5,
+    "owner": "ada",
+    "attempt": 2,
+    "max_attempts": 3,
+    "progress": {"done": 2, "total": 5, "message": "slice 3 of 5"},
+    "result": None,
+    "error": "",
+    "attempts": [
+        {
+            "number": 1,
+            "outcome": "LOST",
+            "error": "Its worker died while it ran.",
+            "worker": "io@host",
+            "started_at": "2030-01-31T12:00:00.000000Z",
+            "ended_at": "2030-01-31T12:00:15.000000Z",
+        }
+    ],
+    "parent": None,
+    "name": "",
+    "children": None,
+    "celery_task_id": "0b6b1a3c-7f0c-4c3d-8f6e-4a1d3c5e7f90",
+    "worker": "io@host",
+    "run_at": "2030-01-31T12:00:00.000000Z",
+    "created_at": "2030-01-31T12:00:00.000000Z",
+    "started_at": "2030-01-31T12:00:16.000000Z",
+    "finished_at": None,
+    "updated_at": "2030-01-31T12:00:18.000000Z",
+    "links": {
+        "self": f"/jobs/{JOB}",
+        "cancel": f"/jobs/{JOB}",
+        "retry": None,
+        "parent": None,
+        "children": None,
+    },
+}
+AN_AUDIT_ENTRY = {
+    "id": 4711,
+    "at": "2030-01-31T12:00:00.000000Z",
+    "actor": "grace",
+    "token": "3fa2c1d9e8b7a60",
+    "address": "192.0.2.7",
+    "via": "api",
+    "action": "job.cancel",
+    "object_id": JOB,
+    "object_name": "demo.slices",
+    "before": {"status": "RUNNING"},
+    "after": None,
+}
+BAD_PRIORITY = {
+    "type": "urn:muster:problem:bad-input",
+    "title": "Invalid request",
+    "status": 400,
+    "detail": "/priority: Ensure this value is less than or equal to 9.",
+    "errors": [
+        {
+            "pointer": "/priority",
+            "code": "max_value",
+            "detail": "Ensure this value is less than or equal to 9.",
+        }
+    ],
+}

@@ -1,0 +1,279 @@
+"""Jobs and their kinds as the API takes and shows them: validation, representation, and the documentation of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiExample, extend_schema_field, extend_schema_serializer
+from rest_framework import serializers
+
+from orchestrator import queries
+from orchestrator.http.examples import A_JOB
+from orchestrator.http.fields import (
+    AwareDateTimeField,
+    DurationSecondsField,
+    LinkField,
+    QueryFloatField,
+    StrictCharField,
+    StrictIntegerField,
+    StrictMultipleChoiceField,
+    StrictSerializer,
+)
+from orchestrator.http.links import link
+from orchestrator.kinds import MAX_ATTEMPTS, Kind
+from orchestrator.models import Attempt, Job
+from orchestrator.states import UNFINISHED, Status
+from orchestrator.upkeep.retention import kept_days
+
+WAITING_FOR = ("dependencies", "start_time", "retry", "paused_kind", "worker")
+
+
+class NewJob(StrictSerializer):
+    """A job to be submitted; every field may be left out."""
+
+    may_be_empty = True
+
+    kind = StrictCharField(default="demo.slices", max_length=100, help_text="One of `GET /kinds`.")
+    payload = serializers.JSONField(
+        required=False, allow_null=True, help_text="Must match the kind's JSON Schema in `GET /kinds`; {} by default."
+    )
+    priority = StrictIntegerField(
+        required=False,
+        allow_null=True,
+        min_value=0,
+        max_value=9,
+        help_text="0 is the most urgent, 9 the least; by default the kind's own.",
+    )
+    run_at = AwareDateTimeField(required=False, allow_null=True, help_text="The earliest start; by default now.")
+    max_attempts = StrictIntegerField(
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=MAX_ATTEMPTS,
+        help_text="By default the kind's own.",
+    )
+    owner = StrictCharField(
+        required=False,
+        allow_blank=True,
+        max_length=150,
+        help_text="The owner of the job: you, or another user if you may submit for others. Any name where "
+        "REQUIRE_AUTH is off.",
+    )
+
+
+@extend_schema_field({"anyOf": [{"type": "string", "format": "uuid"}, {"const": "none"}]})
+class ParentFilter(serializers.UUIDField):
+    """A job's id, or "none"."""
+
+    default_error_messages = {"invalid": 'A job\'s id, or "none"; not "{value}".'}
+
+    def to_internal_value(self, data: Any) -> Any:
+        return None if data == "none" else super().to_internal_value(data)
+
+
+class JobFilters(StrictSerializer):
+    status = StrictMultipleChoiceField(
+        choices=Status.choices, required=False, help_text="Any of these; may be repeated."
+    )
+    kind = serializers.CharField(required=False, max_length=100)
+    owner = serializers.CharField(required=False, max_length=150)
+    parent = ParentFilter(  # type: ignore[assignment]
+        required=False, help_text="The children of this job; `none` for jobs without a parent."
+    )
+    created_after = AwareDateTimeField(required=False, help_text="Created at this time or later.")
+    created_before = AwareDateTimeField(required=False, help_text="Created before this time.")
+
+
+class WaitOption(StrictSerializer):
+    wait = QueryFloatField(
+        required=False,
+        min_value=0,
+        help_text="Respond as soon as the job has ended, at the latest after this many seconds. The server limits "
+        "both the time and the number of waiting requests; beyond that it responds earlier.",
+    )
+
+
+@extend_schema_serializer(component_name="JobProgress")
+class ProgressSerializer(serializers.Serializer[Job]):
+    done = serializers.IntegerField(allow_null=True)
+    total = serializers.IntegerField(allow_null=True)
+    message = serializers.CharField()
+
+
+class ChildrenCountsSerializer(serializers.Serializer[dict[str, int]]):
+    total = serializers.IntegerField()
+    created = serializers.IntegerField()
+    running = serializers.IntegerField()
+    completed = serializers.IntegerField()
+    failed = serializers.IntegerField()
+    cancelled = serializers.IntegerField()
+
+
+class FailedAttemptSerializer(serializers.Serializer[Attempt]):
+    number = serializers.IntegerField()
+    outcome = serializers.ChoiceField(choices=Attempt.Outcome.choices)
+    error = serializers.CharField()
+    traceback = serializers.CharField(
+        required=False, help_text="Only for those who may see attempts, or where REQUIRE_AUTH is off."
+    )
+    worker = serializers.CharField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    ended_at = serializers.DateTimeField()
+
+
+@extend_schema_serializer(component_name="JobLinks")
+class LinksSerializer(serializers.Serializer[Job]):
+    """Where to go from here; null where the job's state does not allow it."""
+
+    self = LinkField(read_only=True, help_text="GET.")
+    cancel = LinkField(read_only=True, allow_null=True, help_text="DELETE.")
+    retry = LinkField(read_only=True, allow_null=True, help_text="POST.")
+    parent = LinkField(read_only=True, allow_null=True, help_text="GET.")  # type: ignore[assignment]
+    children = LinkField(read_only=True, allow_null=True, help_text="GET.")
+
+
+@extend_schema_serializer(component_name="Job", examples=[OpenApiExample("A job", A_JOB, response_only=True)])
+class JobSerializer(serializers.Serializer[Any]):
+    """A piece of work that was accepted, and how it is doing."""
+
+    job_id = serializers.UUIDField()
+    kind = serializers.CharField()
+    status = serializers.ChoiceField(choices=Status.choices)
+    waiting_for = serializers.SerializerMethodField(
+        help_text="What an unfinished job waits for; null when it runs. A parent waits for its children."
+    )
+    priority = serializers.IntegerField(help_text="0 is the most urgent, 9 the least.")
+    owner = serializers.CharField()
+    attempt = serializers.IntegerField(help_text="How many attempts were started.")
+    max_attempts = serializers.IntegerField()
+    progress = ProgressSerializer()
+    result = serializers.JSONField(help_text="What the handler returned; null until then.")
+    error = serializers.CharField(help_text="Of the last attempt; empty if none failed.")
+    attempts = FailedAttemptSerializer(many=True, help_text="Those that did not complete the job.")
+    parent = serializers.UUIDField(allow_null=True)  # type: ignore[assignment]
+    name = serializers.CharField(help_text="A child's name within its pipeline.")
+    children = ChildrenCountsSerializer(allow_null=True, help_text="Null when it has none.")
+    celery_task_id = serializers.CharField(
+        help_text="Its id in Flower, which is its own id; empty until its first attempt."
+    )
+    worker = serializers.CharField(help_text="The worker that ran it last.")
+    run_at = serializers.DateTimeField()
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+    updated_at = serializers.DateTimeField()
+    links = LinksSerializer()
+
+    @extend_schema_field(serializers.ChoiceField(choices=WAITING_FOR, allow_null=True))
+    def get_waiting_for(self, job: queries.JobDetail) -> str | None:
+        return queries.waiting_for(job)
+
+    # The fields above are for the document: to go through them takes ten times as long.
+
+    def to_representation(self, job: queries.JobDetail) -> dict[str, Any]:
+        context = self.context
+        return {
+            "job_id": job.id,
+            "kind": job.kind,
+            "status": job.status,
+            "waiting_for": self.get_waiting_for(job),
+            "priority": job.priority,
+            "owner": job.owner,
+            "attempt": job.attempt,
+            "max_attempts": job.max_attempts,
+            "progress": {"done": job.progress_done, "total": job.progress_total, "message": job.progress_message},
+            "result": job.result,
+            "error": job.error,
+            "attempts": [_attempt(each, context["shows_tracebacks"]) for each in job.failed_attempts],
+            "parent": job.parent_id,
+            "name": job.name,
+            "children": job.children_counts,
+            "celery_task_id": job.celery_task_id,
+            "worker": job.worker_name,
+            "run_at": job.run_at,
+            "created_at": job.created_at,
+            "started_at": job.started_at,
+            "finished_at": job.finished_at,
+            "updated_at": job.updated_at,
+            "links": _links(job),
+        }
+
+
+def _attempt(attempt: Attempt, shows_traceback: bool) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "outcome": attempt.outcome,
+        "error": attempt.error,
+        **({"traceback": attempt.traceback} if shows_traceback else {}),
+        "worker": attempt.worker_name,
+        "started_at": attempt.started_at,
+        "ended_at": attempt.ended_at,
+    }
+
+
+def _links(job: queries.JobDetail) -> dict[str, str | None]:
+    can_retry = not job.parent_id and job.status in (Status.FAILED, Status.CANCELLED)
+    itself = link("job", job.id)
+    return {
+        "self": itself,
+        "cancel": itself if job.status in UNFINISHED else None,
+        "retry": link("retry", job.id) if can_retry else None,
+        "parent": link("job", job.parent_id) if job.parent_id else None,
+        "children": f"{link('jobs')}?parent={job.id}" if job.children_counts else None,
+    }
+
+
+@extend_schema_serializer(
+    component_name="JobWithPayload",
+    examples=[OpenApiExample("A job", A_JOB | {"payload": {"slices": 5, "seconds_per_slice": 1}}, response_only=True)],
+)
+class JobWithPayloadSerializer(JobSerializer):
+    """A job with its payload."""
+
+    payload = serializers.JSONField()
+
+    def to_representation(self, job: queries.JobDetail) -> dict[str, Any]:
+        return super().to_representation(job) | {"payload": job.payload}
+
+
+@extend_schema_serializer(component_name="Kind")
+class KindSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(source="kind.name")
+    queue = serializers.CharField(source="kind.queue")
+    execution = serializers.ChoiceField(choices=["leased", "transactional"], source="kind.execution")
+    description = serializers.CharField(source="kind.description")
+    priority = serializers.IntegerField(source="kind.priority")
+    max_attempts = serializers.IntegerField(source="kind.max_attempts")
+    batch_size = serializers.IntegerField(source="kind.batch_size")
+    timeout_seconds = DurationSecondsField(source="kind.timeout", allow_null=True)
+    backoff_seconds = DurationSecondsField(source="kind.backoff")
+    backoff_ceiling_seconds = DurationSecondsField(source="kind.backoff_ceiling")
+    on_cancel = serializers.ChoiceField(choices=["rollback", "keep"], source="kind.on_cancel")
+    is_pipeline = serializers.SerializerMethodField(
+        help_text="Whether every job of the kind is submitted with children."
+    )
+    internal = serializers.BooleanField(
+        source="kind.internal",
+        help_text="Whether it can only be submitted from Python, not by `POST /jobs`.",
+    )
+    max_unfinished_per_owner = serializers.IntegerField(source="kind.max_unfinished_per_owner", allow_null=True)
+    kept_days = serializers.SerializerMethodField(help_text="How long a job is kept after its end; 0: for ever.")
+    paused_at = serializers.DateTimeField(
+        allow_null=True, help_text="No job of the kind has been started since; null if it is not paused."
+    )
+    payload = serializers.SerializerMethodField(help_text="JSON Schema (2020-12) of the payload.")
+
+    def get_is_pipeline(self, shown: dict[str, Any]) -> bool:
+        return shown["kind"].plan is not None
+
+    def get_kept_days(self, shown: dict[str, Any]) -> float:
+        return kept_days(shown["kind"].name, shown["kind"].keep_days)
+
+    def get_payload(self, shown: dict[str, Any]) -> dict[str, Any]:
+        kind: Kind = shown["kind"]
+        return kind.payload_schema()
+
+
+@extend_schema_serializer(component_name="Kinds")
+class KindsSerializer(serializers.Serializer[Any]):
+    results = KindSerializer(many=True)

@@ -1,0 +1,183 @@
+"""Jobs and their kinds: each endpoint translates a request and makes one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpResponse
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from access.permissions import UnknownOwner, may, owner_of, owner_to_submit_for, require_visible, with_owners
+from orchestrator import queries, submission
+from orchestrator.http import examples, openapi
+from orchestrator.http.api_view import APIView
+from orchestrator.http.fields import NoFields
+from orchestrator.http.idempotency import idempotent
+from orchestrator.http.job_serializers import (
+    JobFilters,
+    JobSerializer,
+    JobWithPayloadSerializer,
+    KindsSerializer,
+    NewJob,
+    WaitOption,
+)
+from orchestrator.http.links import location
+from orchestrator.http.openapi import ETAG, IDEMPOTENCY_KEY, IF_NONE_MATCH, LOCATION, example, problems
+from orchestrator.http.pagination import NewestFirst
+from orchestrator.http.requests import BadInput, read_body, read_id, read_query
+from orchestrator.http.responses import cache_headers, etag_of, not_modified
+from orchestrator.kinds import Problem, kind_open_to_clients
+from orchestrator.models import Job
+from orchestrator.states import Status
+
+JOB_ID = openapi.path_parameter("job_id", "The job's id, a UUID.", format="uuid")
+
+
+class JobsView(APIView):
+    submits = True
+    pagination_class = NewestFirst
+
+    @extend_schema(
+        operation_id="submit_job",
+        tags=["jobs"],
+        summary="Submit a job",
+        description="An empty body submits the demo job: five slices of one second, which can be watched and "
+        "cancelled. `internal` kinds are refused; the error names the endpoint to use instead.",
+        parameters=[IDEMPOTENCY_KEY, LOCATION],
+        request=NewJob,
+        responses={
+            202: OpenApiResponse(JobSerializer, "Accepted; it will reach a final state."),
+            **problems(413, 415, 422),
+        },
+        examples=[example(None, name, body) for name, body in examples.NEW_JOBS.items()],
+    )
+    @idempotent
+    def post(self, request: Request) -> Response:
+        asked = read_body(NewJob, request)
+        kind = kind_open_to_clients(asked["kind"])
+        owner = _owner_named(asked["owner"], request) if "owner" in asked else owner_of(request.user)
+        job = submission.submit(**asked | {"kind": kind, "owner": owner})
+        shown = _detail(request, job)
+        return Response(shown, status=202, headers=location(request, shown["links"]["self"]))
+
+    @extend_schema(
+        operation_id="list_jobs",
+        tags=["jobs"],
+        summary="List jobs, newest first",
+        parameters=[JobFilters],
+        # The media type keeps the key of a kind with the others': drf-spectacular takes the least for the main one.
+        responses={(200, "application/json"): JobSerializer(many=True), **problems()},
+    )
+    def get(self, request: Request) -> Response:
+        filters = with_owners(request.user, read_query(JobFilters, request))
+        pages = NewestFirst()
+        page = pages.paginate_queryset(queries.with_details(_filtered(request, filters)), request)
+        queries.add_attempts(page)
+        return pages.get_paginated_response(JobSerializer(page, many=True, context=_context(request)).data)
+
+
+class JobView(APIView):
+    @extend_schema(
+        operation_id="job",
+        tags=["jobs"],
+        summary="Get a job, or wait for its end",
+        description="Reading a failed job is still a 200.",
+        parameters=[JOB_ID, WaitOption, IF_NONE_MATCH, ETAG],
+        responses={
+            200: JobWithPayloadSerializer,
+            304: OpenApiResponse(description="It has not changed since the response with this ETag."),
+            **problems(404),
+        },
+    )
+    def get(self, request: Request, job_id: str) -> HttpResponse:
+        id = read_id(job_id=job_id)
+        seconds = read_query(WaitOption, request).get("wait", 0)
+        if seconds:
+            queries.wait_until_ended(queries.visible_jobs(request.user), id, seconds, user_id=request.user.pk)
+        context = _context(request)
+        if "If-None-Match" in request.headers:
+            unchanged = not_modified(request, etag_of(queries.version_of(request.user, id), context))
+            if unchanged is not None:
+                return unchanged
+        job = queries.job_detail(request.user, id)
+        etag = etag_of(queries.version_in(job), context)
+        return Response(JobWithPayloadSerializer(job, context=context).data, headers=cache_headers(etag))
+
+    @extend_schema(
+        operation_id="cancel_job",
+        tags=["jobs"],
+        summary="Cancel a job",
+        description="Its children are cancelled, too. A running job stops at its next checkpoint, within about a "
+        "second.",
+        parameters=[JOB_ID],
+        responses={
+            200: OpenApiResponse(JobSerializer, "It is CANCELLED."),
+            202: OpenApiResponse(JobSerializer, "It is running and will stop."),
+            **problems(404, 409),
+        },
+    )
+    def delete(self, request: Request, job_id: str) -> Response:
+        id = read_id(job_id=job_id)
+        require_visible(request.user, Job, id, to="orchestrator.cancel_job")
+        job = submission.cancel(id)
+        return Response(_detail(request, job), status=200 if job.status == Status.CANCELLED else 202)
+
+
+class RetryView(APIView):
+    @extend_schema(
+        operation_id="retry_job",
+        tags=["jobs"],
+        summary="Retry a failed or cancelled job",
+        description="In a pipeline only the jobs that did not complete run again.",
+        parameters=[JOB_ID, IDEMPOTENCY_KEY, LOCATION],
+        request=NoFields,
+        responses={
+            202: OpenApiResponse(JobSerializer, "It waits for its next attempt."),
+            **problems(404, 409, 413, 415, 422),
+        },
+    )
+    @idempotent
+    def post(self, request: Request, job_id: str) -> Response:
+        id = read_id(job_id=job_id)
+        read_body(NoFields, request)
+        require_visible(request.user, Job, id, to="orchestrator.retry_job")
+        shown = _detail(request, submission.retry(id))
+        return Response(shown, status=202, headers=location(request, shown["links"]["self"]))
+
+
+class KindsView(APIView):
+    @extend_schema(
+        operation_id="list_kinds",
+        tags=["jobs"],
+        summary="List the kinds of job with the JSON Schemas of their payloads",
+        responses={200: KindsSerializer, **problems()},
+    )
+    def get(self, request: Request) -> Response:
+        return Response(KindsSerializer({"results": queries.known_kinds()}).data)
+
+
+def _filtered(request: Request, filters: dict[str, Any]) -> Any:
+    jobs = queries.visible_jobs(request.user)
+    if statuses := filters.get("status"):
+        jobs = jobs.filter(status__in=statuses)
+    exact = {name: filters[name] for name in ("kind", "owner__in", "parent") if name in filters}
+    return queries.created_between(jobs.filter(**exact), filters.get("created_after"), filters.get("created_before"))
+
+
+def _owner_named(name: str, request: Request) -> str:
+    """The owner of work submitted for the user of that name; raises BadInput if there is no such user."""
+    try:
+        return owner_to_submit_for(request.user, name)
+    except UnknownOwner as error:
+        raise BadInput("", [Problem("/owner", "unknown_user", str(error))]) from None
+
+
+def _detail(request: Request, job: Job) -> dict[str, Any]:
+    shown = queries.job_detail(request.user, job.id)
+    return JobSerializer(shown, context=_context(request)).data
+
+
+def _context(request: Request) -> dict[str, Any]:
+    return {"shows_tracebacks": may(request.user, "orchestrator.view_attempt")}

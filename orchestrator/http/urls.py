@@ -1,0 +1,17 @@
+"""The orchestrator's paths."""
+
+from django.urls import path
+
+from orchestrator.http import audit_views, health_views, job_views, orchestration_views
+
+urlpatterns = [
+    path("orchestrate/<str:username>", orchestration_views.OrchestrateView.as_view(), name="orchestrate"),
+    path("status/<str:username>/<str:job_id>", orchestration_views.StatusView.as_view(), name="status"),
+    path("jobs", job_views.JobsView.as_view(), name="jobs"),
+    path("jobs/<str:job_id>", job_views.JobView.as_view(), name="job"),
+    path("jobs/<str:job_id>/retry", job_views.RetryView.as_view(), name="retry"),
+    path("kinds", job_views.KindsView.as_view(), name="kinds"),
+    path("audit", audit_views.AuditView.as_view(), name="audit"),
+    path("api/health/", health_views.HealthView.as_view(), name="health"),
+    path("api/health/ready/", health_views.ReadyView.as_view(), name="ready"),
+]

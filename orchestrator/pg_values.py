@@ -1,0 +1,81 @@
+"""Values made fit for PostgreSQL: text and JSON cannot hold every Python value."""
+
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from itertools import accumulate
+from math import isfinite
+from typing import Any
+
+import msgspec
+
+# How deep JSON may be nested. Readers recurse, so what is deeper could be stored and not be read again.
+MAX_DEPTH = 100
+
+# The JSON escape of NUL, but not a backslash followed by the letters u0000.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+# What a number that is none looks like as JSON: a float is null, a Decimal is a text.
+_MAYBE_NOT_FINITE = (b"null", b"NaN", b"Infinity")
+
+
+class NotFinite(ValueError):
+    """Infinity, or what is not a number: JSON has no word for it."""
+
+    def __init__(self, pointer: str, number: float | Decimal) -> None:
+        self.pointer = pointer
+        where = f"at {pointer} " if pointer else ""
+        super().__init__(f"The number {where}is {number!s}; JSON only has finite numbers.")
+
+
+def as_json(value: Any, *, at_most: int) -> str:
+    """The value as JSON of at most so many bytes.
+
+    Raises TypeError for what is no JSON, ValueError for what is too long, nested too deep, or holds a NUL, half a
+    surrogate pair or a number that is not finite.
+    """
+    encoded = msgspec.json.encode(value)
+    if len(encoded) > at_most:
+        raise ValueError(f"It takes {len(encoded):,} bytes as JSON; at most {at_most:,} are allowed.")
+    if encoded.count(b"[") + encoded.count(b"{") > MAX_DEPTH and _depth(encoded) > MAX_DEPTH:
+        raise ValueError(f"It is nested deeper than {MAX_DEPTH} levels.")
+    if any(mark in encoded for mark in _MAYBE_NOT_FINITE):
+        for pointer, number in _not_finite(msgspec.to_builtins(value, builtin_types=(Decimal,))):
+            raise NotFinite(pointer, number)
+    text = encoded.decode()
+    if r"\u0000" in text and _NUL.search(text):
+        raise ValueError("It contains a NUL character, which PostgreSQL cannot store.")
+    return text
+
+
+def _depth(encoded: bytes) -> int:
+    brackets = _STRING.sub(b"", encoded).translate(None, delete=_NO_BRACKETS)
+    return max(accumulate(_STEPS[bracket] for bracket in brackets), default=0)
+
+
+def _not_finite(value: Any, pointer: str = "") -> Iterator[tuple[str, float | Decimal]]:
+    """The numbers that JSON cannot hold, with where they are (RFC 6901)."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _not_finite(key, f"{pointer}/{key}")
+            yield from _not_finite(item, f"{pointer}/{str(key).replace('~', '~0').replace('/', '~1')}")
+    elif isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            yield from _not_finite(item, f"{pointer}/{position}")
+    # Each by its own means: math.isfinite raises for a signaling NaN.
+    elif (isinstance(value, float) and not isfinite(value)) or (isinstance(value, Decimal) and not value.is_finite()):
+        yield pointer, value
+
+
+def as_text(text: str, *, at_most: int) -> str:
+    """The text's first characters, with a replacement character for each that PostgreSQL cannot hold."""
+    # Not text[:at_most], which a subclass of str may override.
+    kept = str.__getitem__(text, slice(at_most))
+    return kept.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+def is_storable(text: Any, *, at_most: int) -> bool:
+    """Whether it is a text that PostgreSQL holds as it is."""
+    return isinstance(text, str) and len(text) <= at_most and text == as_text(text, at_most=at_most)

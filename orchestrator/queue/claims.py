@@ -1,0 +1,127 @@
+"""Which jobs a worker may run next: the most urgent ready ones of a kind, found and locked. Nothing moves here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import connection, transaction
+
+from orchestrator.attempt.session import CLEAN
+from orchestrator.kinds import Kind
+from orchestrator.queue import bell
+from orchestrator.running import CLAIMED, Claimed
+
+# How long a worker that was frozen within a batch may keep its jobs locked.
+FROZEN_BATCH_SECONDS = 15
+LIMIT_IDLENESS = f"SET LOCAL idle_in_transaction_session_timeout = '{FROZEN_BATCH_SECONDS}s';"
+
+# A batch is read in the order of the index. By statistics of a quiet time, PostgreSQL would read and sort all that
+# waits for each batch.
+IN_ORDER = "SET LOCAL enable_sort = off;"
+# What its handler asks is planned as usual.
+AS_USUAL = "SET LOCAL enable_sort TO DEFAULT;"
+
+# The most urgent ready jobs of a kind, locked for as long as this transaction lasts: the lock is the lease.
+LOCK = f"""
+SELECT {CLAIMED} FROM orchestrator_job job
+WHERE ready AND kind = %(kind)s AND id <> ALL(%(left_out)s::uuid[])
+  AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND paused_at IS NOT NULL)
+ORDER BY rank, id
+LIMIT %(limit)s
+FOR UPDATE SKIP LOCKED
+"""  # noqa: S608
+
+# One of a batch that failed as a whole, if it is as that batch left it.
+LOCK_ONE = f"""
+SELECT {CLAIMED} FROM orchestrator_job job
+WHERE id = %(id)s AND ready AND attempt = %(attempt)s
+  AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = job.kind AND paused_at IS NOT NULL)
+FOR UPDATE SKIP LOCKED
+"""  # noqa: S608 It is made of constants.
+
+# A row if any job of the kind is ready. In the order of the index: by old statistics a mere EXISTS would rather read
+# the whole table. Each leased job asks, and the ORM would take longer to write this than PostgreSQL to answer.
+NEXT_READY = "SELECT id FROM orchestrator_job WHERE ready AND kind = %s ORDER BY rank, id LIMIT 1"
+
+# Which of these jobs, locked by now, another process has noted that it runs, after as many attempts: it has died of
+# one of them, and nobody has counted that yet.
+TRIED_BY_OTHERS = """
+SELECT tried.id
+FROM orchestrator_worker worker, jsonb_each_text(worker.trying) AS tried (id, attempts),
+     unnest(%(ids)s, %(attempts)s) AS locked (id, attempts)
+WHERE worker.id <> %(worker)s AND worker.trying ?| %(ids)s
+  AND tried.id = locked.id AND tried.attempts::integer = locked.attempts
+"""
+
+
+def lock_ready(kind: Kind, *, worker_id: int) -> list[Claimed]:
+    """The kind's most urgent ready jobs, at most a batch, in order, locked until the transaction ends. PostgreSQL ends
+    it when it has been idle for FROZEN_BATCH_SECONDS.
+
+    A job that runs alone is alone in its list. What a process has just died of waits until that is counted, or it
+    would kill one process after the other.
+    """
+    left_out: set[str] = set()
+    while True:
+        held = transaction.savepoint()
+        jobs = read_claimed(
+            LIMIT_IDLENESS + IN_ORDER + LOCK, {"kind": kind.name, "limit": kind.batch_size, "left_out": list(left_out)}
+        )
+        crashed = _tried_by_others(jobs, worker_id) if jobs else set()
+        if not crashed:
+            transaction.savepoint_commit(held)
+            break
+        # Released, so that the process that counts the attempts can lock it.
+        transaction.savepoint_rollback(held)
+        left_out |= crashed
+    if jobs and jobs[0].runs_alone:
+        return jobs[:1]
+    return [job for job in jobs if not job.runs_alone]
+
+
+def lock_one(id: str, attempt: int, *, worker_id: int) -> list[Claimed]:
+    """That job, locked as `lock_ready` does, if it is still as it was found after so many attempts.
+
+    Not if another process has died of it meanwhile.
+    """
+    jobs = read_claimed(LIMIT_IDLENESS + LOCK_ONE, {"id": id, "attempt": attempt})
+    return [] if jobs and _tried_by_others(jobs, worker_id) else jobs
+
+
+def clean_within_batch() -> None:
+    """Ends what a job of a batch set on the session that all of them share, before the next one runs."""
+    with connection.cursor() as cursor:
+        cursor.execute(CLEAN + LIMIT_IDLENESS)
+
+
+def read_claimed(sql: str, parameters: dict[str, Any]) -> list[Claimed]:
+    """The jobs that a statement returns as `CLAIMED`."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return [Claimed(*row) for row in cursor.fetchall()]
+
+
+def _tried_by_others(jobs: Sequence[Claimed], worker_id: int) -> set[str]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            AS_USUAL + TRIED_BY_OTHERS,
+            {
+                "worker": worker_id,
+                "ids": [str(job.id) for job in jobs],
+                "attempts": [job.attempt for job in jobs],
+            },
+        )
+        return {id for (id,) in cursor.fetchall()}
+
+
+def has_ready(kind: Kind) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(NEXT_READY, [kind.name])
+        return cursor.fetchone() is not None
+
+
+def ring_if_more(kind: Kind) -> None:
+    """Wakes the next worker while jobs are waiting: so one bell reaches every free worker."""
+    if has_ready(kind):
+        bell.ring(kind.name)

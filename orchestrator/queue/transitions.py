@@ -1,0 +1,510 @@
+"""The moves of `states.MOVES`: every statement that writes a job's status, a verb for each move.
+
+Each statement is guarded by what it moves from, so of two who would move a job at once one finds nothing to move. What
+else a move means, for its attempt and its pipeline, is the business of `endings` and `pipelines`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import F, Q, QuerySet, Value
+from django.db.models.functions import Greatest, Now
+
+from orchestrator.attempt.session import BEGAN_AT, CLEAN, ConnectionMisused, transaction_began_at
+from orchestrator.kinds import Kind
+from orchestrator.models import Job
+from orchestrator.queue.claims import IN_ORDER, LIMIT_IDLENESS
+from orchestrator.running import CLAIMED, Claimed, RowMoved
+from orchestrator.states import UNFINISHED, Status
+
+# The most urgent ready jobs of a kind become this worker's, unless the kind is paused or the worker was declared dead.
+# The worker's row is locked so that nobody declares it dead meanwhile and overlooks the jobs. If the first of them
+# runs alone, it is taken alone. Jobs are found by an array of their ids: it is taken for a short one, so nobody plans
+# to read the whole table.
+LEASE = f"""
+{IN_ORDER}
+WITH me AS (
+    SELECT id FROM orchestrator_worker WHERE id = %(worker)s AND ended_at IS NULL FOR KEY SHARE
+), head AS (
+    SELECT runs_alone FROM orchestrator_job
+    WHERE ready AND kind = %(kind)s AND (%(isolated)s OR NOT runs_alone)
+      AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
+    ORDER BY rank, id
+    LIMIT 1
+), next AS (
+    SELECT id FROM orchestrator_job
+    WHERE ready AND kind = %(kind)s AND (NOT runs_alone OR (SELECT runs_alone FROM head))
+      AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
+      AND EXISTS (SELECT FROM me)
+      AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND paused_at IS NOT NULL)
+    ORDER BY rank, id
+    LIMIT CASE WHEN (SELECT runs_alone FROM head) THEN 1 ELSE %(at_most)s END
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE orchestrator_job job
+SET status = 'RUNNING',
+    ready = false,
+    attempt = attempt + 1,
+    worker_id = %(worker)s,
+    worker_name = %(worker_name)s,
+    celery_task_id = job.id,
+    deadline_at = clock_timestamp() + %(timeout)s,
+    started_at = CASE WHEN status = 'RUNNING' THEN started_at ELSE clock_timestamp() END,
+    updated_at = clock_timestamp()
+WHERE id = ANY(ARRAY(SELECT id FROM next))
+RETURNING
+    {CLAIMED},
+    rank,
+    EXISTS (SELECT FROM orchestrator_job parent WHERE parent.id = job.parent_id AND parent.status = 'CREATED'),
+    EXISTS (
+        SELECT FROM orchestrator_job
+        WHERE ready AND kind = %(kind)s
+        ORDER BY rank, id
+        OFFSET (SELECT count(*) FROM next)
+        LIMIT 1
+    )
+"""  # noqa: S608 It is made of constants.
+
+# Pipelines have begun.
+START_PARENT = """
+UPDATE orchestrator_job SET status = 'RUNNING', started_at = clock_timestamp(), updated_at = clock_timestamp()
+WHERE id IN (
+    SELECT id FROM orchestrator_job WHERE id = ANY(%s::uuid[]) AND status = 'CREATED'
+    ORDER BY id FOR UPDATE {skip_locked}
+)
+"""
+
+# Jobs that were claimed and never started are as they were before the claim, if they are still this worker's. Those
+# that are to be cancelled are left.
+HAND_BACK_UNSTARTED = """
+UPDATE orchestrator_job job
+SET status = 'CREATED',
+    ready = true,
+    attempt = job.attempt - 1,
+    worker_id = NULL,
+    deadline_at = NULL,
+    updated_at = clock_timestamp()
+FROM unnest(%(ids)s::uuid[], %(attempts)s::integer[]) AS claimed (id, attempt)
+WHERE job.id = claimed.id AND job.id = ANY(%(ids)s::uuid[]) AND job.attempt = claimed.attempt
+  AND job.status = 'RUNNING' AND job.worker_id = %(worker)s AND job.cancel_requested_at IS NULL
+RETURNING job.id
+"""
+
+# A leased job is done, if it is still this worker's, and if this is still the transaction that its handler was given.
+COMPLETE = f"""
+{CLEAN}
+UPDATE orchestrator_job
+SET status = 'COMPLETED',
+    result = %(result)s,
+    error = '',
+    worker_id = NULL,
+    deadline_at = NULL,
+    progress_done = %(progress_done)s,
+    progress_total = %(progress_total)s,
+    progress_message = %(progress_message)s,
+    finished_at = clock_timestamp(),
+    updated_at = clock_timestamp()
+WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s
+  AND (%(began_at)s::bigint IS NULL OR %(began_at)s = {BEGAN_AT})
+"""  # noqa: S608 It is made of constants.
+
+# Leased jobs are done whose handlers used no transaction, each if it is still this worker's.
+COMPLETE_TOGETHER = """
+UPDATE orchestrator_job job
+SET status = 'COMPLETED',
+    result = done.result::jsonb,
+    error = '',
+    worker_id = NULL,
+    deadline_at = NULL,
+    progress_done = done.progress_done,
+    progress_total = done.progress_total,
+    progress_message = done.progress_message,
+    finished_at = statement_timestamp() + done.place * interval '1 microsecond',
+    updated_at = clock_timestamp()
+FROM unnest(
+    %(ids)s::uuid[], %(attempts)s::integer[], %(results)s::text[],
+    %(dones)s::bigint[], %(totals)s::bigint[], %(messages)s::text[]
+) WITH ORDINALITY AS done (id, attempt, result, progress_done, progress_total, progress_message, place)
+WHERE job.id = done.id AND job.id = ANY(%(ids)s::uuid[]) AND job.attempt = done.attempt
+  AND job.status = 'RUNNING' AND job.worker_id = %(worker)s
+RETURNING job.id
+"""
+
+# The jobs of a batch are done, in its order: a microsecond apart, since PostgreSQL may write them in any order. They
+# pass RUNNING within this transaction, so nobody else sees them there. `ready` is disguised, or else the jobs would be
+# looked up, by old statistics, in the index of all that wait.
+COMPLETE_LOCKED = f"""
+{CLEAN} {LIMIT_IDLENESS}
+UPDATE orchestrator_job job
+SET status = 'COMPLETED',
+    ready = false,
+    attempt = job.attempt + 1,
+    result = done.result::jsonb,
+    error = '',
+    worker_name = %(worker_name)s,
+    celery_task_id = job.id,
+    started_at = CASE WHEN status = 'RUNNING' THEN started_at ELSE %(started_at)s END,
+    finished_at = statement_timestamp() + done.place * interval '1 microsecond',
+    updated_at = clock_timestamp()
+FROM unnest(%(ids)s::uuid[], %(attempts)s::integer[], %(results)s::text[])
+     WITH ORDINALITY AS done (id, attempt, result, place)
+WHERE job.id = done.id AND job.id = ANY(%(ids)s::uuid[]) AND job.ready::integer <> 0
+  AND job.attempt = done.attempt AND {BEGAN_AT} = %(began_at)s
+"""  # noqa: S608 It is made of constants.
+
+# Of jobs that this transaction has locked, those that it has cancelled itself.
+CANCELLED_MEANWHILE = "SELECT count(*) FROM orchestrator_job WHERE id = ANY(%s::uuid[]) AND status = 'CANCELLED'"
+
+# Each job that waited for any of these counts them off, once for all of them; at zero it is ready.
+# A parent waits for all its children; it counts as started at the latest when the first of them is done.
+# What is joined to a row that is to be locked must be materialized: after waiting for the lock PostgreSQL looks at the
+# row anew, and where it has planned a union as part of the join it finds no partner for it, and leaves it out.
+# Jobs are found by an array of their ids: it is taken for a short one, so nobody plans to read the whole table.
+COUNT_DOWN = """
+WITH done AS (
+    SELECT id, parent_id FROM orchestrator_job WHERE id = ANY(%(ids)s::uuid[]) AND status = 'COMPLETED'
+), hits AS MATERIALIZED (
+    SELECT job_id AS id, count(*) AS n, false AS is_parent
+    FROM orchestrator_dependency JOIN done ON depends_on_id = done.id
+    GROUP BY job_id
+    UNION ALL
+    SELECT parent_id, count(*), true FROM done WHERE parent_id IS NOT NULL GROUP BY parent_id
+), locked AS MATERIALIZED (
+    SELECT id FROM orchestrator_job WHERE id = ANY(ARRAY(SELECT id FROM hits)) ORDER BY id FOR UPDATE
+)
+UPDATE orchestrator_job job
+SET unfinished_dependencies = unfinished_dependencies - n,
+    status = CASE WHEN is_parent AND status = 'CREATED' THEN 'RUNNING' ELSE status END,
+    started_at = CASE WHEN is_parent THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
+    ready = unfinished_dependencies = n AND status IN ('CREATED', 'RUNNING') AND NOT unwinding
+            AND (is_parent OR run_at <= clock_timestamp()),
+    updated_at = clock_timestamp()
+FROM hits
+WHERE job.id = hits.id AND job.id = ANY(ARRAY(SELECT id FROM locked))
+RETURNING job.id, job.kind, job.ready, job.unwinding
+"""
+
+# An attempt ended without completing the job, if the job is still as that attempt left it.
+END = """
+WITH held AS (
+    SELECT id,
+           CASE WHEN cancel_requested_at IS NOT NULL THEN 'CANCELLED'
+                ELSE %(status)s
+           END AS next_status
+    FROM orchestrator_job
+    WHERE id = %(id)s AND attempt = %(attempt)s AND worker_id IS NOT DISTINCT FROM %(worker)s
+      AND (status = 'RUNNING' AND worker_id IS NOT NULL OR ready)
+    FOR UPDATE {skip_locked}
+)
+UPDATE orchestrator_job job
+SET status = next_status,
+    ready = next_status = 'CREATED' AND %(delay)s = interval '0',
+    attempt = %(number)s,
+    max_attempts = greatest(max_attempts, %(max_attempts)s),
+    runs_alone = job.runs_alone OR %(runs_alone)s,
+    run_at = CASE WHEN %(delay)s = interval '0' THEN run_at ELSE clock_timestamp() + %(delay)s END,
+    rank = CASE WHEN %(delay)s = interval '0' THEN rank
+                ELSE clock_timestamp() + %(delay)s + priority * %(priority_step)s END,
+    worker_id = NULL,
+    deadline_at = NULL,
+    worker_name = %(worker_name)s,
+    celery_task_id = job.id,
+    error = CASE next_status WHEN 'CANCELLED' THEN '' ELSE %(error)s END,
+    finished_at = CASE WHEN next_status = 'CREATED' THEN NULL ELSE clock_timestamp() END,
+    updated_at = clock_timestamp()
+FROM held
+WHERE job.id = held.id
+RETURNING job.*
+"""
+
+
+class Claim(NamedTuple):
+    """The jobs that a worker has claimed, the most urgent first, and whether more of their kind are ready."""
+
+    jobs: list[Claimed]
+    has_more: bool
+
+
+def claim(
+    kind: Kind,
+    *,
+    worker_id: int,
+    worker_name: str,
+    isolated: bool = True,
+    at_most: int = 1,
+    id: UUID | None = None,
+) -> Claim:
+    """Claims the kind's most urgent ready jobs for the worker, by a statement that commits by itself.
+
+    isolated: whether it may be one that runs alone, which is claimed alone. id: of the one job that may be claimed.
+    """
+    parameters: dict[str, Any] = {
+        "kind": kind.name,
+        "worker": worker_id,
+        "worker_name": worker_name,
+        "timeout": kind.timeout,
+        "isolated": isolated,
+        "at_most": at_most,
+        "id": id,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(LEASE, parameters)
+        rows = cursor.fetchall()
+    # PostgreSQL returns them in any order.
+    rows.sort(key=_rank_and_id)
+    jobs = [Claimed(*columns) for *columns, _, _, _ in rows]
+    if pipelines := {job.parent_id for job, row in zip(jobs, rows, strict=True) if job.parent_id and row[-2]}:
+        start_parent(*pipelines, skip_locked=True)
+    return Claim(jobs, has_more=bool(rows) and rows[0][-1])
+
+
+def _rank_and_id(row: tuple[Any, ...]) -> tuple[datetime, UUID]:
+    return row[-3], row[0]
+
+
+def start_parent(*parent_ids: UUID, skip_locked: bool = False) -> None:
+    """A pipeline runs from its first child's start, or from the end of one that did not start.
+
+    skip_locked: leave the parent's row instead of waiting for the process that holds it, which starts it, too.
+    """
+    ids = [str(id) for id in parent_ids]
+    with connection.cursor() as cursor:
+        cursor.execute(START_PARENT.format(skip_locked="SKIP LOCKED" if skip_locked else ""), [ids])
+
+
+def hand_back_unstarted(jobs: Sequence[Claimed]) -> set[UUID]:
+    """Returns to the queue, at their old places and as if they had never been claimed, jobs of one claim that were not
+    started and never will be. Returns the ids of those that were still as claimed, and not to be cancelled.
+
+    The number of an attempt that was never made is used again. So this may be called once for each claim, even if it
+    fails: a second call might hand back what the next claim of that number has started.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            HAND_BACK_UNSTARTED,
+            {
+                "ids": [str(job.id) for job in jobs],
+                "attempts": [job.attempt for job in jobs],
+                "worker": jobs[0].worker_id,
+            },
+        )
+        return {id for (id,) in cursor.fetchall()}
+
+
+def complete(job: Claimed, result: str, *, began_at: int | None = None) -> None:
+    """Completes a leased job with its result as JSON, within the caller's transaction, and cleans the session.
+
+    began_at: of the transaction that the handler has used; None if it used none.
+
+    Raises RowMoved if the job is not as its claim left it, ConnectionMisused if it is another transaction by now.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            COMPLETE,
+            {
+                "id": job.id,
+                "attempt": job.attempt,
+                "result": result,
+                "progress_done": job.progress_done,
+                "progress_total": job.progress_total,
+                "progress_message": job.progress_message,
+                "began_at": began_at,
+            },
+        )
+        if cursor.rowcount != 1:
+            _check_transaction(began_at)
+            raise RowMoved
+
+
+def complete_together(jobs: Sequence[Claimed], results: Sequence[str]) -> set[UUID]:
+    """Completes leased jobs of one worker whose handlers used no transaction, with their results as JSON.
+
+    Returns the ids of those that were as their claims had left them; the others are no longer this worker's.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            COMPLETE_TOGETHER,
+            {
+                "ids": [str(job.id) for job in jobs],
+                "attempts": [job.attempt for job in jobs],
+                "results": list(results),
+                "dones": [job.progress_done for job in jobs],
+                "totals": [job.progress_total for job in jobs],
+                "messages": [job.progress_message for job in jobs],
+                "worker": jobs[0].worker_id,
+            },
+        )
+        return {id for (id,) in cursor.fetchall()}
+
+
+def complete_locked(jobs: Sequence[Claimed], results: Sequence[str], *, worker_name: str) -> None:
+    """Completes jobs this transaction has locked, with their results as JSON, and cleans the session. What waits for
+    them is counted down by `pipelines.count_down`, once for all.
+
+    Raises as `complete` does. A job that a handler of the batch has cancelled stays so.
+    """
+    ids = [str(job.id) for job in jobs]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            COMPLETE_LOCKED,
+            {
+                "ids": ids,
+                "attempts": [job.attempt for job in jobs],
+                "results": list(results),
+                "began_at": jobs[0].began_at,
+                "started_at": jobs[0].claimed_at,
+                "worker_name": worker_name,
+            },
+        )
+        if cursor.rowcount != len(jobs):
+            _check_transaction(jobs[0].began_at)
+            completed = cursor.rowcount
+            cursor.execute(CANCELLED_MEANWHILE, [ids])
+            if completed + cursor.fetchone()[0] != len(jobs):
+                raise RowMoved
+
+
+def _check_transaction(began_at: int | None) -> None:
+    if began_at and began_at != transaction_began_at(connection):
+        raise ConnectionMisused("ended its transaction and began another")
+
+
+class Counted(NamedTuple):
+    """A job that waited for others of which some have completed."""
+
+    id: UUID
+    kind: str
+    ready: bool
+    unwinding: bool
+
+
+def count_down(done: Sequence[UUID]) -> list[Counted]:
+    """Counts completed jobs off for all that waited for them, and starts their parents."""
+    with connection.cursor() as cursor:
+        cursor.execute(COUNT_DOWN, {"ids": [str(id) for id in done]})
+        return [Counted(*row) for row in cursor.fetchall()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """What the end of an attempt writes to its job's row, whatever becomes of the job."""
+
+    number: int
+    max_attempts: int
+    error: str
+    worker_name: str
+    runs_alone: bool
+
+
+def fail(job: Job | Claimed, ending: Ending, *, skip_locked: bool = False) -> Job | None:
+    """The job has failed for good. Returns it as it is then; None, and nothing is changed, if it has moved on.
+
+    A cancellation that was asked for prevails, here and in the two moves below.
+    skip_locked: do nothing instead of waiting for a process that is about to move it.
+    """
+    return _end(job, ending, Status.FAILED, timedelta(0), skip_locked)
+
+
+def retry_later(job: Job | Claimed, ending: Ending, delay: timedelta, *, skip_locked: bool = False) -> Job | None:
+    """The job is to run again after the delay. Returns as `fail` does."""
+    return _end(job, ending, Status.CREATED, delay, skip_locked)
+
+
+def hand_back(job: Job | Claimed, ending: Ending, *, skip_locked: bool = False) -> Job | None:
+    """The job is ready again at once, at its old place in the queue. Returns as `fail` does."""
+    return _end(job, ending, Status.CREATED, timedelta(0), skip_locked)
+
+
+def _end(job: Job | Claimed, ending: Ending, status: Status, delay: timedelta, skip_locked: bool) -> Job | None:
+    ended = Job.objects.raw(
+        END.format(skip_locked="SKIP LOCKED" if skip_locked else ""),
+        {
+            **asdict(ending),
+            "id": job.id,
+            "attempt": job.attempt,
+            "worker": job.worker_id,
+            "status": status,
+            "delay": delay,
+            "priority_step": priority_step(),
+        },
+    )
+    return next(iter(ended), None)
+
+
+def cancel(job_id: UUID) -> None:
+    """Cancels a job that no worker runs."""
+    _cancel(Job.objects.filter(id=job_id, status__in=UNFINISHED, worker=None), cancel_requested_at=Now())
+
+
+def cancel_unstarted_children(parent_id: UUID, *, but: Collection[str] = ()) -> None:
+    """Cancels what has not started of a pipeline, but for what is about to: its rows are locked.
+
+    but: kinds that are left.
+    """
+    _cancel(Job.objects.filter(id__in=_unstarted_children(parent_id).exclude(kind__in=but).values("id")))
+
+
+def cancel_some_unstarted_children(parent_id: UUID, *, of: Collection[str], at_most: int) -> list[Job]:
+    """Does so with so many of these kinds, and returns them as they are then."""
+    children = list(_unstarted_children(parent_id).filter(kind__in=of).order_by("id")[:at_most])
+    _cancel(Job.objects.filter(id__in=[child.id for child in children]))
+    for child in children:
+        child.status, child.ready = Status.CANCELLED, False
+    return children
+
+
+def _unstarted_children(parent_id: UUID) -> QuerySet[Job]:
+    return Job.objects.filter(parent=parent_id, status=Status.CREATED).select_for_update(skip_locked=True)
+
+
+def _cancel(jobs: QuerySet[Job], **columns: Any) -> int:
+    return jobs.update(status=Status.CANCELLED, ready=False, finished_at=Now(), updated_at=Now(), **columns)
+
+
+def cancel_pipeline(parent_id: UUID) -> bool:
+    """Cancels the parent of a pipeline of which nothing runs any more; whether it moved."""
+    parent = Job.objects.filter(id=parent_id, status__in=UNFINISHED, unwinding=True)
+    return _cancel(parent, error="", unwinding=False) == 1
+
+
+def fail_pipeline(parent_id: UUID) -> bool:
+    """Fails the parent of a pipeline of which nothing runs any more, whose error says why; whether it moved."""
+    failed = Job.objects.filter(id=parent_id, status=Status.RUNNING, unwinding=True).update(
+        status=Status.FAILED, unwinding=False, ready=False, finished_at=Now(), updated_at=Now()
+    )
+    return failed == 1
+
+
+def reopen(job_id: UUID) -> set[str]:
+    """Lets a job that failed or was cancelled, and of its children those that did not complete, run again.
+
+    They have at least one attempt from now on. Returns the names of their kinds.
+    """
+    ended = Job.objects.filter(Q(id=job_id) | Q(parent=job_id), status__in=(Status.FAILED, Status.CANCELLED))
+    kinds = set(ended.values_list("kind", flat=True))
+    ended.update(
+        status=Status.CREATED,
+        ready=Q(unfinished_dependencies=0),
+        max_attempts=Greatest("max_attempts", F("attempt") + 1),
+        run_at=Now(),
+        rank=Now() + F("priority") * Value(priority_step()),
+        error="",
+        cancel_requested_at=None,
+        finished_at=None,
+        started_at=None,
+        progress_message="",
+        updated_at=Now(),
+    )
+    return kinds
+
+
+def priority_step() -> timedelta:
+    """How much head start a step of priority gives."""
+    return timedelta(seconds=settings.ENV.PRIORITY_STEP_SECONDS)

@@ -1,0 +1,219 @@
+"""Reports of attempts: lines in the log, tasks for Flower, spans for OpenTelemetry.
+
+Called after the commit. No attempt waits for it or fails because of it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from celery import current_app
+from django.conf import settings
+
+from orchestrator.failures import type_of
+from orchestrator.models import Attempt, Job, Worker
+from orchestrator.per_process import PerProcess
+from orchestrator.states import Status
+from orchestrator.telemetry import log_lines, task_events, tracing
+from orchestrator.telemetry.task_events import Event, Sender
+
+if TYPE_CHECKING:
+    from orchestrator.running import BaseRunningJob, Claimed
+
+logger = logging.getLogger(__name__)
+
+# Outcomes that are no failure of the attempt's.
+_NO_FAILURES = (None, Attempt.Outcome.INTERRUPTED)
+
+
+class Budget:
+    """How many jobs of batches are reported to Flower each second. It could not follow thousands."""
+
+    def __init__(self) -> None:
+        self._left = float(settings.ENV.FLOWER_BATCH_JOBS_PER_SECOND)
+        self._counted_at = time.monotonic()
+
+    def take(self, wanted: int) -> int:
+        """How many of those may be reported. Threads that ask at the same moment may be granted the same."""
+        now, per_second = time.monotonic(), settings.ENV.FLOWER_BATCH_JOBS_PER_SECOND
+        left = min(per_second, self._left + (now - self._counted_at) * per_second)
+        granted = min(wanted, int(left))
+        self._left, self._counted_at = left - granted, now
+        return granted
+
+
+sender: Sender | None = None
+budget = Budget()
+
+
+def start_reporting(app: Any, worker_name: str) -> None:
+    """From now on this process reports its jobs to Flower."""
+    global sender
+    sender = Sender(app, worker_name).start() if app.conf.worker_send_task_events else None
+
+
+def stop_reporting() -> None:
+    """Sends the remaining events, if that takes no longer than a moment."""
+    if sender:
+        sender.stop()
+
+
+@contextmanager
+def begun(running: BaseRunningJob) -> Iterator[None]:
+    """Reports that the attempt at a leased job has begun; `completed` or `ended` report its end, then or later, and
+    `left` that this process has nothing more to report of it.
+    """
+    if sender:
+        sender.send(_beginning(running))
+    if tracing.is_on():
+        with tracing.span_of(_traced(running)):
+            yield
+    else:
+        yield
+
+
+def begun_in_task(running: BaseRunningJob) -> None:
+    """Reports the same of an async job, from within its task."""
+    if sender:
+        sender.send(_beginning(running))
+    if tracing.is_on():
+        tracing.enter_task(_traced(running))
+
+
+def left(running: BaseRunningJob) -> None:
+    """If the job was taken away meanwhile, others have reported how the attempt ended."""
+    if tracing.open_spans:
+        tracing.leave(_traced(running))
+
+
+def completed(running: BaseRunningJob, result: str) -> None:
+    """A leased job is completed, with that result as JSON."""
+    log_lines.completed([running])
+    if sender:
+        sender.send([_success(running, result)])
+    # Quicker than is_on(): its span was opened when it began, if there is anybody to see it.
+    if tracing.open_spans:
+        tracing.record(_traced(running), "COMPLETED")
+
+
+def batch_completed(done: Sequence[tuple[BaseRunningJob, str]]) -> None:
+    """Transactional jobs are completed, with their results as JSON. Their start was not reported."""
+    log_lines.completed([running for running, _ in done])
+    if sender:
+        for running, result in done[: budget.take(len(done))]:
+            sender.send([*_beginning(running), _success(running, result)])
+    if tracing.is_on():
+        for running, _ in done:
+            tracing.record(_traced(running), "COMPLETED", began_at=running.wall_clock_began_at)
+
+
+def ended(
+    job: Job,
+    outcome: Attempt.Outcome | None,
+    *,
+    error: str,
+    traceback: str,
+    exception: BaseException | None,
+    began_at: datetime | None,
+) -> None:
+    """An attempt has ended without completing the job, which is now as it is given.
+
+    outcome: None if the job was cancelled.
+    began_at: if the start of the attempt was not reported.
+    """
+    log_lines.ended(job, outcome, error, traceback, exception)
+    if sender:
+        sender.send(_end(job, error, traceback, began_at))
+    if not tracing.is_on():
+        return
+    failure = None
+    if outcome not in _NO_FAILURES:
+        failure = tracing.Failure(type_of(exception) if exception else str(outcome), error, traceback)
+    tracing.record(
+        tracing.Attempt(str(job.id), job.attempt, job.kind, job.owner),
+        str(outcome or job.status),
+        failure,
+        began_at=began_at.timestamp() if began_at else None,
+    )
+
+
+def pipeline_failed(parent: Job, error: str) -> None:
+    """A pipeline has failed because a child did, before its own last step."""
+    log_lines.pipeline_failed(parent, error)
+    if sender:
+        parent.status = Status.FAILED
+        sender.send(_end(parent, error, "", parent.started_at or parent.created_at))
+
+
+def cancelled(jobs: Sequence[Job]) -> None:
+    """Jobs were cancelled that no worker was running, perhaps by a process that is no worker, as of the web server.
+
+    Flower takes the name in every event for a worker's: it is that of the last one that ran the job, or of one alive.
+    """
+    try:
+        if sender:
+            sender.send([_revoked(job, job.worker_name) for job in jobs])
+        elif jobs and current_app.conf.worker_send_task_events and (alive := _worker_alive()):
+            _client_sender().send([_revoked(job, job.worker_name or alive) for job in jobs])
+    except Exception as error:
+        logger.debug("The cancellation of jobs was not reported to Flower: %r", error)
+
+
+def _revoked(job: Job, worker_name: str) -> Event:
+    event = task_events.revoked(str(job.id), job.kind, has_run=False)
+    return event | {"hostname": worker_name} if worker_name else event
+
+
+def _worker_alive() -> str | None:
+    alive = Worker.objects.filter(ended_at=None).order_by("-seen_at")
+    return alive.values_list("name", flat=True).first()
+
+
+def _start_client_sender() -> Sender:
+    sender_of_client = Sender(current_app, "").start()
+    atexit.register(sender_of_client.stop)
+    return sender_of_client
+
+
+# That of a process that is no worker.
+_client_sender = PerProcess(_start_client_sender)
+
+
+def _beginning(running: BaseRunningJob) -> list[Event]:
+    row = running.row
+    return _begun(row, running.wall_clock_began_at, payload=row.payload, attempt=running.attempt)
+
+
+def _success(running: BaseRunningJob, result: str) -> Event:
+    return task_events.succeeded(running.id, running.row.kind, result=result, runtime_seconds=running.runtime_seconds)
+
+
+def _end(job: Job, error: str, traceback: str, began_at: datetime | None) -> list[Event]:
+    """Under the name of the worker that ran the job, which may be another's that has died."""
+    id = str(job.id)
+    events = []
+    if began_at:
+        payload = msgspec.json.encode(job.payload).decode()
+        events += _begun(job, began_at.timestamp(), payload=payload, attempt=job.attempt)
+    if job.status == Status.CANCELLED:
+        events.append(task_events.revoked(id, job.kind, has_run=True))
+    else:
+        again = job.status == Status.CREATED
+        events.append(task_events.failed(id, job.kind, error=error, traceback=traceback, again=again))
+    return [event | {"hostname": job.worker_name} for event in events] if job.worker_name else events
+
+
+def _begun(job: Job | Claimed, at: float, *, payload: str, attempt: int) -> list[Event]:
+    parent_id = str(job.parent_id) if job.parent_id else None
+    return task_events.begun(str(job.id), job.kind, at, payload=payload, parent_id=parent_id, attempt=attempt)
+
+
+def _traced(running: BaseRunningJob) -> tracing.Attempt:
+    return tracing.Attempt(running.id, running.attempt, running.row.kind, running.owner)

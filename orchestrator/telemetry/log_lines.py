@@ -1,0 +1,48 @@
+"""One line in the log for each attempt that has ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.models import Job
+
+if TYPE_CHECKING:
+    from orchestrator.running import BaseRunningJob
+
+logger = logging.getLogger("orchestrator.attempts")
+
+# By what has become of the job; tools such as Sentry take an ERROR for a failure that somebody should know of.
+_ENDS = {
+    "FAILED": (logging.ERROR, "%s failed for good at attempt %d, %s: %s"),
+    "CREATED": (logging.WARNING, "%s will be retried after attempt %d, %s: %s"),
+    "CANCELLED": (logging.INFO, "%s was cancelled at attempt %d. %s%s"),
+}
+
+
+def ended(job: Job, outcome: str | None, error: str, traceback: str, exception: BaseException | None) -> None:
+    """Logs that an attempt has ended, once, with what becomes of the job."""
+    level, message = _ENDS[job.status]
+    extra = {"job_id": str(job.id), "kind": job.kind, "attempt": job.attempt, "outcome": outcome or "", "error": error}
+    arguments: list[Any] = [f"{job.kind} {job.id}", job.attempt, outcome or "", error]
+    if level != logging.ERROR:
+        exception = None
+    elif traceback and exception is None:
+        message, arguments = f"{message}\n%s", [*arguments, traceback]
+    try:
+        logger.log(level, message, *arguments, exc_info=exception, extra=extra)
+    except BaseException:  # Others than ours format tracebacks, too, and the exception is a handler's.
+        logger.log(level, message, *arguments, extra=extra)
+
+
+def pipeline_failed(job: Job, error: str) -> None:
+    """A pipeline that fails because a child did has no attempt of its own that ended."""
+    extra = {"job_id": str(job.id), "kind": job.kind, "attempt": job.attempt, "outcome": "", "error": error}
+    logger.error("%s failed for good: %s", f"{job.kind} {job.id}", error, extra=extra)
+
+
+def completed(jobs: Sequence[BaseRunningJob]) -> None:
+    if logger.isEnabledFor(logging.DEBUG):
+        for job in jobs:
+            logger.debug("%s is completed.", job, extra={"job_id": job.id, "kind": job.kind.name})

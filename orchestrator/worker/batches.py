@@ -1,0 +1,249 @@
+"""Batches of transactional jobs: claimed, run and completed in one transaction.
+
+Its row locks are the lease: when the worker dies they are gone, and so is all that was written.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+from django.db import connection, transaction
+
+from orchestrator.attempt import process_state, session
+from orchestrator.attempt.timeouts import InFlightBatch
+from orchestrator.database_errors import DATABASE_ERRORS
+from orchestrator.failpoints import Failpoint
+from orchestrator.failures import error_of
+from orchestrator.kinds import Kind
+from orchestrator.queue import bell, claims, endings, transitions
+from orchestrator.queue.recovery import record_crashed_attempts
+from orchestrator.running import Claimed, RunningJob
+from orchestrator.telemetry import attempts
+from orchestrator.worker.calling import cause_of, ended_by, fail, result_of, results_of_batch
+from orchestrator.worker.process import WorkerProcess
+
+logger = logging.getLogger(__name__)
+
+# How long a process keeps trying to record that a batch failed, while the database is away or others lock its jobs.
+RECORD_SECONDS = 60
+
+batch_claimed = Failpoint("batch-claimed")
+batch_handled = Failpoint("batch-handled")
+batch_completing = Failpoint("batch-completing")
+batch_completed = Failpoint("batch-completed")
+
+
+class SessionChanged(Exception):
+    """A job of a batch has changed the database session that all of them share."""
+
+    def __init__(self) -> None:
+        super().__init__("one of them changes its database session, as SET and advisory locks do")
+
+
+def run_batch(kind: Kind, process: WorkerProcess) -> int:
+    """Claims, runs and completes a batch of jobs; returns how many were ready, at most its size."""
+    worker_id = process.row_id
+    batch = _Batch(kind, process)
+    try:
+        batch.run(lambda: claims.lock_ready(kind, worker_id=worker_id), rings=True)
+    # The transaction itself failed, so no attempt was recorded.
+    except BaseException as error:
+        session.clean()
+        if len(batch.attempts) == 1:
+            _record_attempts(batch, error)
+        elif batch.attempts:
+            logger.warning(
+                "A batch of %d jobs of kind %s failed as a whole, so each runs in a transaction of its own: %s",
+                len(batch.attempts), kind.name, error_of(cause_of(error)),
+            )  # fmt: skip
+            _run_each_alone(batch)
+    finally:
+        batch.forget()
+    return batch.ready
+
+
+class _Batch:
+    """The jobs of one transaction, and what is known of them when it has failed."""
+
+    def __init__(self, kind: Kind, process: WorkerProcess) -> None:
+        self.kind, self.process = kind, process
+        self.ready = 0
+        self.in_flight: InFlightBatch | None = None
+
+    @property
+    def attempts(self) -> dict[str, int]:
+        """How many attempts each job had before this one, by its id."""
+        return self.in_flight.attempts if self.in_flight else {}
+
+    def run(self, lock: Callable[[], list[Claimed]], *, rings: bool = False) -> None:
+        """Runs and completes the jobs that `lock` returns. rings: for another worker, if there may be more jobs."""
+        with transaction.atomic():
+            jobs = lock()
+            if not jobs:
+                return
+            # A job that runs alone was the only one taken of those that are ready.
+            self.ready = self.kind.batch_size if jobs[0].runs_alone else len(jobs)
+            self._record_in_flight(jobs)
+            batch_claimed()
+            if rings and self.ready == self.kind.batch_size:
+                bell.ring(self.kind.name)
+            with process_state.restored(alone=self.process.slots.count == 1):
+                done = run_locked(self.kind, jobs, worker_name=self.process.name)
+            batch_completing()
+        batch_completed()
+        _after_commit(done)
+
+    def _record_in_flight(self, jobs: Sequence[Claimed]) -> None:
+        attempts_so_far = {str(job.id): job.attempt for job in jobs}
+        self.in_flight = InFlightBatch(self.kind, attempts_so_far, connection.connection.info.backend_pid)
+        self.process.in_flight.record_in_flight(self.in_flight)
+
+    def forget(self) -> None:
+        """The jobs do not run any more."""
+        if self.in_flight:
+            self.process.in_flight.forget(self.in_flight)
+
+
+class Done(NamedTuple):
+    """Jobs that were run and completed together: each with its result as JSON, and their hooks with whose they are."""
+
+    jobs: list[tuple[RunningJob, str]]
+    hooks: list[tuple[str, Sequence[session.Hook]]]
+
+
+def run_locked(kind: Kind, jobs: Sequence[Claimed], *, worker_name: str) -> list[Done]:
+    """Runs jobs that this transaction has locked: all together or, if that fails, one by one, so that a bad job fails
+    alone. Then counts the completed ones down, in one statement, which locks what waits for them in the order of ids.
+    """
+    done, failed = _complete_each([jobs], kind, worker_name)
+    if failed and len(jobs) > 1:
+        [(_, failure)] = failed
+        logger.info(
+            "A batch of %d jobs of kind %s runs one by one: %s", len(jobs), kind.name, error_of(cause_of(failure))
+        )
+        done, failed = _complete_each([[job] for job in jobs], kind, worker_name)
+    endings.count_down([running.row for each in done for running, _ in each.jobs])
+    for job, failure in failed:
+        fail(job, kind, failure, worker_name=worker_name)
+    return done
+
+
+def _complete_each(
+    groups: Iterable[Sequence[Claimed]], kind: Kind, worker_name: str
+) -> tuple[list[Done], list[tuple[Claimed, BaseException]]]:
+    """Completes each group as a whole. Returns those completed, and the first job of each other with its failure."""
+    done: list[Done] = []
+    failed: list[tuple[Claimed, BaseException]] = []
+    for group in groups:
+        try:
+            done.append(_complete_together(group, kind, worker_name))
+        except BaseException as error:
+            if connection.closed_in_transaction or connection.needs_rollback:
+                raise  # The whole transaction is lost.
+            claims.clean_within_batch()
+            failed.append((group[0], error))
+    return done, failed
+
+
+def _complete_together(jobs: Sequence[Claimed], kind: Kind, worker_name: str) -> Done:
+    running = [RunningJob(job, kind) for job in jobs]
+    with transaction.atomic():
+        with session.Lent() as lent:
+            results, hook_ends = _results(kind, running, lent)
+        if lent.changed_session and len(jobs) > 1 and not kind.takes_batch:
+            raise SessionChanged
+        batch_handled()
+        transitions.complete_locked(jobs, results, worker_name=worker_name)
+    hooks = _hooks_by_owner(kind, jobs, lent.hooks, hook_ends) if lent.hooks else []
+    return Done(list(zip(running, results, strict=True)), hooks)
+
+
+def _results(kind: Kind, running: list[RunningJob], lent: session.Lent) -> tuple[list[str], list[int]]:
+    """The results as JSON and, where each job has a call of its own, where its hooks end among those of all."""
+    if kind.takes_batch:
+        return results_of_batch(kind, running), []
+    results: list[str] = []
+    hook_ends: list[int] = []
+    for job in running:
+        results.append(result_of(job))
+        hook_ends.append(lent.hooks_so_far)
+    return results, hook_ends
+
+
+def _hooks_by_owner(
+    kind: Kind, jobs: Sequence[Claimed], hooks: Sequence[session.Hook], hook_ends: Sequence[int]
+) -> list[tuple[str, Sequence[session.Hook]]]:
+    if kind.takes_batch:
+        return [(f"{kind.name}, in a batch of {len(jobs)} with {jobs[0].id},", hooks)]
+    return [(str(job), hooks[start:end]) for job, (start, end) in zip(jobs, pairwise([0, *hook_ends]), strict=True)]
+
+
+def _after_commit(done: Sequence[Done]) -> None:
+    attempts.batch_completed([job for each in done for job in each.jobs])
+    for each in done:
+        for whose, hooks in each.hooks:
+            session.run_hooks(hooks, whose)
+
+
+def _run_each_alone(batch: _Batch) -> None:
+    """Runs the jobs of a batch that failed as a whole each in a transaction of its own.
+
+    So one that fails the commit, or breaks the connection, fails alone, and costs the others no attempt.
+    """
+    batch.forget()
+    for id, attempt in batch.attempts.items():
+        if not _repeat_until_true(_reconnect, batch.process):
+            logger.error(
+                "%d jobs of kind %s wait for the database; no attempt was charged.",
+                len(batch.attempts), batch.kind.name,
+            )  # fmt: skip
+            return
+        run_alone(batch.kind, batch.process, id, attempt)
+
+
+def run_alone(kind: Kind, process: WorkerProcess, id: str, attempt: int) -> bool:
+    """Runs a job in a transaction of its own, if it is still as it was found after so many attempts; whether it is."""
+    alone = _Batch(kind, process)
+    try:
+        alone.run(partial(claims.lock_one, id, attempt, worker_id=process.row_id))
+    except BaseException as error:
+        session.clean()
+        _record_attempts(alone, error, runs_alone=True)
+    finally:
+        alone.forget()
+    return alone.ready > 0
+
+
+def _record_attempts(batch: _Batch, error: BaseException, *, runs_alone: bool = False) -> None:
+    """Records the attempt of a job that failed its transaction, as soon as the database is there.
+
+    If it were forgotten, a job that brings the database down could do so for ever.
+    """
+    ended = ended_by(batch.kind, error, runs_alone=runs_alone)
+    record = partial(record_crashed_attempts, batch.attempts, ended, worker_name=batch.process.name)
+    if not _repeat_until_true(record, batch.process):
+        logger.error("The failure of %s was not recorded: %s", ", ".join(batch.attempts), ended.error)
+
+
+def _reconnect() -> bool:
+    connection.ensure_connection()
+    return True
+
+
+def _repeat_until_true(step: Callable[[], bool], process: WorkerProcess) -> bool:
+    """Tries once a second, for RECORD_SECONDS at most and not while the process ends; returns whether it succeeded."""
+    gives_up_at = time.monotonic() + RECORD_SECONDS
+    while time.monotonic() < gives_up_at and not process.process_end.begun.is_set():
+        try:
+            if step():
+                return True
+        except DATABASE_ERRORS:
+            session.discard()
+        if process.draining.wait(1):
+            break
+    return False

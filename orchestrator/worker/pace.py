@@ -1,0 +1,30 @@
+"""How many jobs of a kind a process claims at once, by how long they have taken in it."""
+
+from __future__ import annotations
+
+# How much work is claimed at once: little enough that what waits behind it is soon found by others.
+GROUP_SECONDS = 0.05
+MAX_GROUP = 64
+# What the latest job weighs in the average. One that takes long shrinks the next group at once.
+WEIGHT = 0.2
+
+
+class Pace:
+    """The measured time of the jobs of each kind. Threads may overwrite each other's measurements."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._measured: dict[str, int] = {}
+
+    def group_size(self, kind: str) -> int:
+        """The most jobs of the kind to claim at once: one at first, then up to twice as many each time."""
+        seconds = self._seconds.get(kind)
+        if seconds is None:
+            return 1
+        return max(1, min(MAX_GROUP, self._measured[kind] + 1, int(GROUP_SECONDS / max(seconds, 1e-6))))
+
+    def measured(self, kind: str, seconds: float) -> None:
+        """A job of the kind has taken so long."""
+        before = self._seconds.get(kind, seconds)
+        self._measured[kind] = min(MAX_GROUP, self._measured.get(kind, 0) + 1)
+        self._seconds[kind] = before + WEIGHT * (seconds - before)

@@ -1,0 +1,248 @@
+"""Schedules in the API: the checks of requests, and the form of responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
+from rest_framework import serializers
+
+from orchestrator.http.fields import (
+    AwareDateTimeField,
+    LinkField,
+    QueryBooleanField,
+    QueryIntegerField,
+    StrictBooleanField,
+    StrictCharField,
+    StrictChoiceField,
+    StrictIntegerField,
+    StrictSerializer,
+)
+from orchestrator.http.links import link
+from scheduler.http.numbers import NOT_BOTH, Number, Operand, Operation, read_operation
+from scheduler.models import TaskSchedule
+from scheduler.recurrence.rules import MAX_CRON_LENGTH, MAX_INTERVAL, MAX_RRULE_LENGTH
+from scheduler.services.schedules import MAX_TIMES
+
+MAX_RUNS_SHOWN = 100
+
+CALENDAR = {"every_x_days", "every_x_hours"}
+RECURRENCES = CALENDAR | {"interval", "cron", "rrule"}
+
+NO_RECURRENCE = "Give the recurrence that replaces the present one: a schedule needs one."
+
+
+def _count(help_text: str, **options: Any) -> StrictIntegerField:
+    return StrictIntegerField(required=False, allow_null=True, default=None, help_text=help_text, **options)
+
+
+@extend_schema_serializer(component_name="TaskScheduleBody")
+class ScheduleBody(StrictSerializer):
+    """When to add what: a and b or operation, and exactly one of interval, every_x_days and/or every_x_hours, cron and
+    rrule. In a PUT, what is left out becomes its default, but scheduled_at and enabled stay as they were. In a PATCH,
+    one recurrence takes the place of another.
+    """
+
+    a = Operand(required=False)
+    b = Operand(required=False)
+    operation = Operation(required=False, allow_null=True)
+    priority = StrictIntegerField(
+        required=False, default=5, min_value=0, max_value=9, help_text="0 is the most urgent, 9 the least."
+    )
+    scheduled_at = AwareDateTimeField(
+        required=False,
+        help_text="The start, from which every occurrence is computed, in whole seconds. Now if not given.",
+    )
+    ends_at = AwareDateTimeField(
+        required=False, allow_null=True, default=None, help_text="Nothing runs after this time."
+    )
+    timezone = StrictCharField(required=False, default="UTC", max_length=64, help_text="IANA name of the time zone.")
+    interval = _count("Seconds between two runs.", min_value=1, max_value=MAX_INTERVAL // timedelta(seconds=1))
+    every_x_days = _count(
+        "Days between two runs, in local time; added to every_x_hours.",
+        min_value=0,
+        max_value=MAX_INTERVAL.days,
+    )
+    every_x_hours = _count("Hours between two runs.", min_value=0, max_value=MAX_INTERVAL // timedelta(hours=1))
+    cron = StrictCharField(
+        required=False,
+        allow_null=True,
+        default=None,
+        max_length=MAX_CRON_LENGTH,
+        help_text="minute hour day-of-month month day-of-week, as in `*/15 8-18 * * MON-FRI`; at most "
+        f"{MAX_CRON_LENGTH} characters.",
+    )
+    rrule = StrictCharField(
+        required=False,
+        allow_null=True,
+        default=None,
+        max_length=MAX_RRULE_LENGTH,
+        help_text="RFC 5545, as in `FREQ=MONTHLY;BYDAY=-1FR;BYHOUR=17;BYMINUTE=0;BYSECOND=0`; at most "
+        f"{MAX_RRULE_LENGTH} characters.",
+    )
+    schedule_x_times = _count("Maximum number of runs.", min_value=1, max_value=MAX_TIMES)
+    misfire_policy = StrictChoiceField(
+        choices=TaskSchedule.MisfirePolicy.choices,
+        required=False,
+        default=TaskSchedule.MisfirePolicy.LATEST,
+        help_text="What to do with occurrences that were missed, for example during an outage.",
+    )
+    overlap = StrictChoiceField(
+        choices=TaskSchedule.Overlap.choices,
+        required=False,
+        default=TaskSchedule.Overlap.ALLOW,
+        help_text="What to do with an occurrence while the schedule's last task has not ended.",
+    )
+    enabled = StrictBooleanField(required=False, help_text="Whether it runs; true by default.")
+
+    needs_operands = True
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        self._settle_operands(attrs)
+        if self.partial:
+            _replace_recurrence(attrs)
+        return attrs
+
+    def _settle_operands(self, attrs: dict[str, Any]) -> None:
+        given = {"a", "b"} & attrs.keys()
+        if operation := attrs.pop("operation", None):
+            if given:
+                raise serializers.ValidationError({"operation": NOT_BOTH})
+            attrs["operation"], attrs["a"], attrs["b"] = read_operation(operation)
+        elif given:
+            attrs["operation"] = ""
+        missing = {"a", "b"} - attrs.keys()
+        if missing and not self.partial and (self.needs_operands or given):
+            raise serializers.ValidationError(
+                {name: serializers.ErrorDetail("Give a and b, or operation.", "required") for name in sorted(missing)}
+            )
+
+
+def _replace_recurrence(attrs: dict[str, Any]) -> None:
+    """Takes away a recurrence that an edit does not name, if it gives another one; there is no edit to none."""
+    named = RECURRENCES & attrs.keys()
+    given = {name for name in named if attrs[name] is not None}
+    if named and not any(attrs[name] for name in given):
+        raise serializers.ValidationError(dict.fromkeys(sorted(named), NO_RECURRENCE))
+    if given:
+        stays = CALENDAR if given <= CALENDAR else set()
+        attrs.update(dict.fromkeys(RECURRENCES - attrs.keys() - stays))
+
+
+@extend_schema_serializer(component_name="TaskSchedulePreviewBody")
+class PreviewBody(ScheduleBody):
+    """A schedule as it would be saved; what it adds does not matter here."""
+
+    needs_operands = False
+
+
+class PreviewOptions(StrictSerializer):
+    n = QueryIntegerField(default=10, min_value=1, max_value=MAX_RUNS_SHOWN, help_text="Number of runs.")
+
+
+class ScheduleFilters(StrictSerializer):
+    enabled = QueryBooleanField(required=False)
+    owner = serializers.CharField(required=False, max_length=150)
+
+
+class BackfillBody(StrictSerializer):
+    dry_run = StrictBooleanField(required=False, default=False, help_text="Only count, create nothing.")
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        """`from` is a Python keyword, so it cannot be declared like the others."""
+        return {
+            "from": AwareDateTimeField(help_text="The start, inclusive."),
+            "to": AwareDateTimeField(help_text="The end, inclusive; not later than now."),
+            **super().get_fields(),
+        }
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if attrs["to"] < attrs["from"]:
+            raise serializers.ValidationError({"to": "The end is before the start."})
+        return attrs
+
+
+class Backfilled(serializers.Serializer[Any]):
+    """The occurrences in the requested range."""
+
+    occurrences = serializers.IntegerField()
+    already_tasks = serializers.IntegerField(help_text="Occurrences that already had a task.")
+    created = serializers.IntegerField(help_text="Tasks created, or that would be created without dry_run.")
+    dry_run = serializers.BooleanField()
+    tasks = LinkField(help_text="GET: the schedule's tasks.")
+
+
+class Run(serializers.Serializer[Any]):
+    local = serializers.DateTimeField(help_text="With the zone's offset from UTC at that time.")
+    utc = serializers.DateTimeField()
+
+
+class Preview(serializers.Serializer[Any]):
+    """When a schedule will run next."""
+
+    timezone = serializers.CharField()
+    runs = Run(many=True)
+
+
+def preview(runs: Sequence[datetime], zone: ZoneInfo) -> dict[str, Any]:
+    return {
+        "timezone": zone.key,
+        "runs": [{"local": run.astimezone(zone).isoformat(), "utc": run} for run in runs],
+    }
+
+
+@extend_schema_serializer(component_name="TaskSchedule")
+class ScheduleSerializer(serializers.Serializer[TaskSchedule]):
+    """When to add two numbers again and again."""
+
+    url = serializers.SerializerMethodField()
+    id = serializers.UUIDField()
+    a = Number()
+    b = Number()
+    operation = serializers.SerializerMethodField(help_text="As it was sent; null if a and b were sent.")
+    priority = serializers.IntegerField(help_text="0 is the most urgent, 9 the least.")
+    owner = serializers.CharField()
+    scheduled_at = serializers.DateTimeField()
+    ends_at = serializers.DateTimeField(allow_null=True)
+    timezone = serializers.CharField()
+    interval = serializers.IntegerField(allow_null=True, help_text="Seconds between two runs.")
+    every_x_days = serializers.IntegerField(allow_null=True)
+    every_x_hours = serializers.IntegerField(allow_null=True)
+    cron = serializers.CharField(allow_null=True)
+    rrule = serializers.CharField(allow_null=True)
+    schedule_x_times = serializers.IntegerField(allow_null=True)
+    misfire_policy = serializers.ChoiceField(choices=TaskSchedule.MisfirePolicy.choices)
+    overlap = serializers.ChoiceField(choices=TaskSchedule.Overlap.choices)
+    enabled = serializers.BooleanField()
+    next_run_at = serializers.DateTimeField(
+        allow_null=True, help_text="Null while it is paused, after its last run, or if it cannot fire."
+    )
+    last_run_at = serializers.DateTimeField(allow_null=True)
+    run_count = serializers.IntegerField(help_text="Occurrences that were run.")
+    missed_count = serializers.IntegerField(help_text="Occurrences left out by its policies.")
+    last_error = serializers.CharField(help_text="Why it cannot fire; empty if it can.")
+    periodic_task = serializers.IntegerField(
+        source="periodic_task_id", allow_null=True, help_text="Its PeriodicTask in Beat."
+    )
+    tasks = serializers.SerializerMethodField(help_text="GET: the tasks it created.")
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+    @extend_schema_field(LinkField)
+    def get_url(self, schedule: TaskSchedule) -> str:
+        return link("task-schedule", schedule.id)
+
+    @extend_schema_field({"type": ["string", "null"]})
+    def get_operation(self, schedule: TaskSchedule) -> str | None:
+        return schedule.operation or None
+
+    @extend_schema_field(LinkField)
+    def get_tasks(self, schedule: TaskSchedule) -> str:
+        return tasks_url(schedule)
+
+
+def tasks_url(schedule: TaskSchedule) -> str:
+    return f"{link('tasks')}?schedule={schedule.id}"

@@ -1,0 +1,31 @@
+"""The scheduler's paths."""
+
+from django.urls import path
+
+from scheduler.http import schedule_views, task_views
+
+urlpatterns = [
+    path("tasks/", task_views.TasksView.as_view(), name="tasks"),
+    path("tasks/batch-request/", task_views.BatchView.as_view(), name="task-batch"),
+    path("batch-request/", task_views.ShortBatchView.as_view(), name="batch"),
+    path("tasks/<str:task_id>/", task_views.TaskView.as_view(), name="task"),
+    path("tasks/<str:task_id>/run/", task_views.RunView.as_view(), name="task-run"),
+    path("task-schedules/", schedule_views.SchedulesView.as_view(), name="task-schedules"),
+    path("task-schedules/preview/", schedule_views.PreviewView.as_view(), name="task-schedule-preview"),
+    path("task-schedules/<str:schedule_id>/", schedule_views.ScheduleView.as_view(), name="task-schedule"),
+    path(
+        "task-schedules/<str:schedule_id>/preview/",
+        schedule_views.NextRunsView.as_view(),
+        name="task-schedule-next-runs",
+    ),
+    path("task-schedules/<str:schedule_id>/pause/", schedule_views.PauseView.as_view(), name="task-schedule-pause"),
+    path("task-schedules/<str:schedule_id>/resume/", schedule_views.ResumeView.as_view(), name="task-schedule-resume"),
+    path(
+        "task-schedules/<str:schedule_id>/run-now/", schedule_views.RunNowView.as_view(), name="task-schedule-run-now"
+    ),
+    path(
+        "task-schedules/<str:schedule_id>/backfill/",
+        schedule_views.BackfillView.as_view(),
+        name="task-schedule-backfill",
+    ),
+]

@@ -1,0 +1,1 @@
+"""What can be done with tasks and schedules, each in one transaction. Nothing of HTTP, and no rule of recurrence."""

@@ -1,0 +1,179 @@
+"""What can be done with schedules: create, change, pause, run and delete them, and tell their next runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models.functions import Now
+
+from access import audit
+from scheduler.models import TaskSchedule
+from scheduler.recurrence.rules import MICROSECOND, BadRecurrence, Recurrence, require_firing
+from scheduler.services.occurrences import database_now, next_occurrence, task_of
+from scheduler.services.tasks import create_tasks
+
+MAX_TIMES = 2**31 - 1
+# Past occurrences that one request may make tasks of: by a start that long ago, or by a backfill.
+MAX_MISSED = 10_000
+
+# What an edit can change so that its occurrences are others.
+TIMES = {"interval", "every_x_days", "every_x_hours", "cron", "rrule", "timezone", "scheduled_at"}
+
+
+def create_schedule(schedule: TaskSchedule) -> None:
+    """Writes a new schedule with its first occurrence and its PeriodicTask. If it is to start before now, or has no
+    start, which means now, its misfire policy says what becomes of what it has missed.
+
+    Raises BadRecurrence for one that would never fire, or that says something that cannot be.
+    """
+    schedule.scheduled_at = (schedule.scheduled_at or database_now()).replace(microsecond=0)
+    recurrence = checked(schedule)
+    with transaction.atomic():
+        schedule.next_run_at = recurrence.first() if schedule.enabled else None
+        schedule.schedule_celery_beat_task()
+        schedule.save(force_insert=True)
+        audit.record("schedule.create", schedule.id, schedule, after=_audited(schedule))
+    schedule.refresh_from_db()
+
+
+def change_schedule(schedule_id: UUID, changes: Mapping[str, Any]) -> TaskSchedule:
+    """Changes some columns of a schedule. Its row is locked, so that nobody fires it meanwhile.
+
+    A schedule whose times changed, that was resumed, or that had come to its end goes on from now: what it missed by
+    its old times is not made up for. Otherwise its next occurrence stays what it was.
+
+    Raises TaskSchedule.DoesNotExist, or BadRecurrence as `create_schedule` does; then nothing was written.
+    """
+    with transaction.atomic():
+        schedule = locked_schedule(schedule_id)
+        before = {name: getattr(schedule, name) for name in changes}
+        changed = {name for name, value in changes.items() if before[name] != value}
+        for name in changed:
+            setattr(schedule, name, changes[name])
+        if "scheduled_at" in changed:
+            schedule.scheduled_at = schedule.scheduled_at.replace(microsecond=0)
+        # Otherwise it is only paused, which a broken schedule can be too.
+        if changed - {"enabled"} or schedule.enabled:
+            _settle(schedule, begins_anew=bool(changed & TIMES))
+        if not schedule.enabled:
+            schedule.next_run_at = None
+        schedule.updated_at = Now()
+        schedule.update_celery_beat_task()
+        schedule.save()
+        if changed:
+            after = {name: getattr(schedule, name) for name in changed}
+            values = audit.changes(before, after)
+            audit.record(
+                _audited_action(schedule, changed),
+                schedule_id,
+                schedule,
+                before=values["before"],
+                after=values["after"],
+            )
+    return TaskSchedule.objects.get(id=schedule_id)
+
+
+def set_enabled(schedule_id: UUID, enabled: bool) -> TaskSchedule:
+    """Pauses a schedule, or resumes it with its next occurrence. Raises as `change_schedule` does."""
+    return change_schedule(schedule_id, {"enabled": enabled})
+
+
+def delete_schedule(schedule_id: UUID) -> None:
+    """Deletes a schedule and its PeriodicTask; its tasks stay, and what is waiting still runs.
+
+    Raises TaskSchedule.DoesNotExist.
+    """
+    with transaction.atomic():
+        schedule = locked_schedule(schedule_id)
+        audit.record("schedule.delete", schedule_id, schedule, before=_audited(schedule))
+        schedule.delete_celery_beat_task()
+        schedule.delete()
+
+
+def run_now(schedule_id: UUID) -> UUID:
+    """Makes a task of the schedule at once, outside its recurrence and its count; returns the task's id.
+
+    Raises TaskSchedule.DoesNotExist.
+    """
+    schedule = TaskSchedule.objects.get(id=schedule_id)
+    with transaction.atomic():
+        audit.record("schedule.run", schedule_id, schedule)
+        return create_tasks([task_of(schedule, None)])[0]
+
+
+def checked(schedule: TaskSchedule) -> Recurrence:
+    """The schedule's recurrence; raises BadRecurrence for a schedule that could not do what it says."""
+    times = schedule.schedule_x_times
+    if times is not None and not 1 <= times <= MAX_TIMES:
+        raise BadRecurrence("schedule_x_times", f"Must be 1 to {MAX_TIMES:,}, not {times:,}.")
+    if times is not None and times < schedule.run_count:
+        raise BadRecurrence("schedule_x_times", f"It has already run {schedule.run_count:,} times.")
+    recurrence = schedule.recurrence
+    require_firing(recurrence)
+    if schedule._state.adding:
+        _require_few_missed(schedule, recurrence)
+    return recurrence
+
+
+def next_runs(schedule: TaskSchedule, count: int) -> list[datetime]:
+    """When the schedule will run next or, while it is paused, would if it were resumed now. One that is not saved yet
+    is read as `create_schedule` would, which settles its start.
+
+    Raises BadRecurrence for a schedule that could not do what it says.
+    """
+    now = database_now()
+    begin = now
+    if schedule._state.adding:
+        schedule.scheduled_at = (schedule.scheduled_at or now).replace(microsecond=0)
+        if schedule.scheduled_at >= now.replace(microsecond=0):
+            begin = schedule.scheduled_at - MICROSECOND
+    elif schedule.enabled:
+        if schedule.next_run_at is None:
+            return []
+        begin = schedule.next_run_at - MICROSECOND
+    recurrence = checked(schedule)
+    if schedule.schedule_x_times is not None:
+        count = min(count, schedule.schedule_x_times - schedule.run_count)
+    return list(islice(recurrence.after(begin), count))
+
+
+def _audited(schedule: TaskSchedule) -> dict[str, Any]:
+    """What the audit trail keeps of a whole schedule."""
+    names = ("owner", "a", "b", *sorted(TIMES), "ends_at", "schedule_x_times", "misfire_policy", "overlap", "enabled")
+    return {name: value for name in names if (value := getattr(schedule, name)) is not None}
+
+
+def _audited_action(schedule: TaskSchedule, changed: set[str]) -> str:
+    if changed != {"enabled"}:
+        return "schedule.change"
+    return "schedule.resume" if schedule.enabled else "schedule.pause"
+
+
+def locked_schedule(schedule_id: UUID) -> TaskSchedule:
+    return TaskSchedule.objects.select_for_update(no_key=True).get(id=schedule_id)
+
+
+def _settle(schedule: TaskSchedule, *, begins_anew: bool) -> None:
+    """Checks a changed schedule and gives it its next occurrence: the one it had, if it had one and still has."""
+    recurrence = checked(schedule)
+    after = schedule.next_run_at and schedule.next_run_at - MICROSECOND
+    if begins_anew or after is None:
+        after = database_now()
+    schedule.next_run_at = next_occurrence(schedule, recurrence, after)
+    schedule.last_error = ""
+
+
+def _require_few_missed(schedule: TaskSchedule, recurrence: Recurrence) -> None:
+    if schedule.misfire_policy != TaskSchedule.MisfirePolicy.ALL:
+        return
+    if len(recurrence.between(recurrence.start, database_now(), limit=MAX_MISSED + 1)) > MAX_MISSED:
+        raise BadRecurrence(
+            "scheduled_at",
+            f"More than {MAX_MISSED:,} occurrences since then would run at once; start later, or use misfire_policy "
+            "latest or skip.",
+        )

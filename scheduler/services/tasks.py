@@ -1,0 +1,135 @@
+"""What can be done with tasks: create them, run them again, cancel them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+import msgspec
+from django.db import connection, transaction
+from django.db.models.functions import Now
+
+from access import audit
+from orchestrator import submission
+from orchestrator.failpoints import Failpoint
+from orchestrator.ids import uuid7
+from orchestrator.models import Job
+from orchestrator.states import UNFINISHED, Status
+from scheduler import queries
+from scheduler.jobs import add
+from scheduler.models import Task
+
+if TYPE_CHECKING:
+    from scheduler.queries import TaskDetail
+
+jobs_without_tasks = Failpoint("jobs-without-tasks")
+
+# Tasks as they are accepted. They travel as one JSON document, as their jobs do.
+INSERT = """
+INSERT INTO scheduler_task (id, owner, a, b, operation, priority, job_id, schedule_id, scheduled_for)
+SELECT id, owner, a, b, operation, priority, job_id, schedule_id, scheduled_for
+FROM json_to_recordset(%s) AS new (
+    id uuid, owner text, a numeric, b numeric, operation text, priority integer, job_id uuid, schedule_id uuid,
+    scheduled_for timestamptz
+)
+RETURNING created_at
+"""
+
+
+class NotEnded(Exception):
+    """The task is still waiting or running, so it cannot be run again yet."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(f"The task {task.id} has not ended yet; run it again when it has, or cancel it first.")
+
+
+class NotPending(Exception):
+    """The task has ended already, so it cannot be cancelled."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(f"The task {task.id} has already ended; only a PENDING task can be cancelled.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTask:
+    """Two numbers someone asked to be added, checked."""
+
+    a: Decimal
+    b: Decimal
+    operation: str = ""
+    priority: int = 5
+    owner: str = ""
+    schedule_id: UUID | None = None
+    scheduled_for: datetime | None = None
+
+
+def create_task(new: NewTask) -> TaskDetail:
+    """Accepts a task, and returns it as `queries.task_detail` would, without reading it: nobody has touched it yet."""
+    with transaction.atomic(savepoint=False), connection.cursor() as cursor:
+        [row] = _insert([new], cursor)
+        [created_at] = cursor.fetchone()
+    task = cast("TaskDetail", Task(**row, created_at=created_at, updated_at=created_at))
+    task.job = Job.from_db(connection.alias, queries.JOB, [task.job_id, Status.CREATED, "", "", created_at])
+    task.latest_result = None
+    return task
+
+
+def create_tasks(tasks: Sequence[NewTask]) -> list[UUID]:
+    """Accepts the tasks, all or none, set-wise; returns their ids in order."""
+    with transaction.atomic(savepoint=False), connection.cursor() as cursor:
+        return [row["id"] for row in _insert(tasks, cursor)]
+
+
+def _insert(tasks: Sequence[NewTask], cursor: Any) -> list[dict[str, Any]]:
+    """Writes the tasks and their jobs; returns the tasks' columns."""
+    rows = [{"id": uuid7()} | vars(task) for task in tasks]
+    job_ids = submission.submit_many(
+        add,
+        [
+            submission.Submission(payload=_payload(row["id"], task), owner=task.owner, priority=task.priority)
+            for row, task in zip(rows, tasks, strict=True)
+        ],
+    )
+    jobs_without_tasks()
+    for row, job_id in zip(rows, job_ids, strict=True):
+        row["job_id"] = job_id
+    cursor.execute(INSERT, [msgspec.json.encode(rows).decode()])
+    return rows
+
+
+def run_again(task_id: UUID) -> None:
+    """Adds the numbers of a task once more, which adds a result. Raises Task.DoesNotExist, or NotEnded."""
+    with transaction.atomic():
+        task = _locked_task(task_id)
+        if task.job.status in UNFINISHED:
+            raise NotEnded(task)
+        task.job = submission.submit(add, _payload(task.id, task), owner=task.owner, priority=task.priority)
+        task.updated_at = Now()
+        task.save(update_fields=["job", "updated_at"])
+        audit.record("task.retry", task_id, task)
+
+
+def cancel_task(task_id: UUID) -> None:
+    """Cancels a task that is waiting. Raises Task.DoesNotExist, or NotPending."""
+    with transaction.atomic():
+        task = _locked_task(task_id)
+        if task.job.status not in UNFINISHED:
+            raise NotPending(task)
+        submission.cancel(task.job_id, action="task.cancel", of=task_id)
+
+
+def _payload(id: UUID, task: NewTask | Task) -> dict[str, str]:
+    return {"task_id": str(id), "a": str(task.a), "b": str(task.b)}
+
+
+def _locked_task(task_id: UUID) -> Task:
+    """The task and its job, locked in that order. A batch that holds the job may still write the task's result, since
+    its foreign key asks for no more than the task's id: so nobody waits in a circle.
+    """
+    task = Task.objects.select_for_update(no_key=True).get(id=task_id)
+    task.job = Job.objects.select_for_update().get(id=task.job_id)
+    return task

@@ -1,0 +1,1 @@
+"""The pages as people use them: in Debian's Chromium, on a running server."""
