@@ -23,6 +23,7 @@ from orchestrator.http.responses import problem, shortened
 from orchestrator.http.strict_json import BadJSON
 from orchestrator.kinds import BadPayload, InternalKind, Problem, UnknownKind
 from orchestrator.models import Job
+from orchestrator.steering.changing import NotChangeable
 from orchestrator.submission import BadSubmission, NotCancellable, NotRetryable, TooManyUnfinished
 from scheduler.models import Task, TaskSchedule
 from scheduler.recurrence.rules import BadRecurrence
@@ -77,6 +78,7 @@ REFUSALS: dict[type[BaseException], Refusal] = {
     NotEnded: Refusal(HTTPStatus.CONFLICT, "not-ended", "The task cannot be run again yet"),
     NotCancellable: Refusal(HTTPStatus.CONFLICT, "not-cancellable", "The job cannot be cancelled"),
     NotRetryable: Refusal(HTTPStatus.CONFLICT, "not-retryable", "The job cannot be retried"),
+    NotChangeable: Refusal(HTTPStatus.CONFLICT, "not-changeable", "The job cannot be changed any more"),
     IdempotencyKeyReused: Refusal(
         HTTPStatus.UNPROCESSABLE_ENTITY, "key-used-otherwise", "Idempotency-Key already used"
     ),

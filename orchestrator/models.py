@@ -128,6 +128,7 @@ class Job(models.Model):
         permissions: ClassVar = [
             ("cancel_job", "Can cancel jobs"),
             ("retry_job", "Can retry jobs"),
+            ("reschedule_job", "Can change the priority and the start of jobs"),
             ("submit_for_others", "Can submit jobs for other users"),
             ("view_payload", "Can see payloads and results of jobs"),
         ]

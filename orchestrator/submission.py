@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -54,6 +55,9 @@ LATERAL (SELECT coalesce(new.run_at, statement_timestamp()) AS at) AS due
 """
 # Rows that one statement inserts.
 INSERT_ROWS = 10_000
+
+# Rows that one submission of many jobs may write, with the children of its pipelines.
+MAX_ROWS_AT_ONCE = 100_000
 
 # PostgreSQL could store more, but Python could not read it, nor the rank computed from it.
 RUN_AT_YEARS = range(1970, 9999)
@@ -124,13 +128,16 @@ def submit(
     """
     kind = kind if isinstance(kind, Kind) else kind_named(kind)
     job = _row(kind, payload, owner=owner, priority=priority, run_at=run_at, max_attempts=max_attempts)
-    if children is None:
-        children = kind.plan(kind.read_payload({} if payload is None else payload)) if kind.plan else ()
-    rows, dependencies = _pipeline(job, children)
+    rows, dependencies = _pipeline(job, _planned(kind, payload) if children is None else children)
     with transaction.atomic():
         _check_cap(kind, owner)
         _insert(rows, dependencies)
         return Job.objects.get(id=job["id"])
+
+
+def _planned(kind: Kind[P, Any, ...], payload: P | dict[str, Any] | None) -> Sequence[Child]:
+    """The children that the kind plans for the payload."""
+    return kind.plan(kind.read_payload({} if payload is None else payload)) if kind.plan else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +147,57 @@ class Submission:
     payload: Any
     owner: str = ""
     priority: int | None = None
+
+
+class BadBatch(Exception):
+    """Some of many jobs could never run as asked; each problem begins with the job's place among them: /17/payload."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__(f"{len(problems):,} of the jobs are invalid. {problems[0].pointer}: {problems[0].detail}")
+
+
+def submit_all(asked: Sequence[tuple[Kind, dict[str, Any]]]) -> list[UUID]:
+    """Accepts jobs of any kinds, all or none: each a kind with the options of `submit`, pipelines as their kinds plan
+    them. Returns their ids in order.
+
+    Raises BadBatch, or TooManyUnfinished; then nothing was written.
+    """
+    ids: list[UUID] = []
+    rows: list[Row] = []
+    dependencies: list[tuple[UUID, UUID]] = []
+    problems: list[Problem] = []
+    for place, (kind, options) in enumerate(asked):
+        try:
+            job = _row(kind, **options)
+            its_rows, its_dependencies = _pipeline(job, _planned(kind, options["payload"]))
+            _check_rows(len(rows) + len(its_rows))
+        except (BadPayload, BadSubmission, UnknownKind) as error:
+            problems += [each._replace(pointer=f"/{place}{each.pointer}") for each in error.problems]
+            continue
+        ids.append(job["id"])
+        if not problems:  # Else nothing will be written, so nothing is kept.
+            rows += its_rows
+            dependencies += its_dependencies
+    if problems:
+        raise BadBatch(problems)
+    with transaction.atomic():
+        _check_caps(Counter((kind.name, options["owner"]) for kind, options in asked))
+        _insert(rows, dependencies)
+    return ids
+
+
+def _check_rows(count: int) -> None:
+    if count > MAX_ROWS_AT_ONCE:
+        raise BadSubmission(
+            "", "too_many", f"With their children, at most {MAX_ROWS_AT_ONCE:,} jobs can be submitted at once."
+        )
+
+
+def _check_caps(more: Mapping[tuple[str, str], int]) -> None:
+    """In one order, so that no two submissions wait for each other."""
+    for (kind, owner), count in sorted(more.items()):
+        _check_cap(kind_named(kind), owner, more=count)
 
 
 def submit_many(
@@ -378,13 +436,16 @@ def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]]) -> N
     bell.ring_after_commit(*ready)
 
 
-def _check_cap(kind: Kind, owner: str) -> None:
-    """Raises TooManyUnfinished. Submissions of the same owner and kind wait for each other here until they commit."""
+def _check_cap(kind: Kind, owner: str, *, more: int = 1) -> None:
+    """Raises TooManyUnfinished where so many more would be too many. Submissions of the same owner and kind wait for
+    each other here until they commit.
+    """
     if not kind.max_unfinished_per_owner or not owner:
         return
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{kind.name} {owner}"])
     unfinished = Job.objects.filter(owner=owner, kind=kind.name, parent=None, status__in=UNFINISHED)
     created = list(unfinished.order_by("created_at").values_list("created_at", flat=True))
-    if len(created) >= kind.max_unfinished_per_owner:
-        raise TooManyUnfinished(kind, owner, created[0] + kind.typical_duration - timezone.now())
+    if len(created) + more > kind.max_unfinished_per_owner:
+        since = created[0] if created else timezone.now()
+        raise TooManyUnfinished(kind, owner, since + kind.typical_duration - timezone.now())

@@ -22,6 +22,23 @@ NEW_JOBS: dict[str, Any] = {
     "Urgent, in more slices": {"kind": "demo.slices", "payload": {"slices": 10}, "priority": 0},
     "Later, with three attempts": {"kind": "demo.slices", "run_at": "2030-01-31T12:00:00Z", "max_attempts": 3},
 }
+NEW_JOBS_TOGETHER: dict[str, Any] = {
+    "jobs": [
+        {"kind": "demo.slices", "payload": {"slices": 2}, "priority": 1},
+        {"kind": "orchestration.two_batches"},
+    ]
+}
+ACCEPTED_JOBS = {
+    "accepted": 2,
+    "jobs": [
+        {"job_id": JOB, "kind": "demo.slices", "link": f"/jobs/{JOB}"},
+        {"job_id": f"{JOB[:-1]}1", "kind": "orchestration.two_batches", "link": f"/jobs/{JOB[:-1]}1"},
+    ],
+}
+JOB_CHANGES: dict[str, Any] = {
+    "Before all others": {"priority": 0, "run_at": None},
+    "Later": {"run_at": "2030-01-31T12:00:00Z"},
+}
 A_JOB = {
     "job_id": JOB,
     "kind": "demo.slices",

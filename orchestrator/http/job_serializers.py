@@ -25,6 +25,9 @@ from orchestrator.models import Attempt, Job
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.upkeep.retention import kept_days
 
+# That one request may submit together.
+MAX_JOBS = 10_000
+
 WAITING_FOR = ("dependencies", "start_time", "retry", "paused_kind", "worker")
 
 
@@ -58,6 +61,34 @@ class NewJob(StrictSerializer):
         max_length=150,
         help_text="The owner of the job: you, or another user if you may submit for others. Any name where "
         "REQUIRE_AUTH is off.",
+    )
+
+
+class NewJobs(StrictSerializer):
+    """Jobs to be submitted together, all or none."""
+
+    jobs = serializers.ListField(child=NewJob(), min_length=1, max_length=MAX_JOBS)
+
+
+class AcceptedJob(serializers.Serializer[Any]):
+    job_id = serializers.UUIDField()
+    kind = serializers.CharField()
+    link = LinkField(help_text="GET.")
+
+
+class AcceptedJobs(serializers.Serializer[Any]):
+    accepted = serializers.IntegerField(help_text="How many.")
+    jobs = AcceptedJob(many=True, help_text="In the order of the request.")
+
+
+class JobChange(StrictSerializer):
+    """What is to be changed of a job before it starts; at least one of both."""
+
+    priority = StrictIntegerField(
+        required=False, min_value=0, max_value=9, help_text="0 is the most urgent, 9 the least."
+    )
+    run_at = AwareDateTimeField(
+        required=False, allow_null=True, help_text="The earliest start; null: as soon as possible."
     )
 
 

@@ -16,6 +16,7 @@ from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
 from orchestrator.http.idempotency import idempotent
 from orchestrator.http.job_serializers import (
+    JobChange,
     JobFilters,
     JobSerializer,
     JobWithPayloadSerializer,
@@ -31,6 +32,7 @@ from orchestrator.http.responses import cache_headers, etag_of, not_modified
 from orchestrator.kinds import Problem, kind_open_to_clients
 from orchestrator.models import Job
 from orchestrator.states import Status
+from orchestrator.steering.changing import Change, change
 
 JOB_ID = openapi.path_parameter("job_id", "The job's id, a UUID.", format="uuid")
 
@@ -57,7 +59,7 @@ class JobsView(APIView):
     def post(self, request: Request) -> Response:
         asked = read_body(NewJob, request)
         kind = kind_open_to_clients(asked["kind"])
-        owner = _owner_named(asked["owner"], request) if "owner" in asked else owner_of(request.user)
+        owner = owner_named(asked["owner"], request) if "owner" in asked else owner_of(request.user)
         job = submission.submit(**asked | {"kind": kind, "owner": owner})
         shown = _detail(request, job)
         return Response(shown, status=202, headers=location(request, shown["links"]["self"]))
@@ -104,6 +106,23 @@ class JobView(APIView):
         job = queries.job_detail(request.user, id)
         etag = etag_of(queries.version_in(job), context)
         return Response(JobWithPayloadSerializer(job, context=context).data, headers=cache_headers(etag))
+
+    @extend_schema(
+        operation_id="change_job",
+        tags=["jobs"],
+        summary="Change a job before it starts",
+        description="Its place in the queue follows. A pipeline's children that have not started get the same "
+        "priority and `run_at`; once one of them has started, only the priority can be changed.",
+        parameters=[JOB_ID],
+        request=JobChange,
+        responses={200: OpenApiResponse(JobSerializer, "It is changed."), **problems(404, 409, 413, 415)},
+        examples=[example(None, name, body) for name, body in examples.JOB_CHANGES.items()],
+    )
+    def patch(self, request: Request, job_id: str) -> Response:
+        id = read_id(job_id=job_id)
+        wanted = as_change(read_body(JobChange, request, partial=True))
+        require_visible(request.user, Job, id, to="orchestrator.reschedule_job")
+        return Response(_detail(request, change(id, wanted)))
 
     @extend_schema(
         operation_id="cancel_job",
@@ -158,6 +177,11 @@ class KindsView(APIView):
         return Response(KindsSerializer({"results": queries.known_kinds()}).data)
 
 
+def as_change(asked: dict[str, Any]) -> Change:
+    """The change that a JobChange asks for; raises BadSubmission."""
+    return Change(**asked, at_once="run_at" in asked and asked["run_at"] is None)
+
+
 def _filtered(request: Request, filters: dict[str, Any]) -> Any:
     jobs = queries.visible_jobs(request.user)
     if statuses := filters.get("status"):
@@ -166,7 +190,7 @@ def _filtered(request: Request, filters: dict[str, Any]) -> Any:
     return queries.created_between(jobs.filter(**exact), filters.get("created_after"), filters.get("created_before"))
 
 
-def _owner_named(name: str, request: Request) -> str:
+def owner_named(name: str, request: Request) -> str:
     """The owner of work submitted for the user of that name; raises BadInput if there is no such user."""
     try:
         return owner_to_submit_for(request.user, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -21,6 +21,8 @@ Input = type[Serializer[Any]]
 
 # Those of a query that pagination reads.
 PAGE_PARAMETERS = frozenset({"cursor", "limit"})
+# Those of a batch that are listed one by one.
+MAX_PROBLEMS_LISTED = 1_000
 REPEATED = "This parameter may be given only once."
 
 _ID = UUIDField()
@@ -106,6 +108,14 @@ def _read(where: str, serializer_class: Input, data: Any, *, partial: bool = Fal
         raise BadInput(where, list(problems_in(serializer.errors)))
     validated: dict[str, Any] = serializer.validated_data
     return validated
+
+
+def first_problems(problems: Sequence[Problem], *, of: int, what: str) -> list[Problem]:
+    """The problems of a batch of so many, cut short where they are many."""
+    if len(problems) <= MAX_PROBLEMS_LISTED:
+        return list(problems)
+    cut = f"{len(problems):,} errors in {of:,} {what}; only the first {MAX_PROBLEMS_LISTED:,} are listed."
+    return [*problems[:MAX_PROBLEMS_LISTED], Problem("", "and_more", cut)]
 
 
 def unknown_problems(names: Collection[str], known: Iterable[str], what: str = "field") -> list[Problem]:

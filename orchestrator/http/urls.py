@@ -2,12 +2,13 @@
 
 from django.urls import path
 
-from orchestrator.http import audit_views, health_views, job_views, orchestration_views
+from orchestrator.http import audit_views, bulk_views, health_views, job_views, orchestration_views
 
 urlpatterns = [
     path("orchestrate/<str:username>", orchestration_views.OrchestrateView.as_view(), name="orchestrate"),
     path("status/<str:username>/<str:job_id>", orchestration_views.StatusView.as_view(), name="status"),
     path("jobs", job_views.JobsView.as_view(), name="jobs"),
+    path("jobs/bulk", bulk_views.BulkView.as_view(), name="bulk"),
     path("jobs/<str:job_id>", job_views.JobView.as_view(), name="job"),
     path("jobs/<str:job_id>/retry", job_views.RetryView.as_view(), name="retry"),
     path("kinds", job_views.KindsView.as_view(), name="kinds"),

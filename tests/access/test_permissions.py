@@ -48,6 +48,7 @@ SEE, OPERATE, CHANGE = range(3)
 # Each path that is about something of someone: what is asked for there, and what the owner is answered.
 REQUESTS = [
     ("GET", "/jobs/{job}", SEE, 200),
+    ("PATCH", "/jobs/{job}", OPERATE, 200),
     ("DELETE", "/jobs/{job}", OPERATE, 200),
     ("POST", "/jobs/{failed}/retry", OPERATE, 202),
     ("GET", "/status/owner/{orchestration}", SEE, 200),
@@ -73,6 +74,7 @@ LISTS = ["/jobs", "/tasks/", "/task-schedules/", "/api/data/records/"]
 # What everyone who is let in may do, since it is their own or nobody's, and the scope that it takes.
 OPEN_TO_USERS = [
     ("POST", "/jobs", Scope.SUBMIT, 202),
+    ("POST", "/jobs/bulk", Scope.SUBMIT, 400),
     ("POST", "/orchestrate/{me}", Scope.SUBMIT, 202),
     ("POST", "/tasks/", Scope.SUBMIT, 400),
     ("POST", "/tasks/batch-request/", Scope.SUBMIT, 400),
@@ -130,8 +132,10 @@ def test_each_role_may_do_to_anothers_work_what_its_permissions_say(
     path = path.format(**of_the_owner())
     moment = timezone.now() - timedelta(days=1)
     body = b'{"from": "%s", "to": "%s", "dry_run": true}' % ((moment.isoformat().encode(),) * 2)
+    if not path.endswith("backfill/"):
+        body = b'{"priority": 1}' if method == "PATCH" and path.startswith("/jobs/") else b""
 
-    response = client.send(method, path, body if path.endswith("backfill/") else b"")
+    response = client.send(method, path, body)
 
     wanted = ROLES[role][deed]
     assert response.status_code == (answer if wanted is OWN else wanted), response.content
@@ -276,7 +280,8 @@ def test_operators_cancel_retry_and_pause() -> None:
     names = set(Group.objects.get(name="operators").permissions.values_list("codename", flat=True))
 
     assert {name for name in names if not name.startswith("view_")} == {
-        "cancel_job", "retry_job", "pause_kind", "cancel_task", "retry_task", "pause_taskschedule", "cancel_ingestion",
+        "cancel_job", "retry_job", "reschedule_job", "pause_kind", "cancel_task", "retry_task", "pause_taskschedule",
+        "cancel_ingestion",
     }  # fmt: skip
 
 

@@ -708,3 +708,43 @@ def test_a_paused_kind_says_since_when(api: Api) -> None:
     kinds = {kind["name"]: kind for kind in api.get("/kinds").json()["results"]}
 
     assert kinds["demo.slices"]["paused_at"]
+
+
+# Changing
+
+
+def patch(api: Api, job: Job, body: Any) -> Any:
+    return api.send("PATCH", f"/jobs/{job.id}", msgspec.json.encode(body))
+
+
+def test_priority_and_start_are_changed(api: Api) -> None:
+    job = make_job()
+
+    response = patch(api, job, {"priority": 0, "run_at": "2030-01-31T12:00:00Z"})
+
+    told = response.json()
+    assert (response.status_code, told["priority"], told["run_at"]) == (200, 0, "2030-01-31T12:00:00Z")
+    assert told["waiting_for"] == "start_time"
+    assert patch(api, job, {"run_at": None}).json()["waiting_for"] == "worker"
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"priority": 10}, {"priority": None}, {"run_at": "soon"}, {"max_attempts": 3}, {"priority": "1"}]
+)
+def test_a_change_that_is_none_is_refused(api: Api, body: Any) -> None:
+    assert patch(api, make_job(), body).status_code == 400
+
+
+def test_a_job_that_has_started_is_not_changed(api: Api) -> None:
+    assert patch(api, make_job(Status.RUNNING, worker_id=1), {"priority": 1}).status_code == 409
+
+
+def test_only_owners_and_operators_change_a_job(as_user: Callable[..., Api], asks_for_tokens: None) -> None:
+    job = make_job(owner="ada")
+    ada, grace, viewer, operator = (
+        as_user("ada"), as_user("grace"), as_user("vi", group="viewers"), as_user("op", group="operators"),
+    )  # fmt: skip
+
+    assert [patch(each, job, {"priority": 1}).status_code for each in (ada, grace, viewer, operator)] == [
+        200, 404, 403, 200,
+    ]  # fmt: skip

@@ -25,6 +25,8 @@ CODES = {
     ("post", "/jobs"): {"202", "400", "403", "413", "415", "422"} | PROBLEMS,
     ("get", "/jobs"): {"200", "400"} | PROBLEMS,
     ("get", "/jobs/{job_id}"): {"200", "304", "400", "404"} | PROBLEMS,
+    ("post", "/jobs/bulk"): {"202", "400", "403", "413", "415", "422"} | PROBLEMS,
+    ("patch", "/jobs/{job_id}"): {"200", "400", "403", "404", "409", "413", "415"} | PROBLEMS,
     ("delete", "/jobs/{job_id}"): {"200", "202", "400", "404", "409", "403"} | PROBLEMS,
     ("post", "/jobs/{job_id}/retry"): {"202", "400", "403", "404", "409", "413", "415", "422"} | PROBLEMS,
     ("get", "/kinds"): {"200"} | PROBLEMS,
