@@ -91,6 +91,15 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     LOG_LEVEL: Annotated[
         str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged.")
     ] = "INFO"
+    JOB_LOG_LINES: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000,
+            description="How many lines that its handler logs are kept of each attempt at a job: of more, the first "
+            "and the last half. 0: none.",
+        ),
+    ] = 500
     EXTRA_APPS: Annotated[str, Meta(description="Your own Django apps that define kinds, separated by commas.")] = ""
     QUEUES: Annotated[
         str,

@@ -277,7 +277,10 @@ LOGGING = {
             "callback": lambda record: getattr(record, "status_code", None) != 503,
         }
     },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": "line"},
+        "job_log": {"class": "orchestrator.job_log.KeepLines"},
+    },
     "loggers": {
         "django.request": {"filters": ["no_503"]},
         # A line for each message would be one for each bell and tick. What changed in files is told by the reloader.
@@ -286,5 +289,5 @@ LOGGING = {
             for name in ("celery", "kombu", "watchfiles")
         },
     },
-    "root": {"handlers": ["console"], "level": ENV.LOG_LEVEL},
+    "root": {"handlers": ["console", "job_log"], "level": ENV.LOG_LEVEL},
 }

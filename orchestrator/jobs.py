@@ -92,6 +92,7 @@ def slices(job: RunningJob, payload: Slices) -> dict[str, int]:
     """Works in slices, so that its progress can be watched, and cancelled midway."""
     for done in range(payload.slices):
         job.progress(done, payload.slices, f"slice {done + 1} of {payload.slices}")
+        job.log.info("Slice %d of %d begins.", done + 1, payload.slices)
         job.sleep(payload.seconds_per_slice)
     job.progress(payload.slices, payload.slices, "all slices done")
     return {"slices": payload.slices}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
 from typing import Any
 
 from orchestrator.failures import traceback_of
@@ -21,10 +20,3 @@ class LineFormatter(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:
         return traceback_of(ei[1]).rstrip("\n") if ei[1] is not None else ""
-
-
-class JobLog(logging.LoggerAdapter[logging.Logger]):
-    """A handler's log: each record has the job's id and attempt beside what the handler adds."""
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        return msg, {**kwargs, "extra": {**(kwargs.get("extra") or {}), **(self.extra or {})}}

@@ -251,6 +251,27 @@ class Attempt(models.Model):
         return f"attempt {self.number}: {self.error}"
 
 
+class AttemptLog(models.Model):
+    """Lines that a handler logged, as they were written together: a row or more an attempt that logged anything."""
+
+    # Without a constraint, whose check would wait for the batch that has the job locked.
+    job = models.ForeignKey(
+        Job, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="log_rows"
+    )
+    attempt = models.IntegerField()
+    lines = models.JSONField(help_text="Each a list: number, seconds since 1970, level, logger, message.")
+
+    class Meta:
+        default_permissions = ()
+        indexes: ClassVar = [
+            # Serves: the lines of a job in their order, and pruning.
+            models.Index(name="attempt_log_of_job", fields=["job", "id"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"attempt {self.attempt}: {len(self.lines)} lines"
+
+
 class IdempotencyKey(models.Model):
     """The first answer to a request that a client may send again."""
 

@@ -7,8 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 from django.conf import settings
@@ -77,6 +77,15 @@ FROM orchestrator_job
 WHERE id = %(id)s AND owner = ANY(%(owners)s) AND kind = %(kind)s AND parent_id IS NULL
   AND {IS_VISIBLE}
 """  # noqa: S608
+# What handlers have logged of a job, in the order in which it was written. A line is found by its row and its number.
+LOG_LINES = """
+SELECT log.id, (line ->> 0)::int, log.attempt, (line ->> 1)::float8, line ->> 2, line ->> 3, line ->> 4
+FROM orchestrator_attemptlog log, jsonb_array_elements(log.lines) line
+WHERE log.job_id = %(id)s AND (%(attempt)s IS NULL OR log.attempt = %(attempt)s)
+  AND log.id >= %(row)s AND (log.id, (line ->> 0)::int) > (%(row)s, %(number)s)
+ORDER BY log.id {order}, (line ->> 0)::int {order}
+LIMIT %(limit)s
+"""
 # How often a request that waits for a job looks at it: soon at first, then less and less often.
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 0.5
 
@@ -203,6 +212,33 @@ def audit_trail(user: User, filters: Mapping[str, Any]) -> QuerySet[AuditEntry]:
         raise NotPermitted("access.view_auditentry")
     renamed = {"object": "object_id", "since": "at__gte", "until": "at__lt"}
     return AuditEntry.objects.filter(**{renamed.get(name, name): value for name, value in filters.items()})
+
+
+class LogLine(NamedTuple):
+    """row, number: where it is stored. number counts from 1 within the attempt, also what was not kept."""
+
+    row: int
+    number: int
+    attempt: int
+    at: datetime
+    level: str
+    logger: str
+    message: str
+
+
+def log_lines(
+    job_id: UUID, *, limit: int, attempt: int | None = None, after: tuple[int, int] = (0, 0), newest: bool = False
+) -> list[LogLine]:
+    """What the job's handler has logged, in its order: the first lines after that row and number, or the newest."""
+    sql = LOG_LINES.format(order="DESC" if newest else "ASC")
+    row, number = after
+    with connection.cursor() as cursor:
+        cursor.execute(sql, {"id": job_id, "attempt": attempt, "row": row, "number": number, "limit": limit})
+        found = [
+            LogLine(row, number, attempt, datetime.fromtimestamp(at, UTC), *texts)
+            for row, number, attempt, at, *texts in cursor.fetchall()
+        ]
+    return found[::-1] if newest else found
 
 
 def known_kinds() -> list[dict[str, Any]]:

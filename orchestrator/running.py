@@ -21,7 +21,7 @@ from orchestrator.attempt.autocommit import Autocommit
 from orchestrator.attempt.own_transaction import OwnTransaction
 from orchestrator.attempt.session import BEGAN_AT, read_aside
 from orchestrator.attempt.timeouts import RunningHandler
-from orchestrator.logs import JobLog
+from orchestrator.job_log import JobLog, Lines
 from orchestrator.pg_values import as_text
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class BaseRunningJob(RunningHandler):
         self._stop: type[Stop] | None = None
         self._transaction: OwnTransaction | Autocommit | None = None
         self._was_warned = False
+        # What its handler has logged and is not yet written; None as long as that is nothing.
+        self.lines: Lines | None = None
         # Progress not yet written; the worker's heartbeat thread writes it, see `take_progress`.
         self._progress: Progress | None = None
         self._keeping_progress = threading.Lock()
@@ -151,8 +153,8 @@ class BaseRunningJob(RunningHandler):
 
     @cached_property
     def log(self) -> JobLog:
-        """The handler's log: each line has the job's id and attempt."""
-        return JobLog(logging.getLogger(self.kind.name), {"job_id": self.id, "attempt": self.attempt})
+        """The handler's log: each line has the job's id and attempt, and is kept with the job."""
+        return JobLog(logging.getLogger(self.kind.name), {"job_id": self.id, "attempt": self.attempt}, self)
 
     @property
     def owner(self) -> str:

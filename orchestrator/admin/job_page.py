@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from django.http import HttpRequest
@@ -23,7 +24,14 @@ from orchestrator.shown.words import duration, rough
 from orchestrator.states import FINAL, UNFINISHED, Status
 
 MAX_ATTEMPTS_SHOWN, MAX_AUDIT_SHOWN = 20, 20
+MAX_LINES_SHOWN = 200
+# Log lines are written a moment after the job has ended.
+LINES_FOLLOW_SECONDS = 3
 REFRESH_SECONDS = 2
+
+
+# How lines of a level stand out.
+LEVELS = {"WARNING": "m-warn-line", "ERROR": "m-bad-line", "CRITICAL": "m-bad-line", "DEBUG": "m-subtle"}
 
 
 class Stretch(NamedTuple):
@@ -55,7 +63,7 @@ def useless_buttons(job: Job) -> set[str]:
 def context(request: HttpRequest, job: queries.JobDetail) -> dict[str, Any]:
     now = timezone.now()
     attempts = list(Attempt.objects.filter(job=job.id).order_by("-id")[:MAX_ATTEMPTS_SHOWN])
-    is_live = job.status not in FINAL
+    is_live = job.finished_at is None or (now - job.finished_at).total_seconds() < LINES_FOLLOW_SECONDS
     pipeline = pipelines.page(job, now) if job.children_counts else None
     return {
         "layout": "orchestrator/admin/bare.html" if "HX-Request" in request.headers else "admin/change_form.html",
@@ -75,6 +83,7 @@ def context(request: HttpRequest, job: queries.JobDetail) -> dict[str, Any]:
             }
             for each in attempts
         ],
+        "log": _log(job),
         "pipeline": pipeline,
         # Flower has not heard of others.
         "flower_url": f"{flower_url(request)}/task/{job.id}" if job.celery_task_id else "",
@@ -151,6 +160,28 @@ def _progress(job: Job) -> dict[str, Any] | None:
         "message": job.progress_message,
         "percent": 100 * job.progress_done // total if total else None,
     }
+
+
+def _log(job: Job) -> dict[str, Any] | None:
+    """The last lines that its handler has logged, by attempt; None if there are none."""
+    lines = queries.log_lines(job.id, limit=MAX_LINES_SHOWN + 1, newest=True)
+    if not lines:
+        return None
+    shown = lines[-MAX_LINES_SHOWN:]
+    by_attempt = groupby(shown, key=lambda line: line.attempt)
+    return {
+        "has_more": len(lines) > len(shown),
+        "attempts": [{"number": number, "lines": list(_with_gaps(of_it))} for number, of_it in by_attempt],
+    }
+
+
+def _with_gaps(lines: Iterable[queries.LogLine]) -> Iterator[dict[str, Any]]:
+    """Each line with how many before it were not kept."""
+    before = None
+    for line in lines:
+        gap = line.number - before - 1 if before is not None and line.number > before else 0
+        yield {"line": line, "gap": gap, "css": LEVELS.get(line.level, "")}
+        before = line.number
 
 
 def _contents(request: HttpRequest, job: Job) -> dict[str, Any]:

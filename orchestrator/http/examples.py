@@ -79,6 +79,15 @@ A_JOB = {
         "children": None,
     },
 }
+A_LOG_LINE = {
+    "id": "4711-3",
+    "attempt": 2,
+    "number": 3,
+    "at": "2030-01-31T12:00:17.250000Z",
+    "level": "INFO",
+    "logger": "demo.slices",
+    "message": "Slice 3 of 5 begins.",
+}
 AN_AUDIT_ENTRY = {
     "id": 4711,
     "at": "2030-01-31T12:00:00.000000Z",

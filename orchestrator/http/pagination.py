@@ -35,21 +35,30 @@ class CursorPagination(BasePagination):
         raise NotImplementedError
 
     def paginate_queryset(self, queryset: Any, request: Request, view: APIView | None = None) -> list[Any]:
-        limit = _limit(request)
-        cursor = request.query_params.get("cursor")
-        if cursor is not None:
+        limit, position = self.limit(request), self.position(request)
+        if position is not None:
             comparison = "lt" if self.ordering.startswith("-") else "gt"
-            queryset = queryset.filter(**{f"{self.column}__{comparison}": self._position(cursor)})
+            queryset = queryset.filter(**{f"{self.column}__{comparison}": position})
         rows = list(queryset.order_by(self.ordering)[: limit + 1])
-        self._next = next_page(request, getattr(rows[limit - 1], self.column)) if len(rows) > limit else None
+        self.set_next(request, getattr(rows[limit - 1], self.column) if len(rows) > limit else None)
         return rows[:limit]
 
-    def _position(self, cursor: str) -> Any:
+    def limit(self, request: Request) -> int:
+        """How many rows the page has at most."""
+        return _limit(request)
+
+    def position(self, request: Request) -> Any:
+        """Where the page begins; None for the first."""
+        cursor = request.query_params.get("cursor")
         try:
-            return self.read_cursor(cursor)
+            return None if cursor is None else self.read_cursor(cursor)
         except ValueError:
             detail = "Invalid cursor; use the one in `next`."
             raise BadInput("query", [Problem("/cursor", "invalid", detail)]) from None
+
+    def set_next(self, request: Request, cursor: Any) -> None:
+        """cursor: where the next page begins; None after the last."""
+        self._next = None if cursor is None else next_page(request, cursor)
 
     def respond(self, rows: Any, request: Request, serializer: type[BaseSerializer[Any]]) -> Response:
         """The page that the request asks for, each row as the serializer shows it."""

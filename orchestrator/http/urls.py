@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from orchestrator.http import audit_views, bulk_views, health_views, job_views, orchestration_views
+from orchestrator.http import audit_views, bulk_views, health_views, job_views, log_views, orchestration_views
 
 urlpatterns = [
     path("orchestrate/<str:username>", orchestration_views.OrchestrateView.as_view(), name="orchestrate"),
@@ -10,6 +10,7 @@ urlpatterns = [
     path("jobs", job_views.JobsView.as_view(), name="jobs"),
     path("jobs/bulk", bulk_views.BulkView.as_view(), name="bulk"),
     path("jobs/<str:job_id>", job_views.JobView.as_view(), name="job"),
+    path("jobs/<str:job_id>/logs", log_views.LogsView.as_view(), name="job_logs"),
     path("jobs/<str:job_id>/retry", job_views.RetryView.as_view(), name="retry"),
     path("kinds", job_views.KindsView.as_view(), name="kinds"),
     path("audit", audit_views.AuditView.as_view(), name="audit"),

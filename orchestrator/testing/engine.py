@@ -126,6 +126,7 @@ def worker_process(name: str = "tester@here", queues: Sequence[str] = ()) -> Ite
         yield process
     finally:
         process.async_jobs.stop(STOP_SECONDS)
+        process.logs.stop(STOP_SECONDS)
         process.lease.close()
         process.lease.connection.close()
 

@@ -17,8 +17,8 @@ from django.conf import settings
 from orchestrator.async_running import AsyncRunningJob
 from orchestrator.ended import EndedJob
 from orchestrator.ids import uuid7
+from orchestrator.job_log import JobLog
 from orchestrator.kinds import Kind, P, R, kind_named
-from orchestrator.logs import JobLog
 from orchestrator.models import Attempt
 from orchestrator.pg_values import as_json
 from orchestrator.running import (

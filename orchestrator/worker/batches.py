@@ -93,10 +93,10 @@ class _Batch:
             if rings and self.ready == self.kind.batch_size:
                 bell.ring(self.kind.name)
             with process_state.restored(alone=self.process.slots.count == 1):
-                done = run_locked(self.kind, jobs, worker_name=self.process.name)
+                done = run_locked(self.kind, jobs, self.process)
             batch_completing()
         batch_completed()
-        _after_commit(done)
+        _after_commit(done, self.process)
 
     def _record_in_flight(self, jobs: Sequence[Claimed]) -> None:
         attempts_so_far = {str(job.id): job.attempt for job in jobs}
@@ -116,33 +116,36 @@ class Done(NamedTuple):
     hooks: list[tuple[str, Sequence[session.Hook]]]
 
 
-def run_locked(kind: Kind, jobs: Sequence[Claimed], *, worker_name: str) -> list[Done]:
+def run_locked(kind: Kind, jobs: Sequence[Claimed], process: WorkerProcess) -> list[Done]:
     """Runs jobs that this transaction has locked: all together or, if that fails, one by one, so that a bad job fails
     alone. Then counts the completed ones down, in one statement, which locks what waits for them in the order of ids.
     """
-    done, failed = _complete_each([jobs], kind, worker_name)
+    done, failed = _complete_each([jobs], kind, process)
     if failed and len(jobs) > 1:
         [(_, failure)] = failed
         logger.info(
             "A batch of %d jobs of kind %s runs one by one: %s", len(jobs), kind.name, error_of(cause_of(failure))
         )
-        done, failed = _complete_each([[job] for job in jobs], kind, worker_name)
+        done, failed = _complete_each([[job] for job in jobs], kind, process)
     endings.count_down([running.row for each in done for running, _ in each.jobs])
     for job, failure in failed:
-        fail(job, kind, failure, worker_name=worker_name)
+        fail(job, kind, failure, worker_name=process.name)
     return done
 
 
 def _complete_each(
-    groups: Iterable[Sequence[Claimed]], kind: Kind, worker_name: str
+    groups: Iterable[Sequence[Claimed]], kind: Kind, process: WorkerProcess
 ) -> tuple[list[Done], list[tuple[Claimed, BaseException]]]:
     """Completes each group as a whole. Returns those completed, and the first job of each other with its failure."""
     done: list[Done] = []
     failed: list[tuple[Claimed, BaseException]] = []
     for group in groups:
+        running = [RunningJob(job, kind) for job in group]
         try:
-            done.append(_complete_together(group, kind, worker_name))
+            done.append(_complete_together(running, kind, process.name))
         except BaseException as error:
+            if len(running) == 1:  # Otherwise each runs once more, and logs it all again.
+                process.logs.ended(*running)
             if connection.closed_in_transaction or connection.needs_rollback:
                 raise  # The whole transaction is lost.
             claims.clean_within_batch()
@@ -150,8 +153,8 @@ def _complete_each(
     return done, failed
 
 
-def _complete_together(jobs: Sequence[Claimed], kind: Kind, worker_name: str) -> Done:
-    running = [RunningJob(job, kind) for job in jobs]
+def _complete_together(running: list[RunningJob], kind: Kind, worker_name: str) -> Done:
+    jobs = [each.row for each in running]
     with transaction.atomic():
         with session.Lent() as lent:
             results, hook_ends = _results(kind, running, lent)
@@ -183,7 +186,8 @@ def _hooks_by_owner(
     return [(str(job), hooks[start:end]) for job, (start, end) in zip(jobs, pairwise([0, *hook_ends]), strict=True)]
 
 
-def _after_commit(done: Sequence[Done]) -> None:
+def _after_commit(done: Sequence[Done], process: WorkerProcess) -> None:
+    process.logs.ended(*(job for each in done for job, _ in each.jobs))
     attempts.batch_completed([job for each in done for job in each.jobs])
     for each in done:
         for whose, hooks in each.hooks:

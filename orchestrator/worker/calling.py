@@ -14,6 +14,7 @@ from orchestrator.attempt.callbacks import TransactionLost
 from orchestrator.attempt.process_state import Raised, shielded
 from orchestrator.database_errors import is_database_fault
 from orchestrator.failures import error_of, is_one_of, traceback_of
+from orchestrator.job_log import logged_for
 from orchestrator.kinds import Kind
 from orchestrator.models import Attempt, Job
 from orchestrator.pg_values import as_json
@@ -55,6 +56,7 @@ def results_of_batch(kind: Kind, running: Sequence[RunningJob]) -> list[str]:
 
 
 def _call(running: RunningJob) -> str:
+    logged_for.set(running)  # In a context of its own, see `shielded`.
     began_at = time.monotonic()
     result = call_handler(running)
     running.runtime_seconds = time.monotonic() - began_at
@@ -68,6 +70,8 @@ def call_handler(running: RunningJob) -> Any:
 
 
 def _call_with_batch(kind: Kind, running: Sequence[RunningJob]) -> list[str]:
+    # What a call for several jobs logs otherwise than by their own logs is nobody's in particular.
+    logged_for.set(running[0] if len(running) == 1 else None)
     began_at = time.monotonic()
     results = kind.handler(running)
     for job in running:

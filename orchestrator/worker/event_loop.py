@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.async_running import AsyncRunningJob
 from orchestrator.attempt.process_state import end_if_forked
 from orchestrator.attempt.timeouts import stack_of
+from orchestrator.job_log import logged_for
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class EventLoop:
         """Starts the job's task, in a context that has nothing of other jobs. Called on the loop."""
         context = contextvars.Context()
         context.run(_running_job.set, job)
+        context.run(logged_for.set, job)
         task = JobTask(coroutine, loop=self._loop, context=context)
         task.job = job
         return task

@@ -16,6 +16,7 @@ from orchestrator.worker.deadlines import Hanging, HardTimeout, ProcessEnd, Shut
 from orchestrator.worker.groups import Groups
 from orchestrator.worker.heartbeat import Heartbeat
 from orchestrator.worker.job_leases import JobLeases
+from orchestrator.worker.job_logs import JobLogs
 from orchestrator.worker.lease import HeartbeatConnection, Lease
 from orchestrator.worker.pace import Pace
 from orchestrator.worker.retirement import Retirement
@@ -33,7 +34,8 @@ class WorkerProcess:
         self.slots = Slots(slots)
         self.draining = threading.Event()
         self.lease = Lease(name, queues, slots, HeartbeatConnection())
-        self.running = RunningJobs()
+        self.logs = JobLogs(self.lease.connection)
+        self.running = RunningJobs(self.logs)
         self.groups = Groups(self.draining)
         self.pace = Pace()
         self.async_jobs = AsyncJobs(self.lease, self.running, self.claims)
@@ -53,6 +55,7 @@ class WorkerProcess:
             self.hard_timeout.enforce_hard_timeouts,
             self.job_leases.end_isolation,
             self.job_leases.write_progress,
+            self.write_logs,
             self.job_leases.warn_of_idle_transactions,
             self.in_flight.keep_recorded,
         ]
@@ -86,6 +89,7 @@ class WorkerProcess:
         """Closes the row, once nothing runs here any more."""
         self.draining.set()
         self.async_jobs.stop(deadlines.CHECKPOINT_GRACE_SECONDS)
+        self.logs.stop(deadlines.CHECKPOINT_GRACE_SECONDS)
         self.heartbeat.end(deadlines.CHECKPOINT_GRACE_SECONDS if timeout_seconds is None else timeout_seconds)
 
     def keep_lease(self) -> None:
@@ -97,6 +101,9 @@ class WorkerProcess:
                 self.job_leases.stop_all()
                 self.register()
             collect_tracebacks()
+
+    def write_logs(self) -> None:
+        self.logs.write(self.running.all())
 
     def register(self) -> None:
         self.lease.register()

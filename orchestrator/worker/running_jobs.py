@@ -15,6 +15,7 @@ from orchestrator.failpoints import Failpoint
 from orchestrator.kinds import Kind
 from orchestrator.queue import transitions
 from orchestrator.running import BaseRunningJob, Claimed
+from orchestrator.worker.job_logs import JobLogs
 from orchestrator.worker.lease import Lease
 
 lease_claimed = Failpoint("lease-claimed")
@@ -29,7 +30,8 @@ Attempted = tuple[UUID, int]
 class RunningJobs:
     """The register of leased jobs whose handlers run in this process, wait for their turn, or have just returned."""
 
-    def __init__(self) -> None:
+    def __init__(self, logs: JobLogs) -> None:
+        self._logs = logs
         self._jobs: dict[Attempted, BaseRunningJob] = {}
         self._lock = threading.Lock()
         self._claiming_isolated = threading.Lock()
@@ -45,6 +47,7 @@ class RunningJobs:
         with self._lock:
             for running in ended:
                 self._jobs.pop((running.row.id, running.row.attempt), None)
+        self._logs.ended(*ended)
 
     def by_attempt(self) -> dict[Attempted, BaseRunningJob]:
         with self._lock:

@@ -16,6 +16,7 @@ from orchestrator.models import Job
 from orchestrator.queue import claims
 from orchestrator.running import Claimed
 from orchestrator.worker import batches
+from orchestrator.worker.process import WorkerProcess
 from scheduler.jobs import add
 from scheduler.models import Task, TaskSchedule
 from scheduler.services.schedules import create_schedule
@@ -65,7 +66,7 @@ def end(*task_ids: UUID) -> None:
 
 def run_locked(jobs: Sequence[Claimed]) -> None:
     """Runs a batch that this transaction has locked."""
-    batches.run_locked(add, jobs, worker_name="tester@here")
+    batches.run_locked(add, jobs, WorkerProcess("tester@here", ["default"]))
 
 
 def run_all() -> None:

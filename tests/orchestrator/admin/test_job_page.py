@@ -16,7 +16,7 @@ from orchestrator.admin.attempts import passages
 from orchestrator.admin.graph import in_layers
 from orchestrator.admin.job_page import stretches
 from orchestrator.admin.pipelines import boxes_of, critical_path, steps_of
-from orchestrator.models import Job, Kind
+from orchestrator.models import AttemptLog, Job, Kind
 from orchestrator.states import Status
 from orchestrator.submission import submit
 from tests.factories import make_attempt, make_job, make_user, make_worker_row
@@ -94,7 +94,9 @@ def test_a_running_job_shows_its_progress_and_refreshes_itself(admin_client: Cli
 
 
 def test_a_job_that_has_ended_does_not_refresh_itself(admin_client: Client) -> None:
-    page = shown(admin_client, make_job(Status.COMPLETED))
+    ended_at = timezone.now() - timedelta(minutes=1)
+
+    page = shown(admin_client, make_job(Status.COMPLETED, finished_at=ended_at))
 
     assert "every 2s" not in page
 
@@ -284,3 +286,23 @@ def test_a_pipelines_page_shows_its_graph_and_names_what_failed(admin_client: Cl
     assert "no &lt;sum&gt;" in page
     assert reverse("admin:orchestrator_job_change", args=[child.id]) in page
     assert "0 of 12 done" in page
+
+
+def test_what_the_handler_logged_is_shown_by_attempt_with_what_was_not_kept(admin_client: Client) -> None:
+    job = make_job(Status.FAILED)
+    AttemptLog.objects.create(job=job, attempt=1, lines=[[1, 1_900_000_000, "INFO", job.kind, "begins"]])
+    AttemptLog.objects.create(
+        job=job,
+        attempt=2,
+        lines=[[1, 1_900_000_009, "ERROR", "shop", "<b>no</b>"], [9, 1_900_000_010, "INFO", "x", "y"]],
+    )
+
+    page = shown(admin_client, job)
+
+    assert "Attempt 1</h3>" in page
+    assert "&lt;b&gt;no&lt;/b&gt;" in page
+    assert "7 lines were not kept" in page
+
+
+def test_a_job_that_logged_nothing_has_no_log(admin_client: Client) -> None:
+    assert "m-log" not in shown(admin_client, make_job())
