@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import json
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
@@ -75,6 +77,25 @@ class AsyncRunningJob(BaseRunningJob):
                 await sync_to_async(step.__exit__)(type(error), error, error.__traceback__)
                 raise
             await sync_to_async(step.__exit__)(None, None, None)
+
+    async def checkpoint(self, name: str, fn: Callable[[], Awaitable[Any] | Any]) -> Any:
+        """What `fn` returns, as JSON, awaited if need be: it is called once, and its result committed with all that
+        was written until then. A later attempt is returned that result, and does not call it.
+
+        name: unique in the job. Raises as `step` does, and ValueError for a name or a result that cannot be stored.
+        """
+        self.check()
+        checkpoints = self.named_checkpoints
+        with checkpoints.using(name):
+            kept = await sync_to_async(checkpoints.kept)(name) if checkpoints.may_have_some else None
+            if kept is None:
+                began_at = time.monotonic()
+                async with self.step():
+                    result = fn()
+                    if inspect.isawaitable(result):
+                        result = await result
+                    kept = await sync_to_async(checkpoints.store)(name, result, began_at=began_at)
+        return json.loads(kept)
 
     def stop(self, reason: type[Stop]) -> None:
         super().stop(reason)

@@ -272,6 +272,27 @@ class AttemptLog(models.Model):
         return f"attempt {self.attempt}: {len(self.lines)} lines"
 
 
+class Checkpoint(models.Model):
+    """A named part of a job's work that is done once, with what it returned."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="checkpoints", db_index=False)
+    name = models.CharField(max_length=100)
+    result = models.JSONField(null=True)
+    seconds = models.FloatField(help_text="How long it took.")
+    ended_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        default_permissions = ()
+        ordering: ClassVar = ["id"]
+        constraints: ClassVar = [
+            # Also serves: a job's checkpoints.
+            models.UniqueConstraint(name="checkpoint_is_passed_once", fields=["job", "name"]),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class IdempotencyKey(models.Model):
     """The first answer to a request that a client may send again."""
 

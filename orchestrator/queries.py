@@ -41,6 +41,12 @@ FROM orchestrator_job child
 WHERE child.parent_id = orchestrator_job.id
 HAVING count(*) > 0
 """
+# A job's checkpoints, in order, without their results; NULL for none.
+CHECKPOINTS = """
+SELECT json_agg(json_build_object('name', name, 'ended_at', ended_at, 'seconds', seconds) ORDER BY id)
+FROM orchestrator_checkpoint
+WHERE job_id = orchestrator_job.id
+"""
 # Whether nothing of a job's kind is to be started.
 KIND_IS_PAUSED = """
 EXISTS (SELECT FROM orchestrator_kind kind WHERE kind.name = orchestrator_job.kind AND kind.paused_at IS NOT NULL)
@@ -57,7 +63,7 @@ COLUMNS = {
 # What clients read again and again is SQL: the ORM takes three times as long to write it as PostgreSQL to run it.
 # A job with all that the API shows of it but its attempts.
 SHOWN_JOB = f"""
-SELECT {", ".join(COLUMNS.values())}, ({CHILDREN_COUNTS}), {KIND_IS_PAUSED}, {IS_DUE}
+SELECT {", ".join(COLUMNS.values())}, ({CHILDREN_COUNTS}), {KIND_IS_PAUSED}, {IS_DUE}, ({CHECKPOINTS})
 FROM orchestrator_job
 WHERE id = %(id)s AND {IS_VISIBLE}
 """  # noqa: S608 It is made of constants.
@@ -100,6 +106,8 @@ if TYPE_CHECKING:
         kind_is_paused: bool
         is_due: bool
         failed_attempts: list[Attempt]
+        # Only in `job_detail`.
+        passed_checkpoints: list[dict[str, Any]]
 
 
 def visible_jobs(user: User) -> QuerySet[Job]:
@@ -118,9 +126,12 @@ def orchestration_of(user: User, username: str, job_id: UUID) -> Job:
 
 def job_detail(user: User, job_id: UUID) -> JobDetail:
     """The job with all that is shown of it; raises Job.DoesNotExist likewise."""
-    *columns, children_counts, kind_is_paused, is_due = _visible_row(SHOWN_JOB, user, id=job_id)
+    *columns, children_counts, kind_is_paused, is_due, checkpoints = _visible_row(SHOWN_JOB, user, id=job_id)
     job = cast("JobDetail", Job.from_db(connection.alias, list(COLUMNS), columns))
     job.children_counts, job.kind_is_paused, job.is_due = children_counts, kind_is_paused, is_due
+    job.passed_checkpoints = [
+        each | {"ended_at": datetime.fromisoformat(each["ended_at"])} for each in checkpoints or ()
+    ]
     add_attempts([job])
     return job
 
@@ -184,7 +195,7 @@ def waiting_for(job: JobDetail) -> str | None:
     if job.unfinished_dependencies:
         return "dependencies"
     if not job.is_due and not job.ready:
-        return "retry" if job.attempt else "start_time"
+        return ("retry" if job.error else "snooze") if job.attempt else "start_time"
     return "paused_kind" if job.kind_is_paused else "worker"
 
 

@@ -7,9 +7,10 @@ import logging
 import operator
 import reprlib
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -18,6 +19,7 @@ import msgspec
 from django.db import connection
 
 from orchestrator.attempt.autocommit import Autocommit
+from orchestrator.attempt.checkpoints import Checkpoints
 from orchestrator.attempt.own_transaction import OwnTransaction
 from orchestrator.attempt.session import BEGAN_AT, read_aside
 from orchestrator.attempt.timeouts import RunningHandler
@@ -34,7 +36,7 @@ IDLE_SECONDS = 30
 MAX_PROGRESS = 2**63 - 1
 MAX_MESSAGE_CHARACTERS = 500
 
-MAX_SLEEP_SECONDS = 366 * 86_400
+MAX_SLEEP_SECONDS = MAX_SNOOZE_SECONDS = 366 * 86_400
 
 # A sleep at least this long gives its database connection back meanwhile.
 LONG_SLEEP_SECONDS = 2
@@ -116,6 +118,19 @@ class RowMoved(LeaseLost):
     """The row is not as the claim left it: the job is another worker's, or its own handler has changed the row."""
 
 
+class Snooze(Exception):
+    """Ends an attempt, which is not charged; the job runs again after so many seconds, in no slot meanwhile.
+
+    seconds: more than 0, at most a year. What the attempt wrote is rolled back, except its finished steps.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        if not 0 < seconds <= MAX_SNOOZE_SECONDS:  # False for NaN, too.
+            raise ValueError(f"Snooze takes more than 0 and at most {MAX_SNOOZE_SECONDS:,} seconds, not {seconds!r}.")
+        self.delay = timedelta(seconds=seconds)
+        super().__init__(f"for {seconds:g} s")
+
+
 # Shared by all transactional jobs, which are not asked to stop: their transaction is short, and all or nothing.
 _NEVER_SET = threading.Event()
 
@@ -155,6 +170,11 @@ class BaseRunningJob(RunningHandler):
     def log(self) -> JobLog:
         """The handler's log: each line has the job's id and attempt, and is kept with the job."""
         return JobLog(logging.getLogger(self.kind.name), {"job_id": self.id, "attempt": self.attempt}, self)
+
+    @cached_property
+    def named_checkpoints(self) -> Checkpoints:
+        """Those that this attempt passes by `checkpoint`."""
+        return Checkpoints(self.row.id, self.attempt)
 
     @property
     def owner(self) -> str:
@@ -306,6 +326,23 @@ class RunningJob(BaseRunningJob):
         progress = None if done is None else checked_progress(done, total, message)
         with self.stepping(progress):
             yield
+
+    def checkpoint(self, name: str, fn: Callable[[], Any]) -> Any:
+        """What `fn` returns, as JSON: it is called once, and its result committed with all that was written until
+        then. A later attempt is returned that result, and does not call it.
+
+        name: unique in the job. Raises as `step` does, and ValueError for a name or a result that cannot be stored.
+        """
+        if self._transaction is None:
+            raise RuntimeError(f"A {self.kind.execution} job has one transaction and no checkpoints.")
+        self.check()
+        with self.named_checkpoints.using(name):
+            kept = self.named_checkpoints.kept(name)
+            if kept is None:
+                began_at = time.monotonic()
+                with self.stepping(None):
+                    kept = self.named_checkpoints.store(name, fn(), began_at=began_at)
+        return json.loads(kept)
 
     def stop(self, reason: type[Stop]) -> None:
         super().stop(reason)

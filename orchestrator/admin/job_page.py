@@ -19,14 +19,14 @@ from orchestrator.admin.charts import meter
 from orchestrator.admin.rendering import COLOURS, MAX_CHARACTERS, as_indented
 from orchestrator.admin.run_again import can_run_again
 from orchestrator.diagnostics.flower import flower_url
-from orchestrator.models import Attempt, Job
+from orchestrator.models import Attempt, Checkpoint, Job
 from orchestrator.shown.words import duration, rough
 from orchestrator.states import FINAL, UNFINISHED, Status
 
-MAX_ATTEMPTS_SHOWN, MAX_AUDIT_SHOWN = 20, 20
 MAX_LINES_SHOWN = 200
 # Log lines are written a moment after the job has ended.
 LINES_FOLLOW_SECONDS = 3
+MAX_ATTEMPTS_SHOWN, MAX_AUDIT_SHOWN, MAX_CHECKPOINTS_SHOWN = 20, 20, 100
 REFRESH_SECONDS = 2
 
 
@@ -84,6 +84,7 @@ def context(request: HttpRequest, job: queries.JobDetail) -> dict[str, Any]:
             for each in attempts
         ],
         "log": _log(job),
+        "checkpoints": list(Checkpoint.objects.filter(job=job.id).defer("result")[:MAX_CHECKPOINTS_SHOWN]),
         "pipeline": pipeline,
         # Flower has not heard of others.
         "flower_url": f"{flower_url(request)}/task/{job.id}" if job.celery_task_id else "",
@@ -116,6 +117,8 @@ def _waits(job: queries.JobDetail, now: datetime) -> str:
             return f"Waits for {number:,} {'job' if number == 1 else 'jobs'} to complete."
         case "retry":
             return f"Waits for attempt {job.attempt + 1} of {job.max_attempts}, in {until}."
+        case "snooze":
+            return f"Asked to run again later, in {until}."
         case "start_time":
             return f"Waits for its start, in {until}."
         case "paused_kind":

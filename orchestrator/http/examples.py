@@ -88,6 +88,10 @@ A_LOG_LINE = {
     "logger": "demo.slices",
     "message": "Slice 3 of 5 begins.",
 }
+A_JOBS_CONTENTS: dict[str, Any] = {
+    "payload": {"slices": 5, "seconds_per_slice": 1},
+    "checkpoints": [{"name": "charge the card", "ended_at": "2030-01-31T12:00:17.000000Z", "seconds": 0.84}],
+}
 AN_AUDIT_ENTRY = {
     "id": 4711,
     "at": "2030-01-31T12:00:00.000000Z",

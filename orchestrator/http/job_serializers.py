@@ -8,7 +8,7 @@ from drf_spectacular.utils import OpenApiExample, extend_schema_field, extend_sc
 from rest_framework import serializers
 
 from orchestrator import queries
-from orchestrator.http.examples import A_JOB
+from orchestrator.http.examples import A_JOB, A_JOBS_CONTENTS
 from orchestrator.http.fields import (
     AwareDateTimeField,
     DurationSecondsField,
@@ -21,14 +21,14 @@ from orchestrator.http.fields import (
 )
 from orchestrator.http.links import link
 from orchestrator.kinds import MAX_ATTEMPTS, Kind
-from orchestrator.models import Attempt, Job
+from orchestrator.models import Attempt, Checkpoint, Job
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.upkeep.retention import kept_days
 
 # That one request may submit together.
 MAX_JOBS = 10_000
 
-WAITING_FOR = ("dependencies", "start_time", "retry", "paused_kind", "worker")
+WAITING_FOR = ("dependencies", "start_time", "retry", "snooze", "paused_kind", "worker")
 
 
 class NewJob(StrictSerializer):
@@ -152,6 +152,13 @@ class FailedAttemptSerializer(serializers.Serializer[Attempt]):
     ended_at = serializers.DateTimeField()
 
 
+@extend_schema_serializer(component_name="Checkpoint")
+class CheckpointSerializer(serializers.Serializer[Checkpoint]):
+    name = serializers.CharField()
+    ended_at = serializers.DateTimeField()
+    seconds = serializers.FloatField(help_text="How long it took.")
+
+
 @extend_schema_serializer(component_name="JobLinks")
 class LinksSerializer(serializers.Serializer[Job]):
     """Where to go from here; null where the job's state does not allow it."""
@@ -256,15 +263,16 @@ def _links(job: queries.JobDetail) -> dict[str, str | None]:
 
 @extend_schema_serializer(
     component_name="JobWithPayload",
-    examples=[OpenApiExample("A job", A_JOB | {"payload": {"slices": 5, "seconds_per_slice": 1}}, response_only=True)],
+    examples=[OpenApiExample("A job", A_JOB | A_JOBS_CONTENTS, response_only=True)],
 )
 class JobWithPayloadSerializer(JobSerializer):
-    """A job with its payload."""
+    """A job with its payload and its checkpoints."""
 
     payload = serializers.JSONField()
+    checkpoints = CheckpointSerializer(many=True, help_text="What its handler has done once, in order.")
 
     def to_representation(self, job: queries.JobDetail) -> dict[str, Any]:
-        return super().to_representation(job) | {"payload": job.payload}
+        return super().to_representation(job) | {"payload": job.payload, "checkpoints": job.passed_checkpoints}
 
 
 @extend_schema_serializer(component_name="Kind")

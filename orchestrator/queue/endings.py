@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
@@ -31,6 +31,10 @@ attempt_ended = Failpoint("attempt-ended")
 # ran others, too, before they count.
 MAX_UNAVAILABLE = 10
 
+SNOOZED_TOO_OFTEN = "It has snoozed too often: it has made 1,000,000 attempts."
+# Numbers of attempts beyond which a job may not snooze: one that does so for ever ends at last.
+MAX_SNOOZED_ATTEMPTS = 1_000_000
+
 NO_DELAY = timedelta(0)
 
 
@@ -38,13 +42,14 @@ NO_DELAY = timedelta(0)
 class Ended:
     """How an attempt ended that did not complete its job.
 
-    outcome: kept as an Attempt; None, for one that was cancelled, keeps nothing.
+    outcome: kept as an Attempt; None, for one that was cancelled or snoozes, keeps nothing.
     exception: what ended it, for the log, whose tools read more from it than the traceback.
     retryable: whether another attempt could end better.
     isolate_next_time: its process died while it ran others, too, and any of them may be the cause: it runs alone from
         now on.
     is_one_of_many: its process died while it ran so many that it is hardly to blame.
     runs_alone: it would take its whole batch with it.
+    snooze: after how long its handler has asked to run again.
     """
 
     outcome: Attempt.Outcome | None
@@ -56,6 +61,7 @@ class Ended:
     isolate_next_time: bool = False
     is_one_of_many: bool = False
     runs_alone: bool = False
+    snooze: timedelta | None = None
 
     @property
     def is_free_a_few_times(self) -> bool:
@@ -77,6 +83,8 @@ def decide(ended: Ended, *, number: int, max_attempts: int, free_so_far: int, ki
     number: of the attempt. free_so_far: how many earlier ones ended with that outcome, if `is_free_a_few_times`.
     kind: None for one that this process does not know, as during an upgrade.
     """
+    if ended.snooze is not None:
+        return Decision(charged=False, again=True, within=ended.snooze)
     was_interrupted = ended.outcome == Attempt.Outcome.INTERRUPTED
     is_free = free_so_far < MAX_UNAVAILABLE if ended.is_free_a_few_times else was_interrupted
     again = ended.retryable and number < max_attempts + is_free
@@ -115,6 +123,8 @@ def end_attempt(
     The numbers of attempts only rise. One that the job is not charged for raises the most it may have.
     """
     number = job.attempt + 1 if job.worker_id is None else job.attempt
+    if ended.snooze is not None and number >= MAX_SNOOZED_ATTEMPTS:
+        ended = replace(ended, snooze=None, outcome=Attempt.Outcome.RAISED, error=SNOOZED_TOO_OFTEN, retryable=False)
     decision = decide(
         ended,
         number=number,
@@ -125,12 +135,13 @@ def end_attempt(
     ending = transitions.Ending(
         number=number,
         max_attempts=job.max_attempts + (not decision.charged),
-        error=as_text(ended.error, at_most=MAX_ERROR_CHARACTERS),
+        error="" if ended.snooze else as_text(ended.error, at_most=MAX_ERROR_CHARACTERS),
         worker_name=job.worker_name if worker_name is None else worker_name,
         runs_alone=ended.isolate_next_time or ended.runs_alone,
     )
     with transaction.atomic():
-        moved = _move(job, ending, decision, skip_locked=skip_locked)
+        delay = retry_delay(decision.within) if ended.snooze is None else ended.snooze
+        moved = _move(job, ending, decision, delay, skip_locked=skip_locked)
         if moved is None:
             return None
         _record(job, moved, ended)
@@ -142,12 +153,14 @@ def _ended_likewise(job: Job | Claimed, ended: Ended) -> int:
     return Attempt.objects.filter(job=job.id, outcome=ended.outcome).count()
 
 
-def _move(job: Job | Claimed, ending: transitions.Ending, decision: Decision, *, skip_locked: bool) -> Job | None:
+def _move(
+    job: Job | Claimed, ending: transitions.Ending, decision: Decision, delay: timedelta, *, skip_locked: bool
+) -> Job | None:
     if not decision.again:
         return transitions.fail(job, ending, skip_locked=skip_locked)
     if not decision.within:
         return transitions.hand_back(job, ending, skip_locked=skip_locked)
-    return transitions.retry_later(job, ending, retry_delay(decision.within), skip_locked=skip_locked)
+    return transitions.retry_later(job, ending, delay, skip_locked=skip_locked)
 
 
 def _record(job: Job | Claimed, moved: Job, ended: Ended) -> None:
@@ -179,7 +192,8 @@ def _record(job: Job | Claimed, moved: Job, ended: Ended) -> None:
         pipelines.child_stopped(moved)
     if moved.ready:
         bell.ring_after_commit(moved.kind)
-    after_failure.follow_up(moved, outcome=ended.outcome or "", exception=ended.exception)
+    if ended.snooze is None or moved.status in FINAL:
+        after_failure.follow_up(moved, outcome=ended.outcome or "", exception=ended.exception)
 
 
 def complete(job: Claimed, result: str, *, began_at: int | None = None) -> None:

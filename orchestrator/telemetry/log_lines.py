@@ -20,10 +20,12 @@ _ENDS = {
     "CANCELLED": (logging.INFO, "%s was cancelled at attempt %d. %s%s"),
 }
 
+_SNOOZED = (logging.INFO, "%s runs again later, as attempt %d has asked. %s%s")
+
 
 def ended(job: Job, outcome: str | None, error: str, traceback: str, exception: BaseException | None) -> None:
     """Logs that an attempt has ended, once, with what becomes of the job."""
-    level, message = _ENDS[job.status]
+    level, message = _ENDS[job.status] if outcome or job.status != "CREATED" else _SNOOZED
     extra = {"job_id": str(job.id), "kind": job.kind, "attempt": job.attempt, "outcome": outcome or "", "error": error}
     arguments: list[Any] = [f"{job.kind} {job.id}", job.attempt, outcome or "", error]
     if level != logging.ERROR:

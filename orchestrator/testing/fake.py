@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import json
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -53,12 +55,14 @@ class _Fake(BaseRunningJob):
     seconds: what its clock shows: the time since the handler began, as far as it slept or `advance` was called.
     checkpoints: how many it has passed.
     records: what it logged.
+    kept: the results of its checkpoints, by name, as JSON values; a test puts in those of an earlier attempt.
     """
 
     def __init__(self, row: Claimed, kind: Kind[Any, Any, ...]) -> None:
         super().__init__(row, kind)
         self.reported: list[Progress] = []
         self.steps = 0
+        self.kept: dict[str, Any] = {}
         self.slept: list[float] = []
         self.seconds = 0.0
         self.checkpoints = 0
@@ -122,6 +126,9 @@ class _Fake(BaseRunningJob):
         if progress:
             self._report(progress)
 
+    def _keep(self, name: str, result: Any) -> None:
+        self.kept[name] = json.loads(as_json(result, at_most=settings.ENV.MAX_RESULT_BYTES))
+
     def _stop_if_asked(self) -> None:
         if self.overtime_seconds > 0:
             self.stop(TimedOut)
@@ -162,6 +169,13 @@ class FakeJob(_Fake, RunningJob, Generic[R]):
         with self._step(done, total, message):
             yield
 
+    def checkpoint(self, name: str, fn: Callable[[], Any]) -> Any:
+        """Calls `fn` unless `kept` has its result."""
+        with self.named_checkpoints.using(name), self.step():
+            if name not in self.kept:
+                self._keep(name, fn())
+        return self.kept[name]
+
 
 class AsyncFakeJob(_Fake, AsyncRunningJob, Generic[R]):
     """An AsyncRunningJob that no worker runs. Made by `fake_job` of an async kind."""
@@ -185,6 +199,15 @@ class AsyncFakeJob(_Fake, AsyncRunningJob, Generic[R]):
         """Commits nothing: what the handler writes is in the test's own transaction."""
         with self._step(done, total, message):
             yield
+
+    async def checkpoint(self, name: str, fn: Callable[[], Awaitable[Any] | Any]) -> Any:
+        """Calls `fn` unless `kept` has its result."""
+        with self.named_checkpoints.using(name):
+            async with self.step():
+                if name not in self.kept:
+                    result = fn()
+                    self._keep(name, await result if inspect.isawaitable(result) else result)
+        return self.kept[name]
 
 
 class _Recorder(logging.Handler):

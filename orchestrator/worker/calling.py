@@ -29,6 +29,7 @@ from orchestrator.running import (
     LeaseLost,
     RowMoved,
     RunningJob,
+    Snooze,
     TimedOut,
 )
 
@@ -115,6 +116,8 @@ def fail(job: Claimed, kind: Kind, failure: BaseException, *, worker_name: str |
 def ended_by(kind: Kind, failure: BaseException, *, runs_alone: bool = False) -> Ended:
     """The failure as it is recorded."""
     error = cause_of(failure)
+    if is_one_of(error, (Snooze,)):
+        return Ended(None, error=error_of(error), snooze=error.delay, runs_alone=runs_alone)  # type: ignore[attr-defined]
     return Ended(
         _outcome(failure),
         error=error_of(error),

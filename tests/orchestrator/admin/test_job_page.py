@@ -16,7 +16,7 @@ from orchestrator.admin.attempts import passages
 from orchestrator.admin.graph import in_layers
 from orchestrator.admin.job_page import stretches
 from orchestrator.admin.pipelines import boxes_of, critical_path, steps_of
-from orchestrator.models import AttemptLog, Job, Kind
+from orchestrator.models import AttemptLog, Checkpoint, Job, Kind
 from orchestrator.states import Status
 from orchestrator.submission import submit
 from tests.factories import make_attempt, make_job, make_user, make_worker_row
@@ -68,7 +68,7 @@ def test_a_waiting_job_says_what_it_waits_for(admin_client: Client) -> None:
 
     assert "Waits for a worker of the queue io." in shown(admin_client, make_job())
     assert "Waits for its start, in 2 h." in shown(admin_client, make_job(run_at=in_two_hours, ready=False))
-    retried = make_job(run_at=in_two_hours, ready=False, attempt=1)
+    retried = make_job(run_at=in_two_hours, ready=False, attempt=1, error="no")
     assert "Waits for attempt 2 of 3, in 2 h." in shown(admin_client, retried)
     assert "Waits because its kind is paused." in shown(admin_client, paused)
     assert "Waits for 2 jobs to complete." in shown(admin_client, make_job(unfinished_dependencies=2))
@@ -306,3 +306,13 @@ def test_what_the_handler_logged_is_shown_by_attempt_with_what_was_not_kept(admi
 
 def test_a_job_that_logged_nothing_has_no_log(admin_client: Client) -> None:
     assert "m-log" not in shown(admin_client, make_job())
+
+
+def test_the_checkpoints_that_a_job_has_passed_are_listed(admin_client: Client) -> None:
+    job = make_job(Status.RUNNING)
+    Checkpoint.objects.create(job=job, name="charge the card", result={"secret": 1}, seconds=0.5)
+
+    page = shown(admin_client, job)
+
+    assert "charge the card" in page
+    assert "secret" not in page

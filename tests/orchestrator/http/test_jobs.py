@@ -22,7 +22,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from orchestrator import queries, submission
 from orchestrator.http import links
 from orchestrator.http.job_serializers import JobSerializer, JobWithPayloadSerializer
-from orchestrator.models import Attempt, Job, Worker
+from orchestrator.models import Attempt, Checkpoint, Job, Worker
 from orchestrator.models import Kind as KindRow
 from orchestrator.states import Status
 from orchestrator.submission import submit
@@ -116,7 +116,7 @@ def test_a_job_is_returned_with_all_its_fields(api: Api) -> None:
 
     answer = shown(api, job)
 
-    assert answer.keys() == A_JOB | {"payload"}
+    assert answer.keys() == A_JOB | {"payload", "checkpoints"}
     assert (answer["job_id"], answer["status"], answer["owner"]) == (str(job.id), "COMPLETED", "ada")
     assert answer["progress"] == {"done": 2, "total": 3, "message": "two of three"}
     assert (answer["result"], answer["error"], answer["attempts"], answer["children"]) == ({"a": 1}, "", [], None)
@@ -126,6 +126,7 @@ def test_a_job_is_returned_with_just_the_documented_fields(api: Api) -> None:
     parent = make_job(Status.FAILED, attempt=2)
     make_job(parent=parent, name="child")
     make_attempt(parent, number=1, traceback="Traceback …")
+    Checkpoint.objects.create(job=parent, name="charge", seconds=0.5)
 
     told, listed = shown(api, parent), api.get("/jobs").json()["results"][-1]
 
@@ -252,7 +253,8 @@ HOUR = timedelta(hours=1)
         (Status.CREATED, {}, "worker"),
         (Status.CREATED, {"unfinished_dependencies": 1}, "dependencies"),
         (Status.CREATED, {"ready": False, "run_at": timezone.now() + HOUR}, "start_time"),
-        (Status.CREATED, {"ready": False, "run_at": timezone.now() + HOUR, "attempt": 1}, "retry"),
+        (Status.CREATED, {"ready": False, "run_at": timezone.now() + HOUR, "attempt": 1, "error": "no"}, "retry"),
+        (Status.CREATED, {"ready": False, "run_at": timezone.now() + HOUR, "attempt": 1}, "snooze"),
         (Status.CREATED, {"kind": "paused.kind"}, "paused_kind"),
         (Status.RUNNING, {"unfinished_dependencies": 1}, "dependencies"),
         (Status.RUNNING, {"ready": True}, "worker"),
