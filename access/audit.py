@@ -8,7 +8,7 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
@@ -33,6 +33,7 @@ MAX_TEXT, MAX_ITEMS, MAX_FIELDS = 200, 50, 50
 
 _request: ContextVar[HttpRequest | None] = ContextVar("request", default=None)
 _command: ContextVar[bool] = ContextVar("command", default=False)
+_asker: ContextVar[Mapping[str, Any] | None] = ContextVar("asker", default=None)
 
 
 class _GetResponse(Protocol):
@@ -63,6 +64,21 @@ def by_command() -> Iterator[None]:
         _command.reset(noted)
 
 
+def doer() -> dict[str, Any]:
+    """Who does what is recorded now, as `on_behalf_of` takes it; JSON can hold it."""
+    return {name: str(value) for name, value in _doer(_request.get()).items() if value}
+
+
+@contextmanager
+def on_behalf_of(asker: Mapping[str, Any]) -> Iterator[None]:
+    """Changes within the block are recorded as those of whoever asked for them, who was the `doer` then."""
+    noted = _asker.set(asker)
+    try:
+        yield
+    finally:
+        _asker.reset(noted)
+
+
 def has_request() -> bool:
     return _request.get() is not None
 
@@ -81,9 +97,28 @@ def record(
     action: "job.cancel": what it was done to, and what. before, after: the fields that changed.
     request: the current one if not given.
     """
+    _entry(_doer(request or _request.get()), action, object_id, object_name, before, after).save(force_insert=True)
+
+
+def record_many(action: str, changed: Iterable[tuple[object, object, Mapping[str, Any] | None]]) -> None:
+    """Keeps that this was done to each of several objects: its id, its name, and the fields that changed as they were
+    before.
+    """
+    who = _doer(_request.get())
+    AuditEntry.objects.bulk_create([_entry(who, action, id, name, before, None) for id, name, before in changed])
+
+
+def _entry(
+    who: Mapping[str, Any],
+    action: str,
+    object_id: object,
+    object_name: object,
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
+) -> AuditEntry:
     days = settings.ENV.AUDIT_DAYS
-    AuditEntry.objects.create(
-        **_doer(request or _request.get()),
+    return AuditEntry(
+        **who,
         action=action,
         object_id=_text(object_id)[:150],
         object_name=_text(object_name),
@@ -99,7 +134,9 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, di
     return {"before": {name: before.get(name) for name in names}, "after": {name: after[name] for name in names}}
 
 
-def _doer(request: HttpRequest | None) -> dict[str, Any]:
+def _doer(request: HttpRequest | None) -> Mapping[str, Any]:
+    if (asker := _asker.get()) is not None:
+        return asker
     if request is not None:
         user = getattr(request, "user", None)
         return {

@@ -10,7 +10,11 @@ from django.conf import settings
 
 from orchestrator.kinds import Child, job
 from orchestrator.running import RunningJob
+from orchestrator.steering import actions
+from orchestrator.steering.batches import BulkAction
+from orchestrator.steering.selection import BULK_ACTION
 
+SECONDS_FOR_OTHERS = 0.5
 STEP_SECONDS = settings.ENV.ORCHESTRATION_STEP_SECONDS
 DRAWS = 5
 LEAST, GREATEST = 100, 999
@@ -96,3 +100,30 @@ def slices(job: RunningJob, payload: Slices) -> dict[str, int]:
         job.sleep(payload.seconds_per_slice)
     job.progress(payload.slices, payload.slices, "all slices done")
     return {"slices": payload.slices}
+
+
+@job(
+    BULK_ACTION,
+    queue="io",
+    payload=BulkAction,
+    atomic=False,
+    on_cancel="keep",
+    priority=0,
+    max_attempts=10,
+    timeout_seconds=None,
+    internal="POST /jobs/cancel, /jobs/retry or /jobs/change",
+)
+def bulk_action(job: RunningJob, payload: BulkAction) -> dict[str, Any]:
+    """Cancels, retries or changes the jobs that matched a filter, in batches; goes on where it was interrupted."""
+
+    def tell() -> None:
+        done, total = actions.progress(job.row.id)
+        job.progress(done, total, f"{done:,} of {total:,} jobs")
+
+    tell()
+    while not actions.is_done(job.row.id):
+        actions.work_off(job.row.id, payload, check=job.check, tell=tell)
+        if not actions.is_done(job.row.id):
+            job.sleep(SECONDS_FOR_OTHERS)  # Somebody else is at the last batches, or was until it died.
+    tell()
+    return actions.result(job.row.id, payload)

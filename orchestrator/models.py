@@ -315,6 +315,33 @@ class IdempotencyKey(models.Model):
         return self.key
 
 
+class BulkBatch(models.Model):
+    """Some of the jobs that a bulk action is for, as they were found when it was asked for, and what became of it."""
+
+    action = models.ForeignKey(
+        Job, on_delete=models.CASCADE, related_name="batches", db_index=False, help_text="The job that does it."
+    )
+    number = models.IntegerField()
+    size = models.IntegerField(help_text="How many jobs they were.")
+    job_ids = ArrayField(models.UUIDField(), help_text="Empty once it is done.")
+    found_at = models.DateTimeField(help_text="What has ended since then is another attempt's end.")
+    asked_by = models.JSONField(default=dict, help_text="As the audit trail has it.")
+    begun_at = models.DateTimeField(null=True, help_text="When somebody last began to do it.")
+    done_at = models.DateTimeField(null=True)
+    outcome = models.JSONField(default=dict, help_text="What became of how many jobs.")
+    refusals = models.JSONField(default=dict, help_text="Why, by the ids of the first jobs that were refused.")
+
+    class Meta:
+        default_permissions = ()
+        constraints: ClassVar = [
+            # Also serves: the next batch of an action.
+            models.UniqueConstraint(name="bulk_batch_is_numbered", fields=["action", "number"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"batch {self.number} of {self.action_id}"
+
+
 class Upkeep(models.Model):
     """When a part of the upkeep last ran: one row a part."""
 

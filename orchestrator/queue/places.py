@@ -19,6 +19,7 @@ MOVE = """
 WITH locked AS MATERIALIZED (
     SELECT id, run_at,
            coalesce(%(priority)s, priority) - priority AS steps,
+           status = 'CREATED' AND unfinished_dependencies = 0 AS could_start,
            CASE WHEN %(at_once)s THEN least(run_at, statement_timestamp())
                 ELSE coalesce(%(run_at)s::timestamptz, run_at)
            END AS next_run_at
@@ -32,7 +33,7 @@ SET priority = priority + steps,
     run_at = next_run_at,
     rank = rank + (next_run_at - job.run_at) + steps * %(priority_step)s,
     ready = CASE WHEN next_run_at > statement_timestamp() THEN false
-                 WHEN job.run_at > statement_timestamp() THEN status = 'CREATED' AND unfinished_dependencies = 0
+                 WHEN job.run_at > statement_timestamp() THEN could_start
                  ELSE ready
             END,
     updated_at = clock_timestamp()

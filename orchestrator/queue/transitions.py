@@ -443,6 +443,12 @@ def cancel(job_id: UUID) -> None:
     _cancel(Job.objects.filter(id=job_id, status__in=UNFINISHED, worker=None), cancel_requested_at=Now())
 
 
+def cancel_unstarted(job_ids: Collection[UUID]) -> None:
+    """Cancels those of the jobs that have not started, or wait for another attempt. Their rows are locked."""
+    unstarted = Job.objects.filter(id__in=job_ids, status=Status.CREATED)
+    _cancel(unstarted, cancel_requested_at=Now())
+
+
 def cancel_unstarted_children(parent_id: UUID, *, but: Collection[str] = ()) -> None:
     """Cancels what has not started of a pipeline, but for what is about to: its rows are locked.
 
@@ -482,12 +488,12 @@ def fail_pipeline(parent_id: UUID) -> bool:
     return failed == 1
 
 
-def reopen(job_id: UUID) -> set[str]:
-    """Lets a job that failed or was cancelled, and of its children those that did not complete, run again.
+def reopen(*job_ids: UUID) -> set[str]:
+    """Lets jobs that failed or were cancelled, and of their children those that did not complete, run again.
 
     They have at least one attempt from now on. Returns the names of their kinds.
     """
-    ended = Job.objects.filter(Q(id=job_id) | Q(parent=job_id), status__in=(Status.FAILED, Status.CANCELLED))
+    ended = Job.objects.filter(Q(id__in=job_ids) | Q(parent__in=job_ids), status__in=(Status.FAILED, Status.CANCELLED))
     kinds = set(ended.values_list("kind", flat=True))
     ended.update(
         status=Status.CREATED,

@@ -55,6 +55,15 @@ class Change:
     def columns(self) -> dict[str, Any]:
         return {"priority": self.priority, "run_at": self.run_at, "at_once": self.at_once}
 
+    def as_json(self) -> dict[str, Any]:
+        given = {"priority": self.priority, "run_at": self.run_at and self.run_at.isoformat(), "at_once": self.at_once}
+        return {name: value for name, value in given.items() if value is not None and value is not False}
+
+    @classmethod
+    def from_json(cls, given: dict[str, Any]) -> Change:
+        run_at = given.get("run_at")
+        return cls(**given | {"run_at": run_at and datetime.fromisoformat(run_at)})
+
 
 def change(job_id: UUID, wanted: Change) -> Job:
     """Changes a job that has not started, or that waits for another attempt. Returns it as it is then.

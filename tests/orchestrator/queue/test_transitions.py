@@ -47,6 +47,7 @@ VERBS: dict[str, set[Move]] = {
     "hand_back": {("RUNNING", "CREATED")} | CANCELS,
     "hand_back_unstarted": {("RUNNING", "CREATED")},
     "cancel": CANCELS,
+    "cancel_unstarted": {("CREATED", "CANCELLED")},
     "cancel_unstarted_children": {("CREATED", "CANCELLED")},
     "cancel_some_unstarted_children": {("CREATED", "CANCELLED")},
     "cancel_pipeline": CANCELS,
@@ -97,6 +98,9 @@ class Bench:
 
     def cancel(self, job: Job) -> None:
         transitions.cancel(job.id)
+
+    def cancel_unstarted(self, job: Job) -> None:
+        transitions.cancel_unstarted([job.id])
 
     def cancel_unstarted_children(self, job: Job) -> None:
         assert job.parent_id is not None

@@ -1,0 +1,109 @@
+"""Which jobs something is to be done to: those that match a filter, as the person who asks may do it to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.db.models import Q, QuerySet
+
+from access.permissions import User, may, owner_of, owners_named, require
+from orchestrator import queries
+from orchestrator.kinds import Problem
+from orchestrator.models import Job
+
+# A dry run counts no further.
+MAX_COUNTED = 100_000
+
+# The kind whose jobs do what is asked for, and which nobody means who means all jobs.
+BULK_ACTION = "jobs.bulk_action"
+
+
+class BadFilter(Exception):
+    """The filter names nothing, or nothing that could be."""
+
+    def __init__(self, detail: str) -> None:
+        self.problems = [Problem("/filter", "invalid", detail)]
+        super().__init__(detail)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFilter:
+    """Jobs that fit all that is given: of any of the values in each sequence, and within the times.
+
+    parent: the children of that job. Without it, and without ids, only jobs that are nobody's children are meant: what
+    is done to a child stops its pipeline.
+    """
+
+    ids: Sequence[UUID] = ()
+    status: Sequence[str] = ()
+    kind: Sequence[str] = ()
+    owner: Sequence[str] = ()
+    queue: Sequence[str] = ()
+    priority: Sequence[int] = ()
+    parent: UUID | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    finished_after: datetime | None = None
+    finished_before: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if not self.given:
+            raise BadFilter(f"Name at least one of {', '.join(asdict(self))}; all jobs are never meant.")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value not in ((), [], None)}
+
+    def apply(self, jobs: QuerySet[Job]) -> QuerySet[Job]:
+        """The jobs that fit."""
+        for column in ("status", "kind", "owner", "queue", "priority"):
+            if values := getattr(self, column):
+                jobs = jobs.filter(**{f"{column}__in": values})
+        if self.ids:
+            jobs = jobs.filter(id__in=self.ids)
+        elif self.parent:
+            jobs = jobs.filter(parent=self.parent)
+        else:
+            jobs = jobs.filter(parent=None)
+        if BULK_ACTION not in self.kind and not self.ids:
+            jobs = jobs.exclude(kind=BULK_ACTION)
+        return self._within_times(jobs)
+
+    def _within_times(self, jobs: QuerySet[Job]) -> QuerySet[Job]:
+        ended = Q()
+        if self.finished_after:
+            ended &= Q(finished_at__gte=self.finished_after)
+        if self.finished_before:
+            ended &= Q(finished_at__lt=self.finished_before)
+        return queries.created_between(jobs.filter(ended), self.created_after, self.created_before)
+
+
+def permitted(user: User, wanted: JobFilter, permission: str) -> QuerySet[Job]:
+    """The jobs that fit and that the user may do it to: everyone's with the permission, else the user's own.
+
+    Raises NotPermitted where another owner is named.
+    """
+    jobs = queries.visible_jobs(user)
+    named = [owner for name in wanted.owner for owner in owners_named(user, name)]
+    for owner in named:
+        require(user, owner, permission)
+    if not may(user, permission):
+        jobs = jobs.filter(owner=owner_of(user)) if user.is_authenticated else jobs.none()
+    return JobFilter(**asdict(wanted) | {"owner": named}).apply(jobs)
+
+
+class Count(NamedTuple):
+    """How many jobs match; at least so many if it is not exact."""
+
+    matched: int
+    exact: bool
+
+
+def count(jobs: QuerySet[Job]) -> Count:
+    """Counts MAX_COUNTED at most."""
+    found = jobs.order_by()[: MAX_COUNTED + 1].count()
+    return Count(min(found, MAX_COUNTED), found <= MAX_COUNTED)
