@@ -77,7 +77,8 @@ def statuses() -> list[str]:
 def test_all_that_is_given_has_to_fit() -> None:
     now = timezone.now()
     wanted = make_job(Status.FAILED, kind="a.b", owner="ada", queue="io", priority=3, finished_at=now)
-    for other in ({"kind": "a.c"}, {"owner": "eve"}, {"queue": "default"}, {"priority": 4}):
+    others: tuple[dict[str, Any], ...] = ({"kind": "a.c"}, {"owner": "eve"}, {"queue": "default"}, {"priority": 4})
+    for other in others:
         make_job(
             Status.FAILED, **{"kind": "a.b", "owner": "ada", "queue": "io", "priority": 3, "finished_at": now} | other
         )
