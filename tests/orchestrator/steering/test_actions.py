@@ -76,12 +76,10 @@ def statuses() -> list[str]:
 
 def test_all_that_is_given_has_to_fit() -> None:
     now = timezone.now()
-    wanted = make_job(Status.FAILED, kind="a.b", owner="ada", queue="io", priority=3, finished_at=now)
-    others: tuple[dict[str, Any], ...] = ({"kind": "a.c"}, {"owner": "eve"}, {"queue": "default"}, {"priority": 4})
-    for other in others:
-        make_job(
-            Status.FAILED, **{"kind": "a.b", "owner": "ada", "queue": "io", "priority": 3, "finished_at": now} | other
-        )
+    columns: dict[str, Any] = {"kind": "a.b", "owner": "ada", "queue": "io", "priority": 3, "finished_at": now}
+    wanted = make_job(Status.FAILED, **columns)
+    for name, value in {"kind": "a.c", "owner": "eve", "queue": "default", "priority": 4}.items():
+        make_job(Status.FAILED, **columns | {name: value})
     described = JobFilter(
         status=["FAILED"],
         kind=["a.b"],
