@@ -15,6 +15,7 @@ from access.permissions import is_granted, owner_of
 from orchestrator import queries
 from orchestrator.admin import pipelines
 from orchestrator.admin.attempts import passages
+from orchestrator.admin.change_place import has_place
 from orchestrator.admin.charts import meter
 from orchestrator.admin.rendering import COLOURS, MAX_CHARACTERS, as_indented
 from orchestrator.admin.run_again import can_run_again
@@ -55,6 +56,8 @@ def useless_buttons(job: Job) -> set[str]:
         useless.add("cancel_this")
     if job.status not in (Status.FAILED, Status.CANCELLED) or job.parent_id or job.pruning:
         useless.add("retry_this")
+    if not has_place(job) or job.cancel_requested_at:
+        useless.add("change_place")
     if job.status not in FINAL or not can_run_again(job):
         useless.add("run_again")
     return useless

@@ -21,6 +21,7 @@ from access.permissions import is_granted
 from orchestrator import queries
 from orchestrator.admin import job_page, search
 from orchestrator.admin.base import MAX_AT_ONCE, ReadOnlyAdmin, act_on_each, ask_first, is_across
+from orchestrator.admin.change_place import ChangePlaceForm
 from orchestrator.admin.filters import CreatedFilter, KindFilter, PipelineFilter, QueueFilter
 from orchestrator.admin.rendering import cut, label, with_id
 from orchestrator.admin.run_again import RunAgainForm
@@ -29,6 +30,7 @@ from orchestrator.models import Job
 from orchestrator.shown.lists import column
 from orchestrator.shown.words import age, duration
 from orchestrator.states import UNFINISHED, Status
+from orchestrator.steering.changing import NotChangeable, change
 from orchestrator.submission import (
     BadSubmission,
     NotCancellable,
@@ -70,7 +72,7 @@ class JobAdmin(ReadOnlyAdmin):
     search_fields = ("pk",)
     search_help_text = search.HELP
     actions = ("cancel_selected", "retry_selected")
-    actions_detail = ("cancel_this", "retry_this", "run_again")
+    actions_detail = ("cancel_this", "retry_this", "change_place", "run_again")
     change_form_template = "orchestrator/admin/job.html"
     fields = ("kind",)
 
@@ -131,6 +133,33 @@ class JobAdmin(ReadOnlyAdmin):
     )
     def retry_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         return self._act_on_this(request, object_id, self._retry)
+
+    def has_reschedule_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return self.is_granted(request, "reschedule")
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Change priority …",
+        permissions=["reschedule"],
+        icon="swap_vert",
+        dialog={
+            "title": "Change its place in the queue?",
+            "description": "Of a pipeline, the children that have not started change with it.",
+            "form_class": ChangePlaceForm,
+            "form_submit_text": "Change",
+        },
+    )
+    def change_place(self, request: HttpRequest, form: ChangePlaceForm, object_id: str) -> HttpResponse:
+        job = self.get_object(request, object_id)
+        if job is None:
+            raise Http404
+        try:
+            changed = change(job.id, form.change)
+        except NotChangeable as refusal:
+            self.message_user(request, str(refusal), messages.WARNING)
+        else:
+            self.log_change(request, changed, f"Changed the priority from {job.priority} to {changed.priority}.")
+            self.message_user(request, f"Its priority is {changed.priority} now.", messages.SUCCESS)
+        return opened(job)
 
     def has_run_again_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         """It shows a payload, and submits a job for its owner."""

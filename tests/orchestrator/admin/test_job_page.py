@@ -12,6 +12,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from access.models import AuditEntry
 from orchestrator.admin.attempts import passages
 from orchestrator.admin.graph import in_layers
 from orchestrator.admin.job_page import stretches
@@ -19,7 +20,7 @@ from orchestrator.admin.pipelines import boxes_of, critical_path, steps_of
 from orchestrator.models import AttemptLog, Checkpoint, Job, Kind
 from orchestrator.states import Status
 from orchestrator.submission import submit
-from tests.factories import make_attempt, make_job, make_user, make_worker_row
+from tests.factories import make_attempt, make_job, make_user, make_worker_row, staff_with
 from tests.moves import put
 from tests.orchestrator.workbench import DeclareKind, pipeline
 
@@ -44,13 +45,13 @@ def shown(client: Client, job: Job, **headers: str) -> str:
 
 
 def buttons(page: str) -> set[str]:
-    return {name for name in ("cancel_this", "retry_this", "run_again") if f"/{name}/" in page}
+    return {name for name in ("cancel_this", "retry_this", "change_place", "run_again") if f"/{name}/" in page}
 
 
 @pytest.mark.parametrize(
     ("status", "offered"),
     [
-        (Status.CREATED, {"cancel_this"}),
+        (Status.CREATED, {"cancel_this", "change_place"}),
         (Status.RUNNING, {"cancel_this"}),
         (Status.COMPLETED, {"run_again"}),
         (Status.FAILED, {"retry_this", "run_again"}),
@@ -316,3 +317,38 @@ def test_the_checkpoints_that_a_job_has_passed_are_listed(admin_client: Client) 
 
     assert "charge the card" in page
     assert "secret" not in page
+
+
+def change_place(client: Client, job: Job, **form: Any) -> Job:
+    address = reverse("admin:orchestrator_job_change_place", args=[job.id])
+    response = client.post(address, {"_form_submitted": "True"} | form)
+    assert response.status_code == 200
+    return Job.objects.get(id=job.id)
+
+
+def test_a_waiting_job_is_given_another_priority_by_the_button(admin_client: Client) -> None:
+    job = make_job(priority=5)
+
+    changed = change_place(admin_client, job, priority="1")
+
+    assert (changed.priority, changed.run_at) == (1, job.run_at)
+    assert AuditEntry.objects.filter(action="job.change", object_id=str(job.id)).count() == 1
+
+
+def test_a_job_that_waits_for_its_time_can_be_started_now(admin_client: Client) -> None:
+    job = make_job(run_at=timezone.now() + timedelta(hours=2), ready=False)
+
+    assert change_place(admin_client, job, priority="5", at_once="on").run_at <= timezone.now()
+
+
+def test_a_priority_that_there_is_not_is_refused_in_the_dialog(admin_client: Client) -> None:
+    assert change_place(admin_client, make_job(priority=5), priority="10").priority == 5
+
+
+def test_the_priority_of_a_job_is_changed_only_with_the_permission() -> None:
+    job = make_job(priority=5)
+    address = reverse("admin:orchestrator_job_change_place", args=[job.id])
+
+    staff_with("view_job").post(address, {"_form_submitted": "True", "priority": "1"})
+
+    assert Job.objects.get(id=job.id).priority == 5
