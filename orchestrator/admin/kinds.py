@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import quote
 from django.db.models import QuerySet
 from django.db.models.expressions import RawSQL
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from unfold.decorators import action
 
+from orchestrator.admin import kind_page
 from orchestrator.admin.base import MAX_COUNTED, ReadOnlyAdmin
 from orchestrator.admin.charts import Bar, sparkline
+from orchestrator.admin.figures import run_times_sparkline
 from orchestrator.admin.rendering import counted, label, list_link
 from orchestrator.models import Kind
 from orchestrator.queue.pausing import pause_kind, resume_kind
 from orchestrator.rollups import reading
-from orchestrator.rollups.reading import MINUTE, NO_TIMES, Counts, Times, summed
+from orchestrator.rollups.reading import MINUTE, NO_TIMES, Counts, Times, TimesAt, summed
 from orchestrator.shown.lists import NumberedList, column
-from orchestrator.shown.words import duration
+from orchestrator.shown.words import duration, for_how_long
 from orchestrator.states import Status
 
 # A kind's jobs that could start now, and those running: each read from an index that holds few others, and counted
@@ -49,6 +55,8 @@ if TYPE_CHECKING:
         hour: Counts
         day: list[Counts]
         run_times: Times
+        run_times_by_hour: list[TimesAt]
+        oldest_since: datetime | None
 
 
 class KindList(NumberedList):
@@ -58,10 +66,13 @@ class KindList(NumberedList):
         super().get_results(request)
         now = timezone.now()
         ended, times, hours = reading.ended(now), reading.times(now), reading.by_hour(now)
+        run_times, waiting = reading.run_times_by_hour(now), {each.name: each for each in reading.kinds()}
         self.result_list = list(self.result_list)
         for kind in self.result_list:
             kind.hour, kind.day = ended.by_kind[MINUTE][kind.name], hours[kind.name]
             _, kind.run_times = times.get(kind.name, (NO_TIMES, NO_TIMES))
+            kind.run_times_by_hour = run_times[kind.name]
+            kind.oldest_since = waiting[kind.name].oldest_since if kind.name in waiting else None
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -83,13 +94,16 @@ def jobs_link(kind: Kind, count: int, status: Status) -> SafeString:
 @admin.register(Kind)
 class KindAdmin(ReadOnlyAdmin):
     list_display = (
-        "name", "state", "queue", "ready_jobs", "running_jobs", "done", "failed", "run_time", "last_day", "first_line",
+        "name", "state", "queue", "ready_jobs", "oldest", "running_jobs", "done", "failed", "last_day", "run_time",
+        "run_times", "first_line",
     )  # fmt: skip
     list_filter = ("queue", StateFilter)
     ordering = ("name",)
     search_fields = ("name",)
     actions = ("pause_selected", "resume_selected")
-    fields = (("name", "state"), ("queue", "paused_at"), ("ready_jobs", "running_jobs"), "description")
+    actions_detail = ("pause_this", "resume_this")
+    change_form_template = "orchestrator/admin/kind.html"
+    fields = ("name",)
 
     def get_changelist(self, request: HttpRequest, **options: Any) -> type[ChangeList]:
         return KindList
@@ -100,6 +114,61 @@ class KindAdmin(ReadOnlyAdmin):
             ready=RawSQL(READY_JOBS, [MAX_COUNTED]),  # noqa: S611 - a constant
             running=RawSQL(RUNNING_JOBS, [MAX_COUNTED]),  # noqa: S611 - a constant
         )
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        kind = self.get_object(request, object_id) if object_id else None
+        shown = kind_page.context(request, kind) if kind else {}
+        return super().changeform_view(request, object_id, form_url, {**(extra_context or {}), **shown})
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """The button that applies to the kind as it is."""
+        is_paused = Kind.objects.filter(name=object_id, paused_at__isnull=False).exists()
+        useless = "orchestrator_kind_pause_this" if is_paused else "orchestrator_kind_resume_this"
+        found: list[Any] = super().get_actions_detail(request, object_id)  # type: ignore[misc]
+        return [each for each in found if each.action_name != useless]
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Pause",
+        permissions=["pause"],
+        icon="pause",
+        dialog={
+            "title": "Pause this kind?",
+            "description": "None of its jobs is started until it is resumed. Those that run go on.",
+            "form_class": None,
+            "form_submit_text": "Pause the kind",
+        },
+    )
+    def pause_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        return self._act_on_this(request, object_id, pause_kind, "Paused")
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Resume",
+        permissions=["pause"],
+        icon="play_arrow",
+        dialog={
+            "title": "Resume this kind?",
+            "description": "Its jobs are started again, those that have waited first.",
+            "form_class": None,
+            "form_submit_text": "Resume the kind",
+        },
+    )
+    def resume_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        return self._act_on_this(request, object_id, resume_kind, "Resumed")
+
+    def _act_on_this(
+        self, request: HttpRequest, object_id: str, act: Callable[[str], None], done: str
+    ) -> HttpResponse:
+        kind = self.get_object(request, object_id)
+        if kind is None:
+            raise Http404
+        self._act(request, Kind.objects.filter(name=kind.name), act, done)
+        return HttpResponse(headers={"HX-Redirect": reverse("admin:orchestrator_kind_change", args=[quote(kind.pk)])})
 
     @admin.action(description="Pause the selected kinds", permissions=["pause"])
     def pause_selected(self, request: HttpRequest, kinds: QuerySet[Kind]) -> None:
@@ -119,13 +188,13 @@ class KindAdmin(ReadOnlyAdmin):
     def state(self, kind: Kind) -> SafeString:
         return label("PAUSED" if kind.paused_at else "ACTIVE")
 
-    @column("ready jobs", "m-number")
+    @column("waiting", "m-number")
     def ready_jobs(self, kind: ListedKind) -> SafeString:
         return list_link(
             "admin:orchestrator_job_changelist", counted(kind.ready), kind=kind.name, status__exact="CREATED"
         )
 
-    @column("running jobs", "m-number")
+    @column("running", "m-number")
     def running_jobs(self, kind: ListedKind) -> SafeString:
         return list_link(
             "admin:orchestrator_job_changelist", counted(kind.running), kind=kind.name, status__exact="RUNNING"
@@ -144,6 +213,14 @@ class KindAdmin(ReadOnlyAdmin):
     def run_time(self, kind: ListedKind) -> SafeString:
         within = f"95 % within {duration(kind.run_times.p95)}"
         return format_html('<span title="{}">{}</span>', within, duration(kind.run_times.median))
+
+    @column("oldest", "m-number")
+    def oldest(self, kind: ListedKind) -> SafeString | str:
+        return for_how_long(kind.oldest_since)
+
+    @column("by the hour")
+    def run_times(self, kind: ListedKind) -> SafeString | str:
+        return run_times_sparkline(kind.run_times_by_hour)
 
     @column("last day")
     def last_day(self, kind: ListedKind) -> SafeString:

@@ -5,28 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlencode
 
 from django.conf import settings
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
-from orchestrator.admin.charts import Bar, bars, meter
+from orchestrator.admin.charts import meter
+from orchestrator.admin.figures import ended_chart, jobs_url, rate_of
 from orchestrator.admin.home import Alert, Shown, lately, panel
 from orchestrator.diagnostics import liveness
 from orchestrator.diagnostics.liveness import LiveWorker
 from orchestrator.rollups import reading
-from orchestrator.rollups.reading import HOUR, MINUTE, Ended, Failing, Point
+from orchestrator.rollups.reading import HOUR, MINUTE, Ended, Failing
 from orchestrator.shown.words import duration, rough
 
 # A kind whose oldest job waits for longer has its place among what is wrong.
 WAITING_LONG_SECONDS = 300
-RATE_MINUTES = 5
-
-
-def jobs_url(**filters: object) -> str:
-    return f"{reverse('admin:orchestrator_job_changelist')}?{urlencode(filters)}"
 
 
 @panel("orchestrator/admin/home/jobs.html", permission="orchestrator.view_job", place=10)
@@ -48,13 +43,13 @@ def jobs(request: HttpRequest) -> Shown:
             "oldest": min((kind["now"].oldest_since for kind in kinds if kind["now"].oldest_since), default=None),
             "running": sum(worker.busy for worker in workers),
             "slots": sum(worker.slots for worker in workers if worker.is_claiming),
-            "rate": _rate(ended.charts[MINUTE]),
+            "rate": rate_of(ended.charts[MINUTE]),
             "waits": waits,
             "runs": runs,
         },
         "charts": [
-            _chart(ended.charts[MINUTE], "Last hour, by the minute", "%H:%M"),
-            _chart(ended.charts[HOUR], "Last day, by the hour", "%H:00"),
+            ended_chart(ended.charts[MINUTE], "Last hour, by the minute", "%H:%M"),
+            ended_chart(ended.charts[HOUR], "Last day, by the hour", "%H:00"),
         ],
         "failing": failing,
         "kinds": kinds,
@@ -90,36 +85,6 @@ def _kinds(ended: Ended, times: dict[str, Any], now: datetime) -> list[dict[str,
 
 def _seconds(since: datetime | None, now: datetime) -> float:
     return (now - since).total_seconds() if since else 0.0
-
-
-def _rate(minutes: Sequence[Point]) -> float:
-    """Jobs done a minute, over the last whole minutes."""
-    whole = minutes[-RATE_MINUTES - 1 : -1]
-    return sum(point.counts.ended for point in whole) / max(len(whole), 1)
-
-
-def _chart(points: Sequence[Point], title: str, clock: str) -> dict[str, Any]:
-    columns = [
-        Bar(
-            [
-                ("m-completed", point.counts.completed),
-                ("m-cancelled", point.counts.cancelled),
-                ("m-failed", point.counts.failed),
-            ],
-            f"{point.at:{clock}}: {point.counts.completed:,} completed, {point.counts.failed:,} failed, "
-            f"{point.counts.cancelled:,} cancelled",
-        )
-        for point in points
-    ]
-    counts = reading.summed(point.counts for point in points)
-    said = f"{counts.completed:,} completed, {counts.failed:,} failed"
-    return {
-        "title": title,
-        "svg": bars(columns, f"{title}: {said}"),
-        "said": said,
-        "peak": int(max(column.total for column in columns)),
-        "labels": [f"{points[n].at:{clock}}" for n in (0, len(points) // 2, -1)],
-    }
 
 
 def _worker(worker: LiveWorker) -> dict[str, Any]:

@@ -29,8 +29,9 @@ KEEPS_FAILING, KEEPS_FAILING_PART = 3, 0.5
 ENDED = """
 SELECT span, begins_at, kind, sum(completed), sum(failed), sum(cancelled), sum(errors)
 FROM orchestrator_rollup
-WHERE span = 'minute' AND begins_at > %(now)s - interval '1 hour'
-   OR span = 'hour' AND begins_at > %(now)s - interval '1 day'
+WHERE (span = 'minute' AND begins_at > %(now)s - interval '1 hour'
+       OR span = 'hour' AND begins_at > %(now)s - interval '1 day')
+  AND (%(kind)s IS NULL OR kind = %(kind)s)
 GROUP BY GROUPING SETS ((span, begins_at), (span, kind))
 """
 
@@ -52,6 +53,10 @@ WHERE latest.last_failure_at > %(now)s - interval '1 day'
 BY_HOUR = """
 SELECT kind, begins_at, completed, failed, cancelled, errors FROM orchestrator_rollup
 WHERE span = 'hour' AND begins_at > %(now)s - interval '1 day'
+"""
+
+RUNS_BY_HOUR = """
+SELECT kind, begins_at, runs FROM orchestrator_rollup WHERE span = 'hour' AND begins_at > %(now)s - interval '1 day'
 """
 
 DURATIONS = """
@@ -114,6 +119,13 @@ class Times(NamedTuple):
 NO_TIMES = Times(None, None)
 
 
+class TimesAt(NamedTuple):
+    """How long jobs ran that ended in an hour of a chart."""
+
+    at: datetime
+    times: Times
+
+
 @dataclass
 class Failing:
     """A kind that has failed within the last day."""
@@ -145,14 +157,15 @@ class Ended(NamedTuple):
         return summed(point.counts for point in self.charts[span])
 
 
-def ended(now: datetime) -> Ended:
+def ended(now: datetime, *, kind: str | None = None) -> Ended:
+    """kind: only of that one."""
     at: dict[str, dict[datetime, Counts]] = {MINUTE: {}, HOUR: {}}
     by_kind: dict[str, dict[str, Counts]] = {MINUTE: defaultdict(Counts), HOUR: defaultdict(Counts)}
-    for span, begins_at, kind, *counts in _rows(ENDED, now):
-        if kind is None:
+    for span, begins_at, name, *counts in _rows(ENDED, now, kind=kind):
+        if name is None:
             at[span][begins_at] = Counts(*map(int, counts))
         else:
-            by_kind[span][kind] = Counts(*map(int, counts))
+            by_kind[span][name] = Counts(*map(int, counts))
     return Ended({span: _points(span, found, now) for span, found in at.items()}, by_kind)
 
 
@@ -196,6 +209,19 @@ def by_hour(now: datetime) -> dict[str, list[Counts]]:
     )
 
 
+def run_times_by_hour(now: datetime) -> dict[str, list[TimesAt]]:
+    """How long jobs of each kind ran that ended in each hour of the last day."""
+    found: dict[str, dict[datetime, Times]] = defaultdict(dict)
+    for kind, begins_at, runs in _rows(RUNS_BY_HOUR, now):
+        found[kind][begins_at] = _times([runs])
+    hours = _moments(HOUR, now)
+    nothing = [TimesAt(at, NO_TIMES) for at in hours]
+    return defaultdict(
+        lambda: nothing,
+        {kind: [TimesAt(at, by_hour.get(at, NO_TIMES)) for at in hours] for kind, by_hour in found.items()},
+    )
+
+
 def kinds() -> list[KindNow]:
     """Every kind, that with the job that has waited longest first."""
     with connection.cursor() as cursor:
@@ -215,10 +241,14 @@ def summed(counts: Iterable[Counts]) -> Counts:
 
 def _points(span: str, found: dict[datetime, Counts], now: datetime) -> list[Point]:
     """One for each minute or hour, also where nothing ended."""
-    step = STEP[Rollup.Span(span)]
+    return [Point(at, found.get(at, Counts())) for at in _moments(span, now)]
+
+
+def _moments(span: str, now: datetime) -> list[datetime]:
+    """The beginnings of the minutes or hours of a chart."""
+    step, count = STEP[Rollup.Span(span)], POINTS[Rollup.Span(span)]
     last = now.replace(minute=now.minute if span == MINUTE else 0, second=0, microsecond=0)
-    first = last - (POINTS[Rollup.Span(span)] - 1) * step
-    return [Point(at, found.get(at, Counts())) for at in (first + n * step for n in range(POINTS[Rollup.Span(span)]))]
+    return [last - n * step for n in reversed(range(count))]
 
 
 def _times(counts: Iterable[list[int]]) -> Times:

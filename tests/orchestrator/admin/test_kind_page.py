@@ -1,0 +1,100 @@
+"""The page of a kind: its figures, how it is declared, and pausing it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from orchestrator.models import Backlog, Kind, Rollup
+from orchestrator.rollups.durations import BUCKETS
+from tests.factories import staff_with
+
+pytestmark = pytest.mark.django_db
+# As `config.urls` does, and now: each page is a test.
+admin.autodiscover()
+
+NAME = "demo.slices"
+
+
+@pytest.fixture(autouse=True)
+def known(db: None) -> Kind:
+    return Kind.objects.create(name=NAME, queue="io", description="Works in slices.")
+
+
+def address(action: str = "change") -> str:
+    return reverse(f"admin:orchestrator_kind_{action}", args=[NAME])
+
+
+def page(client: Client) -> str:
+    return client.get(address()).content.decode()
+
+
+def act(client: Client, action: str) -> Any:
+    return client.post(address(action), {"_form_submitted": "True"})
+
+
+def rolled_up(kind: str = NAME, **columns: Any) -> None:
+    ran = [0] * BUCKETS
+    ran[21] = 5
+    now = timezone.now().replace(second=0, microsecond=0)
+    for span, begins_at in (("minute", now - timedelta(minutes=2)), ("hour", now.replace(minute=0))):
+        given = {"completed": 5, "failed": 0, "cancelled": 0, "errors": 0, "waits": ran, "runs": ran} | columns
+        Rollup.objects.create(span=span, begins_at=begins_at, kind=kind, **given)
+
+
+def test_a_kind_shows_its_own_figures_and_how_it_is_declared(admin_client: Client) -> None:
+    rolled_up(failed=2, last_error="ValueError: 503", last_failure_at=timezone.now(), first_failure_at=timezone.now())
+    rolled_up("another.kind", completed=70)
+    now = timezone.now()
+    Backlog.objects.create(
+        kind=NAME, waiting=17, running=3, counted_at=now, oldest_since=now - timedelta(minutes=4, seconds=5)
+    )
+
+    shown = page(admin_client)
+
+    assert "7 in the last hour" in shown
+    assert "oldest for <time" in shown
+    assert "4 min</time>" in shown
+    assert "ValueError: 503" in shown
+    assert "Works in slices." in shown
+    assert "at most 3" in shown
+
+
+def test_a_kind_of_which_nothing_has_run_says_so(admin_client: Client) -> None:
+    shown = page(admin_client)
+
+    assert shown.count("No job ended in this time.") == 2
+    assert "No job completed in this time." in shown
+
+
+def test_a_kind_is_paused_and_resumed_on_its_page(admin_client: Client) -> None:
+    assert "/resume_this/" not in page(admin_client)
+    answer = act(admin_client, "pause_this")
+    assert answer["HX-Redirect"] == address()
+    assert Kind.objects.get().paused_at
+
+    assert "/pause_this/" not in page(admin_client)
+    act(admin_client, "resume_this")
+    assert Kind.objects.get().paused_at is None
+
+
+def test_whoever_may_only_look_is_offered_no_button() -> None:
+    client = staff_with("view_kind")
+
+    assert "/pause_this/" not in page(client)
+    assert act(client, "pause_this").status_code == 403
+    assert Kind.objects.get().paused_at is None
+
+
+def test_the_list_shows_how_long_jobs_typically_take_by_the_hour(admin_client: Client) -> None:
+    rolled_up()
+
+    shown = admin_client.get(reverse("admin:orchestrator_kind_changelist")).content.decode()
+
+    assert "Typical run time, last day by the hour: median 1.2 s to 1.2 s" in shown
