@@ -24,6 +24,7 @@ from orchestrator.http.strict_json import BadJSON
 from orchestrator.kinds import BadPayload, InternalKind, Problem, UnknownKind
 from orchestrator.models import Job
 from orchestrator.steering.changing import NotChangeable
+from orchestrator.steering.selection import BadFilter
 from orchestrator.submission import BadSubmission, NotCancellable, NotRetryable, TooManyUnfinished
 from scheduler.models import Task, TaskSchedule
 from scheduler.recurrence.rules import BadRecurrence
@@ -54,6 +55,7 @@ REFUSALS: dict[type[BaseException], Refusal] = {
     BadPayload: BAD_INPUT,
     BadSubmission: BAD_INPUT,
     BadKey: BAD_INPUT,
+    BadFilter: BAD_INPUT,
     BadRecurrence: BAD_INPUT,
     BadBackfill: BAD_INPUT,
     NotPermitted: Refusal(HTTPStatus.FORBIDDEN, "not-permitted", "Not permitted"),

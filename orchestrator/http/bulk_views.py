@@ -1,7 +1,8 @@
-"""Many jobs at once: submitted together."""
+"""Many jobs at once: submitted together, or those that match a filter cancelled, retried or changed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from drf_spectacular.utils import OpenApiResponse, extend_schema
@@ -13,13 +14,17 @@ from access.permissions import owner_of
 from orchestrator import submission
 from orchestrator.http import examples
 from orchestrator.http.api_view import APIView
+from orchestrator.http.bulk_serializers import BulkAnswer, BulkChangeRequest, BulkRequest
 from orchestrator.http.idempotency import idempotent
 from orchestrator.http.job_serializers import MAX_JOBS, AcceptedJobs, NewJob, NewJobs
-from orchestrator.http.job_views import owner_named
-from orchestrator.http.links import link
-from orchestrator.http.openapi import IDEMPOTENCY_KEY, example, problems
-from orchestrator.http.requests import BadInput, first_problems, problems_in, unknown_problems
+from orchestrator.http.job_views import as_change, owner_named
+from orchestrator.http.links import link, location
+from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, example, problems
+from orchestrator.http.requests import BadInput, first_problems, problems_in, read_body, unknown_problems
 from orchestrator.kinds import BadPayload, InternalKind, Kind, Problem, UnknownKind, kind_open_to_clients
+from orchestrator.steering.actions import PERMISSIONS, eligible, start
+from orchestrator.steering.batches import Verb
+from orchestrator.steering.selection import JobFilter, count, permitted
 
 Asked = list[tuple[Kind, dict[str, Any]]]
 
@@ -56,6 +61,84 @@ class BulkView(APIView):
             for id, (kind, _) in zip(ids, asked, strict=True)
         ]
         return Response({"accepted": len(ids), "jobs": accepted}, status=202)
+
+
+class BulkActionView(APIView):
+    """What is done to all jobs that match; each subclass does one thing."""
+
+    verb: Verb
+    input: type[BulkRequest] = BulkRequest
+
+    def act(self, request: Request) -> Response:
+        asked = read_body(self.input, request)
+        change = as_change(asked["change"]) if "change" in asked else None
+        described = JobFilter(**asked["filter"])
+        jobs = permitted(request.user, described, PERMISSIONS[self.verb])
+        if asked["dry_run"]:
+            found = count(eligible(self.verb, jobs, change))
+            return Response(self._answer(dry_run=True, matched=found.matched, exact=found.exact))
+        started = start(self.verb, jobs, described, owner=owner_of(request.user), change=change)
+        answer = self._answer(matched=started.matched, more=started.more)
+        if started.job is None:
+            return Response(answer)
+        itself = link("job", started.job.id)
+        answer |= {"job_id": str(started.job.id), "link": itself}
+        return Response(answer, status=202, headers=location(request, itself))
+
+    def _answer(self, **known: Any) -> dict[str, Any]:
+        nothing = {"dry_run": False, "exact": True, "more": False, "job_id": None, "link": None}
+        return {"action": self.verb} | nothing | known
+
+
+def documented(verb: Verb, body: type[BulkRequest], what: str) -> Callable[[Any], Any]:
+    """The document of one of these endpoints."""
+    return extend_schema(
+        operation_id=f"{verb}_jobs",
+        tags=["jobs"],
+        summary=f"{verb.capitalize()} all jobs that match",
+        description=f"{what} Those that match in the moment of the request, and that you may {verb} one by one: your "
+        "own, or everyone's with the permission. Few are done before the response, many by a job in the background, "
+        "which can be watched and cancelled. The audit trail has an entry for each job.",
+        parameters=[IDEMPOTENCY_KEY, LOCATION],
+        request=body,
+        responses={
+            200: OpenApiResponse(BulkAnswer, "A dry run, or nothing matched."),
+            202: OpenApiResponse(BulkAnswer, "Accepted; the job's result says what became of it."),
+            **problems(413, 415, 422),
+        },
+        examples=[
+            example(None, "Yes", examples.BULK[verb]),
+            example(None, "Only count", examples.BULK[verb] | {"dry_run": True}),
+            example(202, "Accepted", examples.BULK_ANSWER | {"action": verb}),
+        ],
+    )
+
+
+class CancelJobsView(BulkActionView):
+    verb = "cancel"
+
+    @documented(verb, BulkRequest, "Running ones are asked to stop; pipelines are cancelled with their children.")
+    @idempotent
+    def post(self, request: Request) -> Response:
+        return self.act(request)
+
+
+class RetryJobsView(BulkActionView):
+    verb = "retry"
+
+    @documented(verb, BulkRequest, "Failed and cancelled ones run again; of pipelines what did not complete.")
+    @idempotent
+    def post(self, request: Request) -> Response:
+        return self.act(request)
+
+
+class ChangeJobsView(BulkActionView):
+    verb, input = "change", BulkChangeRequest
+
+    @documented(verb, BulkChangeRequest, "What has not started gets another priority or start.")
+    @idempotent
+    def post(self, request: Request) -> Response:
+        return self.act(request)
 
 
 def _read_jobs(request: Request) -> Asked:

@@ -35,6 +35,20 @@ ACCEPTED_JOBS = {
         {"job_id": f"{JOB[:-1]}1", "kind": "orchestration.two_batches", "link": f"/jobs/{JOB[:-1]}1"},
     ],
 }
+BULK: dict[str, Any] = {
+    "cancel": {"filter": {"kind": "demo.slices", "status": ["CREATED", "RUNNING"]}},
+    "retry": {"filter": {"status": "FAILED", "finished_after": "2030-01-31T12:00:00Z"}},
+    "change": {"filter": {"owner": "ada", "status": "CREATED"}, "change": {"priority": 9}},
+}
+BULK_ANSWER = {
+    "action": "cancel",
+    "dry_run": False,
+    "matched": 2718,
+    "exact": True,
+    "more": False,
+    "job_id": JOB,
+    "link": f"/jobs/{JOB}",
+}
 JOB_CHANGES: dict[str, Any] = {
     "Before all others": {"priority": 0, "run_at": None},
     "Later": {"run_at": "2030-01-31T12:00:00Z"},

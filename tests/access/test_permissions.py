@@ -75,6 +75,7 @@ LISTS = ["/jobs", "/tasks/", "/task-schedules/", "/api/data/records/"]
 OPEN_TO_USERS = [
     ("POST", "/jobs", Scope.SUBMIT, 202),
     ("POST", "/jobs/bulk", Scope.SUBMIT, 400),
+    *(("POST", f"/jobs/{verb}", Scope.MANAGE, 400) for verb in ("cancel", "retry", "change")),
     ("POST", "/orchestrate/{me}", Scope.SUBMIT, 202),
     ("POST", "/tasks/", Scope.SUBMIT, 400),
     ("POST", "/tasks/batch-request/", Scope.SUBMIT, 400),

@@ -26,6 +26,10 @@ CODES = {
     ("get", "/jobs"): {"200", "400"} | PROBLEMS,
     ("get", "/jobs/{job_id}"): {"200", "304", "400", "404"} | PROBLEMS,
     ("post", "/jobs/bulk"): {"202", "400", "403", "413", "415", "422"} | PROBLEMS,
+    **{
+        ("post", f"/jobs/{verb}"): {"200", "202", "400", "403", "413", "415", "422"} | PROBLEMS
+        for verb in ("cancel", "retry", "change")
+    },
     ("patch", "/jobs/{job_id}"): {"200", "400", "403", "404", "409", "413", "415"} | PROBLEMS,
     ("delete", "/jobs/{job_id}"): {"200", "202", "400", "404", "409", "403"} | PROBLEMS,
     ("post", "/jobs/{job_id}/retry"): {"202", "400", "403", "404", "409", "413", "415", "422"} | PROBLEMS,
