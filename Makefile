@@ -29,10 +29,13 @@ demo: .venv/up.stamp ## Start everything, run the main jobs before your eyes, go
 up: .venv/up.stamp ## Start everything and serve until Ctrl-C; changed code is reloaded, but not by: make up ARGS=--no-reload.
 	@$(BIN)/python manage.py up $(ARGS)
 
-test: .venv/dev.stamp ## Run the tests, a file a core, on private servers. Options for pytest: make test ARGS="-k retry".
-	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
+# One process more than there are cores, since system tests wait for other processes.
+TESTERS = $$(($$(nproc) + 1))
 
-test-long: .venv/dev.stamp ## Run the long tests: outages of both brokers, and chaos on RabbitMQ.
+test: .venv/dev.stamp ## Run the tests, some files at a time, on private servers. Options for pytest: make test ARGS="-k retry".
+	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
+
+test-long: .venv/dev.stamp ## Run the long tests: outages of both brokers, chaos on RabbitMQ, a crash at each failpoint.
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
 compose-test: .venv/dev.stamp ## Test the running containers and kill each of them; needs an engine: make compose-test COMPOSE="docker compose".

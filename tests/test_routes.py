@@ -88,10 +88,10 @@ def test_no_route_fails_by_any_method_with_or_without_its_slash(rows: None, who:
 
 
 def methods(route: str, path: str) -> list[str]:
-    """All of them; of the admin, which looks for POST alone, one of each sort, and what the missing slash leads to."""
-    if not route.startswith("/admin"):
-        return METHODS
-    return ["GET", "HEAD", "POST", "PUT", "OPTIONS"] if path == route else ["GET", "POST"]
+    """All of them; of the admin, which looks for POST alone, one of each sort, and what another slash leads to."""
+    if path != route:
+        return ["GET", "POST"]
+    return ["GET", "HEAD", "POST", "PUT", "OPTIONS"] if route.startswith("/admin") else METHODS
 
 
 def client_of(user: User | None) -> Client:

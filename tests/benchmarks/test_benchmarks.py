@@ -60,6 +60,7 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ordinary_jobs_are_measured_by_muster_and_by_others(servers: Servers) -> None:
     programs = [each for each in PROGRAMS if each.name in (ON_THREADS, "Celery, threads, untracked")]
 

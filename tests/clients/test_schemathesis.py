@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow, pytest.
 # SCHEMATHESIS_SEED=7 and SCHEMATHESIS_SECONDS=600 before the command of this test try others, for longer.
 SEED = os.environ.get("SCHEMATHESIS_SEED", "12")
 # It makes up requests until they are over, and ends itself then.
-SECONDS = os.environ.get("SCHEMATHESIS_SECONDS", "90")
+SECONDS = os.environ.get("SCHEMATHESIS_SECONDS", "45")
 EXAMPLES_A_ROUND = 5
 # For its start and its report, on a busy machine.
 SPARE_SECONDS = 300
