@@ -12,10 +12,11 @@ from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
 
 from ingestion import queries
+from ingestion.admin import ingestion_page
 from ingestion.models import Ingestion, Record, RecordError
 from ingestion.records.student import GRADES
 from orchestrator.admin.base import MAX_AT_ONCE, ExactSearch, ReadOnlyAdmin, act_on_each, ask_first
-from orchestrator.admin.rendering import as_indented, block, label, list_link, page_link
+from orchestrator.admin.rendering import as_indented, block, label, page_link
 from orchestrator.shown.lists import column
 from orchestrator.shown.words import age
 from orchestrator.states import Status
@@ -45,14 +46,22 @@ class IngestionAdmin(ExactSearch, ReadOnlyAdmin):
     text_lookups = ("job__owner",)
     search_help_text = "Task id or owner"
     actions = ("cancel_selected",)
-    fieldsets = (
-        (None, {"fields": (("task", "status", "owner"), ("progress", "stored", "failed"), "error")}),
-        ("Options", {"fields": (("mode", "on_conflict", "created_at"),)}),
-        ("Related", {"fields": (("job_link", "errors_link", "records_link"),)}),
-    )
+    change_form_template = "ingestion/admin/ingestion.html"
+    fields = ("task",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Ingestion]:
         return queries.with_progress(super().get_queryset(request))
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        ingestion = self.get_object(request, object_id) if object_id else None
+        shown = {"state": self.status(ingestion), **ingestion_page.context(request, ingestion)} if ingestion else {}
+        return super().changeform_view(request, object_id, form_url, {**(extra_context or {}), **shown})
 
     @admin.action(description="Cancel the selected ingestions", permissions=["cancel"])
     def cancel_selected(self, request: HttpRequest, ingestions: QuerySet[Ingestion]) -> TemplateResponse | None:
@@ -108,28 +117,6 @@ class IngestionAdmin(ExactSearch, ReadOnlyAdmin):
     @column("age", "m-wide")
     def created(self, ingestion: Ingestion) -> SafeString | str:
         return age(ingestion.created_at)
-
-    @admin.display(description="error")
-    def error(self, ingestion: Ingestion) -> str:
-        return (ingestion.job and ingestion.job.error) or "-"
-
-    @admin.display(description="job")
-    def job_link(self, ingestion: Ingestion) -> SafeString | str:
-        return page_link("admin:orchestrator_job_change", ingestion.job_id) if ingestion.job else "-"
-
-    @admin.display(description="errors")
-    def errors_link(self, ingestion: Ingestion) -> SafeString:
-        return list_link(
-            "admin:ingestion_recorderror_changelist", "Rejected records", ingestion__id__exact=ingestion.id
-        )
-
-    @admin.display(description="records")
-    def records_link(self, ingestion: Ingestion) -> SafeString:
-        return list_link(
-            "admin:ingestion_record_changelist",
-            "Records last written by this ingestion",
-            ingestion__id__exact=ingestion.id,
-        )
 
 
 class FilteredByIngestion(ReadOnlyAdmin):

@@ -13,6 +13,7 @@ from django.urls import reverse
 from ingestion.models import Ingestion, Record, RecordError
 from orchestrator.models import Job
 from tests.api import Api
+from tests.factories import staff_with
 from tests.ingestion.conftest import Ingest, send_only, student, students
 
 pytestmark = pytest.mark.django_db
@@ -68,6 +69,29 @@ def test_what_became_of_an_ingestion_is_shown(admin_client: Client, ingest: Inge
     assert "2 of 2" in page
     assert "invalid" in error_page
     assert "asha1@example.org" in record_page
+
+
+def test_rejected_records_are_a_table_with_their_reasons_and_a_download(admin_client: Client, ingest: Ingest) -> None:
+    task_id = ingest([student(1), student(2, grade="13"), student(3, grade="13", email="no")])
+
+    page = shown(admin_client, Ingestion.objects.get())
+    csv = admin_client.get(f"/api/data/status/{task_id}/errors/?format=csv")
+
+    assert "Stored 1 of 3 records, rejected 2." in page
+    assert "2 REJECTED" in page
+    assert "<strong>2 ×</strong> grade: invalid" in page
+    assert "S-0003" in page
+    assert f"/api/data/status/{task_id}/errors/?format=csv" in page
+    assert csv.status_code == 200
+
+
+def test_rejected_records_are_shown_to_those_who_may_see_them(ingest: Ingest) -> None:
+    ingest([student(1), student(2, grade="13")])
+
+    page = shown(staff_with("view_ingestion"), Ingestion.objects.get())
+
+    assert "Stored 1 of 2 records, rejected 1." in page
+    assert "S-0002" not in page
 
 
 def test_records_and_errors_are_found(admin_client: Client, ingest: Ingest) -> None:
