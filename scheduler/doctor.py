@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
-from django.db.models.functions import Now
-
 from orchestrator.diagnostics.checks import Finding, check, fail, ok, warn
+from scheduler import queries
 from scheduler.models import TaskSchedule
 from scheduler.recurrence.rules import BadRecurrence, make_rule
 
-# Due schedules are fired by the next tick, and a great many of them within some more.
-OVERDUE = timedelta(minutes=1)
 MAX_NAMED = 5
 MAX_RULES = 10_000
 
@@ -19,7 +14,7 @@ MAX_RULES = 10_000
 @check("schedules")
 def schedules() -> Finding:
     """What is due fires."""
-    overdue = TaskSchedule.objects.filter(enabled=True, next_run_at__lt=Now() - OVERDUE).order_by("next_run_at")
+    overdue = queries.overdue_schedules()
     if late := [str(id) for id in overdue.values_list("id", flat=True)[:MAX_NAMED]]:
         return fail(
             f"Due for more than a minute, but not fired by the tick: {', '.join(late)}.",
@@ -31,7 +26,7 @@ def schedules() -> Finding:
 @check("stopped schedules")
 def stopped_schedules() -> Finding:
     """None has stopped because of an error."""
-    stopped = TaskSchedule.objects.filter(enabled=True, next_run_at=None).exclude(last_error="").order_by("id")
+    stopped = queries.stopped_schedules()
     if listed := [f"{id} ({error})" for id, error in stopped.values_list("id", "last_error")[:MAX_NAMED]]:
         return warn(f"Stopped by an error: {', '.join(listed)}.", "Change the schedule, or pause and resume it.")
     return ok("None was stopped by an error.")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from django.db import connection
 from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models.functions import Now
 
 from access.permissions import User, is_visible, require, visibility_params, visible
 from orchestrator.models import Job
@@ -24,6 +26,8 @@ STATUSES = {
     Status.FAILED: TaskStatus.FAILED,
     Status.CANCELLED: TaskStatus.CANCELLED,
 }
+# Due schedules are fired by the next tick, and a great many of them within some more.
+OVERDUE = timedelta(minutes=1)
 # Results shown of one task: the newest.
 MAX_RESULTS = 100
 # What is shown of a task, its job and its results, each in the order of the columns.
@@ -50,6 +54,16 @@ if TYPE_CHECKING:
 
         latest_result: Decimal | None
         newest_results: list[TaskResult]
+
+
+def overdue_schedules() -> QuerySet[TaskSchedule]:
+    """Those that the tick should have fired, the longest due first."""
+    return TaskSchedule.objects.filter(enabled=True, next_run_at__lt=Now() - OVERDUE).order_by("next_run_at")
+
+
+def stopped_schedules() -> QuerySet[TaskSchedule]:
+    """Those that have stopped because of an error."""
+    return TaskSchedule.objects.filter(enabled=True, next_run_at=None).exclude(last_error="").order_by("id")
 
 
 def visible_tasks(user: User) -> QuerySet[Task]:

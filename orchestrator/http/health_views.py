@@ -52,6 +52,18 @@ _KINDS = _check(
         "when there are none.",
     }
 )
+_SCHEDULES = _check(
+    overdue={
+        "type": "integer",
+        "minimum": 1,
+        "description": "Schedules that were due over a minute ago and did not fire; absent when there are none.",
+    },
+    stopped={
+        "type": "integer",
+        "minimum": 1,
+        "description": "Schedules that have stopped because of an error; absent when there are none.",
+    },
+)
 READINESS = {
     "type": "object",
     "required": ["status", "checks"],
@@ -66,6 +78,7 @@ READINESS = {
                 "workers": _WORKERS,
                 "tick": _TICK,
                 "kinds": _KINDS,
+                "schedules": _SCHEDULES,
             },
         },
     },
@@ -77,6 +90,7 @@ READINESS = {
             "workers": {"ok": True, "queues": {"default": 2, "io": 1, "control": 1}},
             "tick": {"ok": True, "age_seconds": 0.4},
             "kinds": {"ok": True},
+            "schedules": {"ok": True},
         },
     },
 }
