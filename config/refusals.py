@@ -21,7 +21,7 @@ from orchestrator.http.idempotency import BadKey, IdempotencyKeyReused
 from orchestrator.http.requests import BadInput, problems_in
 from orchestrator.http.responses import problem, shortened
 from orchestrator.http.strict_json import BadJSON
-from orchestrator.kinds import BadPayload, InternalKind, Problem, UnknownKind
+from orchestrator.kinds import BadConcurrencyKey, BadPayload, InternalKind, Problem, UnknownKind
 from orchestrator.models import Job
 from orchestrator.steering.changing import NotChangeable
 from orchestrator.steering.selection import BadFilter
@@ -52,6 +52,7 @@ BAD_INPUT = Refusal(HTTPStatus.BAD_REQUEST, "bad-input", "Invalid request")
 REFUSALS: dict[type[BaseException], Refusal] = {
     BadInput: BAD_INPUT,
     BadJSON: BAD_INPUT,
+    BadConcurrencyKey: BAD_INPUT,
     BadPayload: BAD_INPUT,
     BadSubmission: BAD_INPUT,
     BadKey: BAD_INPUT,

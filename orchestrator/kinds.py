@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from typing import Any, Generic, Literal, NamedTuple
+from uuid import UUID
 
 import msgspec
 from django.conf import settings
@@ -18,6 +20,8 @@ from typing_extensions import ParamSpec, TypeForm, TypeVar
 
 from orchestrator.ended import Callback, check_callback
 from orchestrator.ended import P as P  # The payload.
+from orchestrator.limits import MAX_KEY_CHARACTERS, BadLimit, Limits, Scope
+from orchestrator.pg_values import is_storable
 
 
 class Problem(NamedTuple):
@@ -57,6 +61,18 @@ class BadPayload(ValueError):
         pointer = "/payload" + re.sub(r"[.\[]", "/", path.rstrip("`").replace("]", ""))
         self.problems = [Problem(pointer, "invalid", f"{detail}.")]
         super().__init__(f"{pointer}: {detail}.")
+
+
+class BadConcurrencyKey(ValueError):
+    """The kind's function `key` has made of the payload what cannot be a concurrency key."""
+
+    def __init__(self, kind: str, value: Any) -> None:
+        detail = (
+            f"The concurrency key of {kind!r} must be a string, an integer or a UUID of at most {MAX_KEY_CHARACTERS} "
+            f"characters, without NUL or lone surrogates, not {reprlib.repr(value)}."
+        )
+        self.problems = [Problem("/payload", "bad_key", detail)]
+        super().__init__(detail)
 
 
 def with_integers(value: Any) -> Any:
@@ -113,7 +129,8 @@ class Kind(Generic[P, R, Call]):
     timeout: timedelta | None
     on_cancel: Literal["rollback", "keep"]
     plan: Callable[[P], Sequence[Child]] | None
-    max_unfinished_per_owner: int | None
+    key: Callable[[P], Any] | None
+    limits: Limits
     typical_duration: timedelta
     keep_days: float | None
     internal: bool = False
@@ -138,6 +155,18 @@ class Kind(Generic[P, R, Call]):
     @property
     def description(self) -> str:
         return inspect.cleandoc(self.handler.__doc__ or "")
+
+    def key_of(self, payload: P) -> str | None:
+        """The concurrency key of a job with that payload; None if it has none. Raises BadConcurrencyKey."""
+        try:
+            value = None if self.key is None else self.key(payload)
+        except Exception as error:
+            raise BadConcurrencyKey(self.name, error) from error
+        if value is None:
+            return None
+        if not (isinstance(value, str | int | UUID) and is_storable(text := str(value), at_most=MAX_KEY_CHARACTERS)):
+            raise BadConcurrencyKey(self.name, value)
+        return text
 
     def read_payload(self, payload: Any) -> P:
         """`payload` as the kind's payload type; raises BadPayload with a pointer to what does not match."""
@@ -215,7 +244,12 @@ class job(Generic[P]):
         None: never. An hour if not given; 2 minutes for transactional kinds, for a whole batch.
     on_cancel: whether the uncommitted writes of a job cancelled midway are rolled back or kept.
     plan: payload -> children; makes every job of this kind a pipeline whose last step is the function.
+    key: payload -> the concurrency key, such as a customer's id: what the limits per key go by. None: no key.
+    max_running, max_running_per_owner, max_running_per_key: how many run at once, in all, of one owner, of one key.
+        More than that wait; none is refused.
+    rate, rate_per, burst: how many start in a time: "10/m" in all, or of each "owner" or "key"; burst of them at once.
     max_unfinished_per_owner: more than so many at once are refused.
+        Operators may change all limits of a kind while it runs. See docs/limits.md.
     typical_seconds: how long it usually takes, for the advice when to try again.
     keep_days: how long a job is kept after its end, 0: for ever; RETENTION_DAYS if not given, and
         RETENTION_DAYS_BY_KIND has the last word. A child is kept as long as its parent.
@@ -242,6 +276,13 @@ class job(Generic[P]):
     timeout_seconds: float | msgspec.UnsetType | None = msgspec.UNSET
     on_cancel: Literal["rollback", "keep"] = "rollback"
     plan: Callable[[P], Sequence[Child]] | None = None
+    key: Callable[[P], Any] | None = None
+    max_running: int | None = None
+    max_running_per_owner: int | None = None
+    max_running_per_key: int | None = None
+    rate: str | None = None
+    rate_per: Scope | None = None
+    burst: int | None = None
     max_unfinished_per_owner: int | None = None
     typical_seconds: float = 60
     keep_days: float | None = None
@@ -275,7 +316,8 @@ class job(Generic[P]):
                 timeout=None if timeout is None else timedelta(seconds=timeout),
                 on_cancel=self.on_cancel,
                 plan=self.plan,
-                max_unfinished_per_owner=self.max_unfinished_per_owner,
+                key=self.key,
+                limits=self._limits(),
                 typical_duration=timedelta(seconds=self.typical_seconds),
                 keep_days=self.keep_days,
                 internal=bool(self.internal),
@@ -289,6 +331,23 @@ class job(Generic[P]):
     def _timeout_seconds(self) -> float | None:
         given = self.timeout_seconds
         return DEFAULT_TIMEOUT_SECONDS[self.execution] if isinstance(given, msgspec.UnsetType) else given
+
+    def _limits(self) -> Limits:
+        try:
+            limits = Limits(
+                max_running=self.max_running,
+                max_running_per_owner=self.max_running_per_owner,
+                max_running_per_key=self.max_running_per_key,
+                rate=self.rate,
+                rate_per=self.rate_per,
+                burst=self.burst,
+                max_unfinished_per_owner=self.max_unfinished_per_owner,
+            )
+        except BadLimit as error:
+            raise ValueError(f"The kind {self.name!r} has a limit that cannot be kept: {error}") from None
+        if limits.needs_key and self.key is None:
+            raise ValueError(f"The kind {self.name!r} has a limit per key, so it needs a key: key=lambda payload: …")
+        return limits
 
     def _check_name(self, handler: Callable[..., Any]) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", self.name) or len(self.name) > 100:

@@ -10,18 +10,29 @@ from django.db.models.functions import Now
 from orchestrator.ids import uuid7
 from orchestrator.states import FINAL, UNFINISHED, Status
 
+# Of jobs whose kinds have limits, those that run, and those that a limit has let go on.
+COUNTS_FOR_LIMITS = Q(limited=True) & (Q(ready=True) | Q(worker__isnull=False))
+
 
 class Kind(models.Model):
-    """A kind of job that some worker has reported it can run, and whether it is paused."""
+    """A kind of job that some worker has reported it can run, whether it is paused, and its limits."""
 
     name = models.CharField(primary_key=True, max_length=100)
     queue = models.CharField(max_length=50)
     description = models.TextField(blank=True)
     keep_days = models.FloatField(null=True, help_text="How many days its jobs are kept by default; 0: forever.")
     paused_at = models.DateTimeField(null=True, blank=True)
+    declared_limits = models.JSONField(db_default={}, default=dict, help_text="The limits that its code declares.")
+    limits = models.JSONField(
+        db_default={}, default=dict, help_text="What operators have set instead; null: no such limit."
+    )
+    limited = models.BooleanField(db_default=False, help_text="Whether its jobs have to wait for any limit.")
 
     class Meta:
-        permissions: ClassVar = [("pause_kind", "Can pause and resume kinds")]
+        permissions: ClassVar = [
+            ("pause_kind", "Can pause and resume kinds"),
+            ("limit_kind", "Can change the limits of kinds"),
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -89,6 +100,14 @@ class Job(models.Model):
         db_default=False, help_text="A worker died while it ran in a batch, so it runs alone from now on."
     )
 
+    limit_key = models.CharField(  # noqa: DJ001 An empty key is a key.
+        max_length=200, null=True, help_text="Its concurrency key: see `job(key=…)`."
+    )
+    blocked_by = models.CharField(  # noqa: DJ001 Most rows have none, and a null takes no room.
+        max_length=250, null=True, help_text="The limit it waits for since it was met at a claim; it is not ready."
+    )
+    limited = models.BooleanField(db_default=False, help_text="It counts for limits while it is ready or leased.")
+
     # The claim itself locks the worker's row and sees that it is alive, so a foreign key would check it twice.
     worker = models.ForeignKey(
         Worker,
@@ -137,9 +156,18 @@ class Job(models.Model):
             models.Index(name="job_ready_by_rank", fields=["kind", "rank", "id"], condition=Q(ready=True)),
             # Serves: the tick, which makes due jobs ready.
             models.Index(
-                name="job_future_by_run_at",
+                name="job_due_by_run_at",
                 fields=["run_at"],
-                condition=Q(ready=False, status=Status.CREATED, unfinished_dependencies=0),
+                condition=Q(ready=False, status=Status.CREATED, unfinished_dependencies=0, blocked_by=None),
+            ),
+            # Serve: limits, which count what is leased of a kind, an owner and a key.
+            models.Index(name="job_limited_by_owner", fields=["kind", "owner"], condition=COUNTS_FOR_LIMITS),
+            models.Index(name="job_limited_by_key", fields=["kind", "limit_key"], condition=COUNTS_FOR_LIMITS),
+            # Serves: letting the most urgent job go on that waits for a limit.
+            models.Index(
+                name="job_blocked_by_limit",
+                fields=["kind", "blocked_by", "rank", "id"],
+                condition=Q(blocked_by__isnull=False, finished_at=None),
             ),
             # Serves: taking back a worker's jobs, reading their cancellations, the key to its row, and the tick, which
             # ends attempts past their deadline.
@@ -219,6 +247,45 @@ class Dependency(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint(name="dependency_is_unique", fields=["job", "depends_on"]),
         ]
+
+
+class RateStart(models.Model):
+    """A start of a job whose kind has a rate, kept for the length of the rate's period."""
+
+    kind = models.CharField(max_length=100)
+    lane = models.CharField(max_length=250, help_text="All of the kind, an owner or a key: see `queue.lanes`.")
+    started_at = models.DateTimeField()
+
+    class Meta:
+        default_permissions = ()
+        indexes: ClassVar = [
+            # Serves: counting the starts within a period, and pruning.
+            models.Index(name="rate_start_by_lane", fields=["kind", "lane", "started_at"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.lane}"
+
+
+class RateWait(models.Model):
+    """When the next of the jobs may start that wait for a rate."""
+
+    kind = models.CharField(max_length=100)
+    lane = models.CharField(max_length=250)
+    due_at = models.DateTimeField()
+
+    class Meta:
+        default_permissions = ()
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="rate_wait_is_known_once", fields=["kind", "lane"]),
+        ]
+        indexes: ClassVar = [
+            # Serves: the tick, which lets them go on.
+            models.Index(name="rate_wait_by_due_at", fields=["due_at"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.lane}"
 
 
 class Attempt(models.Model):

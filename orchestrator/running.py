@@ -84,6 +84,7 @@ class Claimed(msgspec.Struct):
     progress_done: int | None
     progress_total: int | None
     progress_message: str
+    limit_key: str | None
     began_at: int  # Of the claim's transaction.
     claimed_at: datetime
 

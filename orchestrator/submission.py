@@ -22,11 +22,11 @@ from orchestrator.attempt.callbacks import begun_again
 from orchestrator.failpoints import Failpoint
 from orchestrator.failures import error_of
 from orchestrator.ids import uuid7
-from orchestrator.kinds import MAX_ATTEMPTS, BadPayload, Kind, P, Problem, UnknownKind, kind_named
+from orchestrator.kinds import MAX_ATTEMPTS, BadConcurrencyKey, BadPayload, Kind, P, Problem, UnknownKind, kind_named
 from orchestrator.kinds import Child as Child  # Users' pipelines import it from here.
 from orchestrator.models import Dependency, Job
 from orchestrator.pg_values import NotFinite, as_json, is_storable
-from orchestrator.queue import after_failure, bell, pipelines, transitions
+from orchestrator.queue import after_failure, bell, kind_limits, pipelines, transitions, unblocking
 from orchestrator.queue.transitions import priority_step
 from orchestrator.states import FINAL, UNFINISHED, Status
 from orchestrator.telemetry import attempts
@@ -41,15 +41,15 @@ retrying = Failpoint("retrying")
 INSERT = """
 INSERT INTO orchestrator_job (
     id, kind, queue, owner, priority, payload, max_attempts, parent_id, name, unfinished_dependencies,
-    run_at, rank, ready
+    limit_key, run_at, rank, ready
 )
 SELECT new.id, new.kind, new.queue, new.owner, new.priority, new.payload, new.max_attempts, new.parent_id, new.name,
-       new.unfinished_dependencies,
+       new.unfinished_dependencies, new.limit_key,
        due.at, due.at + new.priority * %(priority_step)s,
        new.unfinished_dependencies = 0 AND due.at <= statement_timestamp()
 FROM json_to_recordset(%(rows)s) AS new (
     id uuid, kind text, queue text, owner text, priority integer, payload jsonb, max_attempts integer,
-    parent_id uuid, name text, unfinished_dependencies integer, run_at timestamptz
+    parent_id uuid, name text, unfinished_dependencies integer, limit_key text, run_at timestamptz
 ),
 LATERAL (SELECT coalesce(new.run_at, statement_timestamp()) AS at) AS due
 """
@@ -81,10 +81,10 @@ class BadSubmission(Exception):
 class TooManyUnfinished(Exception):
     """The owner has as many unfinished jobs of the kind as it allows; `retry_after` says when one may be done."""
 
-    def __init__(self, kind: Kind, owner: str, retry_after: timedelta) -> None:
+    def __init__(self, kind: Kind, owner: str, most: int, retry_after: timedelta) -> None:
         self.retry_after_seconds = max(1, math.ceil(retry_after.total_seconds()))
         super().__init__(
-            f"{owner!r} already has {kind.max_unfinished_per_owner} unfinished jobs of kind {kind.name!r}, the "
+            f"{owner!r} already has {most} unfinished jobs of kind {kind.name!r}, the "
             f"maximum. Wait for one to end, or cancel one; try again in {self.retry_after_seconds} s."
         )
 
@@ -212,7 +212,7 @@ def submit_many(
     Raises as `submit` does.
     """
     kind = kind if isinstance(kind, Kind) else kind_named(kind)
-    if kind.plan or kind.max_unfinished_per_owner:
+    if kind.plan or kind_limits.limits_of(kind).max_unfinished_per_owner:
         raise BadSubmission("/kind", "one_by_one", f"Jobs of kind {kind.name!r} must be submitted one by one.")
     rows = [
         _row(kind, each.payload, owner=each.owner, priority=each.priority)
@@ -253,11 +253,12 @@ def _cancel(job: Job) -> None:
     if job.worker_id is not None:
         this.filter(cancel_requested_at=None).update(cancel_requested_at=Now(), updated_at=Now())
     elif job.children.exists():
-        this.update(cancel_requested_at=Now(), unwinding=True, ready=False, updated_at=Now())
+        this.update(cancel_requested_at=Now(), unwinding=True, ready=False, blocked_by=None, updated_at=Now())
         pipelines.unwind(job.id)
     else:
         transitions.cancel(job.id)
         job.status = Status.CANCELLED
+        unblocking.released_after_commit([job])
         transaction.on_commit(partial(attempts.cancelled, [job]))
         if job.parent_id:
             pipelines.child_stopped(job)
@@ -298,18 +299,20 @@ def _row(
     _check_numbers(priority, max_attempts)
     _check_run_at(run_at)
     _check_owner(owner)
+    fitting, text = _payload_as_json(kind, payload)
     return {
         "id": uuid7(),
         "kind": kind.name,
         "queue": kind.queue,
         "owner": owner,
         "priority": priority,
-        "payload": msgspec.Raw(_payload_as_json(kind, payload).encode()),
+        "payload": msgspec.Raw(text.encode()),
         "max_attempts": max_attempts,
         "parent_id": None,
         "name": "",
         "unfinished_dependencies": 0,
         "run_at": run_at,
+        **({} if kind.key is None else {"limit_key": kind.key_of(fitting)}),
     }
 
 
@@ -341,10 +344,11 @@ def _check_owner(owner: str) -> None:
         )
 
 
-def _payload_as_json(kind: Kind, payload: Any) -> str:
+def _payload_as_json(kind: Kind, payload: Any) -> tuple[Any, str]:
+    """The payload as the kind's type, and as JSON."""
     try:
         fitting = kind.read_payload({} if payload is None else payload)
-        return as_json(fitting, at_most=settings.ENV.MAX_BODY_BYTES)
+        return fitting, as_json(fitting, at_most=settings.ENV.MAX_BODY_BYTES)
     except BadPayload:
         raise
     except NotFinite as error:
@@ -389,7 +393,7 @@ def _child_row(child: Child, parent: Row, pointer: str) -> Row:
             raise BadSubmission("/kind", "nested", f"{kind.name!r} is a pipeline itself, so it cannot be a child.")
         priority = parent["priority"] if child.priority is None else child.priority
         return _row(kind, child.payload, owner=parent["owner"], priority=priority, run_at=parent["run_at"])
-    except (BadPayload, BadSubmission, UnknownKind) as error:
+    except (BadConcurrencyKey, BadPayload, BadSubmission, UnknownKind) as error:
         error.problems = [problem._replace(pointer=pointer + problem.pointer) for problem in error.problems]
         raise
 
@@ -440,12 +444,13 @@ def _check_cap(kind: Kind, owner: str, *, more: int = 1) -> None:
     """Raises TooManyUnfinished where so many more would be too many. Submissions of the same owner and kind wait for
     each other here until they commit.
     """
-    if not kind.max_unfinished_per_owner or not owner:
+    most = kind_limits.limits_of(kind).max_unfinished_per_owner
+    if most is None or not owner:
         return
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{kind.name} {owner}"])
     unfinished = Job.objects.filter(owner=owner, kind=kind.name, parent=None, status__in=UNFINISHED)
     created = list(unfinished.order_by("created_at").values_list("created_at", flat=True))
-    if len(created) + more > kind.max_unfinished_per_owner:
+    if len(created) + more > most:
         since = created[0] if created else timezone.now()
-        raise TooManyUnfinished(kind, owner, since + kind.typical_duration - timezone.now())
+        raise TooManyUnfinished(kind, owner, most, since + kind.typical_duration - timezone.now())

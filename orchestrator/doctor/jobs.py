@@ -35,7 +35,8 @@ SELECT jsonb_array_elements_text(queues) FROM orchestrator_worker WHERE ended_at
 
 DUE = """
 SELECT id FROM orchestrator_job
-WHERE NOT ready AND status = 'CREATED' AND unfinished_dependencies = 0 AND run_at < now() - %(overdue)s::interval
+WHERE NOT ready AND status = 'CREATED' AND unfinished_dependencies = 0 AND blocked_by IS NULL
+  AND run_at < now() - %(overdue)s::interval
 LIMIT 5
 """
 

@@ -295,7 +295,7 @@ class KindSerializer(serializers.Serializer[Any]):
         source="kind.internal",
         help_text="Whether it can only be submitted from Python, not by `POST /jobs`.",
     )
-    max_unfinished_per_owner = serializers.IntegerField(source="kind.max_unfinished_per_owner", allow_null=True)
+    max_unfinished_per_owner = serializers.IntegerField(source="kind.limits.max_unfinished_per_owner", allow_null=True)
     kept_days = serializers.SerializerMethodField(help_text="How long a job is kept after its end; 0: for ever.")
     paused_at = serializers.DateTimeField(
         allow_null=True, help_text="No job of the kind has been started since; null if it is not paused."

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from django.db import connection, transaction
 
 from orchestrator.attempt.session import CLEAN
 from orchestrator.kinds import Kind
-from orchestrator.queue import bell
+from orchestrator.queue import admission, bell, unblocking
 from orchestrator.running import CLAIMED, Claimed
 
 # How long a worker that was frozen within a batch may keep its jobs locked.
@@ -26,7 +26,7 @@ AS_USUAL = "SET LOCAL enable_sort TO DEFAULT;"
 LOCK = f"""
 SELECT {CLAIMED} FROM orchestrator_job job
 WHERE ready AND kind = %(kind)s AND id <> ALL(%(left_out)s::uuid[])
-  AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND paused_at IS NOT NULL)
+  AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND (paused_at IS NOT NULL OR limited))
 ORDER BY rank, id
 LIMIT %(limit)s
 FOR UPDATE SKIP LOCKED
@@ -39,6 +39,9 @@ WHERE id = %(id)s AND ready AND attempt = %(attempt)s
   AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = job.kind AND paused_at IS NOT NULL)
 FOR UPDATE SKIP LOCKED
 """  # noqa: S608 It is made of constants.
+
+# Jobs that are locked already, as there is room for them.
+ADMITTED = f"SELECT {CLAIMED} FROM orchestrator_job job WHERE id = ANY(%(ids)s::uuid[]) ORDER BY rank, id"  # noqa: S608
 
 # A row if any job of the kind is ready. In the order of the index: by old statistics a mere EXISTS would rather read
 # the whole table. Each leased job asks, and the ORM would take longer to write this than PostgreSQL to answer.
@@ -62,12 +65,13 @@ def lock_ready(kind: Kind, *, worker_id: int) -> list[Claimed]:
     A job that runs alone is alone in its list. What a process has just died of waits until that is counted, or it
     would kill one process after the other.
     """
+    is_limited = admission.is_limited(kind)
+    if is_limited and not unblocking.pass_gate(kind.name):
+        return []
     left_out: set[str] = set()
     while True:
         held = transaction.savepoint()
-        jobs = read_claimed(
-            LIMIT_IDLENESS + IN_ORDER + LOCK, {"kind": kind.name, "limit": kind.batch_size, "left_out": list(left_out)}
-        )
+        jobs = _admitted(kind, left_out) if is_limited else _next_ready(kind, left_out)
         crashed = _tried_by_others(jobs, worker_id) if jobs else set()
         if not crashed:
             transaction.savepoint_commit(held)
@@ -80,12 +84,31 @@ def lock_ready(kind: Kind, *, worker_id: int) -> list[Claimed]:
     return [job for job in jobs if not job.runs_alone]
 
 
-def lock_one(id: str, attempt: int, *, worker_id: int) -> list[Claimed]:
+def _next_ready(kind: Kind, left_out: Collection[str]) -> list[Claimed]:
+    return read_claimed(
+        LIMIT_IDLENESS + IN_ORDER + LOCK, {"kind": kind.name, "limit": kind.batch_size, "left_out": list(left_out)}
+    )
+
+
+def _admitted(kind: Kind, left_out: Collection[str] = (), *, id: str | None = None) -> list[Claimed]:
+    """Those for which the kind's limits have room. One batch of the kind runs at a time: it holds the gate."""
+    choice = admission.admit(kind, at_most=kind.batch_size, left_out=left_out, id=id)
+    jobs = read_claimed(LIMIT_IDLENESS + IN_ORDER + ADMITTED, {"ids": [str(each.id) for each in choice.chosen]})
+    if jobs:
+        admission.started(kind, choice.chosen, jobs[0].claimed_at)
+    return jobs
+
+
+def lock_one(kind: Kind, id: str, attempt: int, *, worker_id: int) -> list[Claimed]:
     """That job, locked as `lock_ready` does, if it is still as it was found after so many attempts.
 
     Not if another process has died of it meanwhile.
     """
-    jobs = read_claimed(LIMIT_IDLENESS + LOCK_ONE, {"id": id, "attempt": attempt})
+    if admission.is_limited(kind):
+        jobs = _admitted(kind, id=id) if unblocking.pass_gate(kind.name) else []
+        jobs = [job for job in jobs if job.attempt == attempt]
+    else:
+        jobs = read_claimed(LIMIT_IDLENESS + LOCK_ONE, {"id": id, "attempt": attempt})
     return [] if jobs and _tried_by_others(jobs, worker_id) else jobs
 
 

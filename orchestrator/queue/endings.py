@@ -19,7 +19,7 @@ from orchestrator.failures import MAX_ERROR_CHARACTERS, MAX_TRACEBACK_CHARACTERS
 from orchestrator.kinds import Kind, known_kind
 from orchestrator.models import Attempt, Job
 from orchestrator.pg_values import as_text
-from orchestrator.queue import after_failure, bell, pipelines, transitions
+from orchestrator.queue import after_failure, bell, pipelines, transitions, unblocking
 from orchestrator.running import Claimed
 from orchestrator.states import FINAL
 from orchestrator.telemetry import attempts
@@ -192,6 +192,7 @@ def _record(job: Job | Claimed, moved: Job, ended: Ended) -> None:
         pipelines.child_stopped(moved)
     if moved.ready:
         bell.ring_after_commit(moved.kind)
+    unblocking.released_after_commit([job])
     if ended.snooze is None or moved.status in FINAL:
         after_failure.follow_up(moved, outcome=ended.outcome or "", exception=ended.exception)
 
@@ -200,6 +201,7 @@ def complete(job: Claimed, result: str, *, began_at: int | None = None) -> None:
     """Completes a leased job and counts it down for what waits for it. See `transitions.complete`."""
     transitions.complete(job, result, began_at=began_at)
     count_down([job])
+    unblocking.released_after_commit([job])
 
 
 def complete_together(jobs: Sequence[Claimed], results: Sequence[str]) -> set[UUID]:
@@ -209,6 +211,7 @@ def complete_together(jobs: Sequence[Claimed], results: Sequence[str]) -> set[UU
     with transaction.atomic() if any(job.parent_id for job in jobs) else nullcontext():
         completed = transitions.complete_together(jobs, results)
         count_down([job for job in jobs if job.id in completed])
+        unblocking.released_after_commit(jobs)
     return completed
 
 
@@ -220,6 +223,7 @@ def hand_back_unstarted(jobs: Sequence[Claimed]) -> None:
     handed_back = transitions.hand_back_unstarted(jobs)
     if handed_back:
         bell.ring_after_commit(jobs[0].kind)
+    unblocking.released_after_commit(jobs)
     for job in jobs:
         if job.id not in handed_back:
             end_attempt(job, Ended(None))

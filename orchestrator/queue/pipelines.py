@@ -58,7 +58,7 @@ def child_stopped(child: Job) -> None:
     parent.filter(error="", cancel_requested_at=None).update(
         error=f"The child {child.name!r} {how}"[:MAX_ERROR_CHARACTERS], updated_at=Now()
     )
-    parent.update(unwinding=True, ready=False)
+    parent.update(unwinding=True, ready=False, blocked_by=None)
     child_stopping()
     transaction.on_commit(partial(unwind, child.parent_id))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from orchestrator.failpoints import Failpoint
@@ -30,6 +30,9 @@ REPLACED_SECONDS = 5.0
 
 # If a process dies that ran more jobs than these, they are not isolated at once.
 MAX_SUSPECTS = 64
+
+# As a batch leaves a job that it has not completed. A later claim may have found no room for it.
+READY_OR_BLOCKED = Q(ready=True) | Q(blocked_by__isnull=False)
 
 # Why attempts were ended.
 DIED = "Its worker died while it ran."
@@ -196,7 +199,7 @@ def record_crashed_attempts(in_flight: Mapping[str, int], ended: Ended, *, worke
             worker_name=worker_name,
             skip_locked=True,
         )
-        for job in Job.objects.filter(id__in=in_flight.keys(), ready=True)
+        for job in Job.objects.filter(READY_OR_BLOCKED, id__in=in_flight.keys())
         if job.attempt == in_flight[str(job.id)]
     ]
     return None not in moved

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import F, Q, QuerySet, Value
 from django.db.models.functions import Greatest, Now
 
 from orchestrator.attempt.session import BEGAN_AT, CLEAN, ConnectionMisused, transaction_began_at
 from orchestrator.kinds import Kind
 from orchestrator.models import Job
+from orchestrator.queue import admission, unblocking
 from orchestrator.queue.claims import IN_ORDER, LIMIT_IDLENESS
 from orchestrator.running import CLAIMED, Claimed, RowMoved
 from orchestrator.states import UNFINISHED, Status
@@ -43,7 +44,7 @@ WITH me AS (
     WHERE ready AND kind = %(kind)s AND (NOT runs_alone OR (SELECT runs_alone FROM head))
       AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
       AND EXISTS (SELECT FROM me)
-      AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND paused_at IS NOT NULL)
+      AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND (paused_at IS NOT NULL OR limited))
     ORDER BY rank, id
     LIMIT CASE WHEN (SELECT runs_alone FROM head) THEN 1 ELSE %(at_most)s END
     FOR UPDATE SKIP LOCKED
@@ -70,6 +71,31 @@ RETURNING
         OFFSET (SELECT count(*) FROM next)
         LIMIT 1
     )
+"""  # noqa: S608 It is made of constants.
+
+# The worker's row is locked before the gate of a kind with limits, as whoever declares it dead has locked it.
+LOCK_WORKER = "SELECT FROM orchestrator_worker WHERE id = %(worker)s AND ended_at IS NULL FOR KEY SHARE"
+
+# Jobs for which the limits of their kind have room become this worker's. They are locked already.
+LEASE_ADMITTED = f"""
+UPDATE orchestrator_job job
+SET status = 'RUNNING',
+    ready = false,
+    limited = true,
+    blocked_by = NULL,
+    attempt = attempt + 1,
+    worker_id = %(worker)s,
+    worker_name = %(worker_name)s,
+    celery_task_id = job.id,
+    deadline_at = clock_timestamp() + %(timeout)s,
+    started_at = CASE WHEN status = 'RUNNING' THEN started_at ELSE statement_timestamp() END,
+    updated_at = clock_timestamp()
+WHERE id = ANY(%(ids)s::uuid[])
+RETURNING
+    {CLAIMED},
+    rank,
+    EXISTS (SELECT FROM orchestrator_job parent WHERE parent.id = job.parent_id AND parent.status = 'CREATED'),
+    statement_timestamp()
 """  # noqa: S608 It is made of constants.
 
 # Pipelines have begun.
@@ -200,12 +226,13 @@ WITH held AS (
            END AS next_status
     FROM orchestrator_job
     WHERE id = %(id)s AND attempt = %(attempt)s AND worker_id IS NOT DISTINCT FROM %(worker)s
-      AND (status = 'RUNNING' AND worker_id IS NOT NULL OR ready)
+      AND (status = 'RUNNING' AND worker_id IS NOT NULL OR ready OR blocked_by IS NOT NULL)
     FOR UPDATE {skip_locked}
 )
 UPDATE orchestrator_job job
 SET status = next_status,
     ready = next_status = 'CREATED' AND %(delay)s = interval '0',
+    blocked_by = NULL,
     attempt = %(number)s,
     max_attempts = greatest(max_attempts, %(max_attempts)s),
     runs_alone = job.runs_alone OR %(runs_alone)s,
@@ -254,15 +281,37 @@ def claim(
         "at_most": at_most,
         "id": id,
     }
-    with connection.cursor() as cursor:
-        cursor.execute(LEASE, parameters)
-        rows = cursor.fetchall()
+    if admission.is_limited(kind):
+        rows, has_more = _lease_admitted(kind, parameters)
+    else:
+        with connection.cursor() as cursor:
+            cursor.execute(LEASE, parameters)
+            rows = cursor.fetchall()
+        has_more = bool(rows) and rows[0][-1]
     # PostgreSQL returns them in any order.
     rows.sort(key=_rank_and_id)
     jobs = [Claimed(*columns) for *columns, _, _, _ in rows]
     if pipelines := {job.parent_id for job, row in zip(jobs, rows, strict=True) if job.parent_id and row[-2]}:
         start_parent(*pipelines, skip_locked=True)
-    return Claim(jobs, has_more=bool(rows) and rows[0][-1])
+    return Claim(jobs, has_more)
+
+
+def _lease_admitted(kind: Kind, parameters: dict[str, Any]) -> tuple[list[tuple[Any, ...]], bool]:
+    """The rows of jobs for which the kind's limits have room, and whether there may be more."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(LOCK_WORKER, parameters)
+        if cursor.fetchone() is None:
+            return [], False
+        unblocking.pass_gate(kind.name)
+        choice = admission.admit(
+            kind, at_most=parameters["at_most"], isolated=parameters["isolated"], id=parameters["id"]
+        )
+        if not choice.chosen:
+            return [], choice.has_more
+        cursor.execute(LEASE_ADMITTED, parameters | {"ids": [str(each.id) for each in choice.chosen]})
+        rows = cursor.fetchall()
+        admission.started(kind, choice.chosen, rows[0][-1])
+        return rows, choice.has_more
 
 
 def _rank_and_id(row: tuple[Any, ...]) -> tuple[datetime, UUID]:
@@ -462,7 +511,7 @@ def cancel_some_unstarted_children(parent_id: UUID, *, of: Collection[str], at_m
     children = list(_unstarted_children(parent_id).filter(kind__in=of).order_by("id")[:at_most])
     _cancel(Job.objects.filter(id__in=[child.id for child in children]))
     for child in children:
-        child.status, child.ready = Status.CANCELLED, False
+        child.status, child.ready, child.blocked_by = Status.CANCELLED, False, None
     return children
 
 
@@ -471,7 +520,9 @@ def _unstarted_children(parent_id: UUID) -> QuerySet[Job]:
 
 
 def _cancel(jobs: QuerySet[Job], **columns: Any) -> int:
-    return jobs.update(status=Status.CANCELLED, ready=False, finished_at=Now(), updated_at=Now(), **columns)
+    return jobs.update(
+        status=Status.CANCELLED, ready=False, blocked_by=None, finished_at=Now(), updated_at=Now(), **columns
+    )
 
 
 def cancel_pipeline(parent_id: UUID) -> bool:
@@ -483,7 +534,7 @@ def cancel_pipeline(parent_id: UUID) -> bool:
 def fail_pipeline(parent_id: UUID) -> bool:
     """Fails the parent of a pipeline of which nothing runs any more, whose error says why; whether it moved."""
     failed = Job.objects.filter(id=parent_id, status=Status.RUNNING, unwinding=True).update(
-        status=Status.FAILED, unwinding=False, ready=False, finished_at=Now(), updated_at=Now()
+        status=Status.FAILED, unwinding=False, ready=False, blocked_by=None, finished_at=Now(), updated_at=Now()
     )
     return failed == 1
 

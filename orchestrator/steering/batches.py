@@ -133,7 +133,7 @@ def _retry(ids: Collection[UUID], found_at: datetime, check: Callable[[], None])
 
 
 def _retry_together(ended: QuerySet[Job]) -> None:
-    uncapped = [kind.name for kind in all_kinds() if not kind.max_unfinished_per_owner]
+    uncapped = [kind.name for kind in all_kinds() if not kind_limits.limits_of(kind).max_unfinished_per_owner]
     with transaction.atomic():
         jobs = _hold(_alone(ended).filter(kind__in=uncapped, pruning=False))
         bell.ring_after_commit(*transitions.reopen(*[job.id for job in jobs]))

@@ -280,6 +280,7 @@ def fake_job(
         progress_done=done,
         progress_total=None,
         progress_message="",
+        limit_key=kind.key_of(fitting),
         began_at=0,
         claimed_at=datetime.now(UTC),
     )

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from orchestrator.failpoints import Failpoint
 from orchestrator.models import Attempt, Job, Kind, Upkeep
-from orchestrator.queue import bell, endings, pipelines, recovery
+from orchestrator.queue import bell, endings, pipelines, recovery, unblocking
 from orchestrator.rollups import writing
 from orchestrator.upkeep import retention
 
@@ -34,7 +34,8 @@ MAKE_DUE_READY = """
 UPDATE orchestrator_job SET ready = true, updated_at = clock_timestamp()
 WHERE id = ANY(ARRAY(
     SELECT id FROM orchestrator_job
-    WHERE NOT ready AND status = 'CREATED' AND unfinished_dependencies = 0 AND run_at <= clock_timestamp()
+    WHERE NOT ready AND status = 'CREATED' AND unfinished_dependencies = 0 AND blocked_by IS NULL
+      AND run_at <= clock_timestamp()
     ORDER BY run_at
     LIMIT %s
     FOR UPDATE SKIP LOCKED
@@ -109,6 +110,13 @@ def unwind_pipelines() -> None:
 def make_due_ready() -> None:
     with connection.cursor() as cursor:
         cursor.execute(MAKE_DUE_READY, [DUE_BATCH])
+
+
+@part
+def let_blocked_go() -> None:
+    """Those whose limits have room. Whoever makes room does so at once; this is for one that died, and for rates."""
+    unblocking.let_due_go()
+    unblocking.look_at_all()
 
 
 @part

@@ -20,7 +20,7 @@ from orchestrator.database_errors import DATABASE_ERRORS
 from orchestrator.failpoints import Failpoint
 from orchestrator.failures import error_of
 from orchestrator.kinds import Kind
-from orchestrator.queue import bell, claims, endings, transitions
+from orchestrator.queue import bell, claims, endings, transitions, unblocking
 from orchestrator.queue.recovery import record_crashed_attempts
 from orchestrator.running import Claimed, RunningJob
 from orchestrator.telemetry import attempts
@@ -127,7 +127,9 @@ def run_locked(kind: Kind, jobs: Sequence[Claimed], process: WorkerProcess) -> l
             "A batch of %d jobs of kind %s runs one by one: %s", len(jobs), kind.name, error_of(cause_of(failure))
         )
         done, failed = _complete_each([[job] for job in jobs], kind, process)
-    endings.count_down([running.row for each in done for running, _ in each.jobs])
+    completed = [running.row for each in done for running, _ in each.jobs]
+    endings.count_down(completed)
+    unblocking.let_others_go(completed)
     for job, failure in failed:
         fail(job, kind, failure, worker_name=process.name)
     return done
@@ -214,7 +216,7 @@ def run_alone(kind: Kind, process: WorkerProcess, id: str, attempt: int) -> bool
     """Runs a job in a transaction of its own, if it is still as it was found after so many attempts; whether it is."""
     alone = _Batch(kind, process)
     try:
-        alone.run(partial(claims.lock_one, id, attempt, worker_id=process.row_id))
+        alone.run(partial(claims.lock_one, kind, id, attempt, worker_id=process.row_id))
     except BaseException as error:
         session.clean()
         _record_attempts(alone, error, runs_alone=True)

@@ -13,13 +13,14 @@ from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
-from psycopg2.extras import execute_values
+from psycopg2.extras import Json, execute_values
 
 from orchestrator.connection_options import add_options
 from orchestrator.failpoints import Failpoint
 from orchestrator.host import host, process_started
-from orchestrator.kinds import all_kinds
+from orchestrator.kinds import Kind, all_kinds
 from orchestrator.models import Worker
+from orchestrator.queue.kind_limits import HOLDS_BACK
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +35,16 @@ WHERE id = %(id)s AND ended_at IS NULL
 """
 
 # The kinds that this process can run, for the admin and the API, and for the tick, which rings for them.
-REPORT_KINDS = """
-INSERT INTO orchestrator_kind AS known (name, queue, description, keep_days) VALUES %s
+# What operators have set instead of the limits that it declares stays.
+REPORT_KINDS = f"""
+INSERT INTO orchestrator_kind AS known (name, queue, description, keep_days, declared_limits, limited) VALUES %s
 ON CONFLICT (name) DO UPDATE
-SET queue = excluded.queue, description = excluded.description, keep_days = excluded.keep_days
-WHERE (known.queue, known.description, known.keep_days)
-      IS DISTINCT FROM (excluded.queue, excluded.description, excluded.keep_days)
-"""
+SET queue = excluded.queue, description = excluded.description, keep_days = excluded.keep_days,
+    declared_limits = excluded.declared_limits,
+    limited = {HOLDS_BACK.format(declared="excluded.declared_limits", overrides="known.limits")}
+WHERE (known.queue, known.description, known.keep_days, known.declared_limits)
+      IS DISTINCT FROM (excluded.queue, excluded.description, excluded.keep_days, excluded.declared_limits)
+"""  # noqa: S608 It is made of constants.
 
 # For what must go on while others have locked a whole table, or wait for a handler of this process to do so.
 SHORT_LOCK_WAIT = "-c lock_timeout=1s"
@@ -114,7 +118,7 @@ class Lease:
             execute_values(
                 cursor.cursor,
                 REPORT_KINDS,
-                [(kind.name, kind.queue, kind.description, kind.keep_days) for kind in all_kinds()],
+                [_reported(kind) for kind in all_kinds()],
             )
         self.row_id = row.id
         self.renewed_at = time.monotonic()
@@ -136,3 +140,8 @@ class Lease:
                 Worker.objects.filter(id=self.row_id).update(ended_at=Now(), in_flight_batch={})
         except Exception as error:
             logger.warning("The row of %s was not closed; the tick will do so: %s", self.name, error)
+
+
+def _reported(kind: Kind) -> tuple[Any, ...]:
+    limits = kind.limits
+    return kind.name, kind.queue, kind.description, kind.keep_days, Json(limits.as_json()), limits.holds_back
