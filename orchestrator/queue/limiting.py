@@ -1,4 +1,4 @@
-"""Changing the limits of a kind while it runs. What an operator has set stays when another release declares otherwise."""
+"""Changing the limits of a kind while it runs. What an operator has set stays whatever another release declares."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from django.db.models.functions import Now
 from access import audit
 from orchestrator.kinds import UnknownKind, all_kinds
 from orchestrator.models import Dependency, Job
-from orchestrator.queue import bell, places, transitions
+from orchestrator.queue import bell, kind_limits, places, transitions
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.steering.changing import Change, NotChangeable, change
 from orchestrator.submission import NotCancellable, NotRetryable, TooManyUnfinished, cancel, retry
