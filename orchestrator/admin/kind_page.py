@@ -12,6 +12,7 @@ from orchestrator.admin.figures import ended_chart, jobs_url, rate_of, run_times
 from orchestrator.kinds import Kind as DeclaredKind
 from orchestrator.kinds import known_kind
 from orchestrator.models import Kind
+from orchestrator.queue import kind_limits
 from orchestrator.rollups import reading
 from orchestrator.rollups.reading import HOUR, MINUTE, NO_TIMES
 from orchestrator.shown.words import duration
@@ -62,7 +63,7 @@ def _declared(kind: Kind, declared: DeclaredKind | None) -> Iterator[tuple[str, 
     yield "Backoff", f"{backoff}, at most {duration(declared.backoff_ceiling.total_seconds())}"
     days = kept_days(kind.name, kind.keep_days)
     yield "Kept", f"{days:g} days after its end" if days else "for ever"
-    if declared.max_unfinished_per_owner:
-        yield "Unfinished jobs", f"at most {declared.max_unfinished_per_owner} an owner"
+    for name, limit in kind_limits.limits_of(declared).as_json().items():
+        yield name.replace("_", " ").capitalize(), f"{limit} (set here)" if name in kind.limits else limit
     if declared.internal:
         yield "Submitted", "from Python only"
