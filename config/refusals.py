@@ -23,6 +23,7 @@ from orchestrator.http.responses import problem, shortened
 from orchestrator.http.strict_json import BadJSON
 from orchestrator.kinds import BadConcurrencyKey, BadPayload, InternalKind, Problem, UnknownKind
 from orchestrator.models import Job
+from orchestrator.queue.pausing import UnknownQueue
 from orchestrator.steering.changing import NotChangeable
 from orchestrator.steering.selection import BadFilter
 from orchestrator.submission import BadSubmission, NotCancellable, NotRetryable, TooManyUnfinished
@@ -65,6 +66,7 @@ REFUSALS: dict[type[BaseException], Refusal] = {
     Job.DoesNotExist: Refusal(
         HTTPStatus.NOT_FOUND, "no-such-job", "Job not found", "No job has this id, or you may not see it."
     ),
+    UnknownQueue: Refusal(HTTPStatus.NOT_FOUND, "no-such-queue", "Queue not found"),
     Task.DoesNotExist: Refusal(
         HTTPStatus.NOT_FOUND,
         "no-such-task",

@@ -27,12 +27,27 @@ class Kind(models.Model):
         db_default={}, default=dict, help_text="What operators have set instead; null: no such limit."
     )
     limited = models.BooleanField(db_default=False, help_text="Whether its jobs have to wait for any limit.")
+    paused_with_queue = models.BooleanField(db_default=False, help_text="Paused only because its queue is.")
 
     class Meta:
         permissions: ClassVar = [
             ("pause_kind", "Can pause and resume kinds"),
             ("limit_kind", "Can change the limits of kinds"),
         ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class PausedQueue(models.Model):
+    """A queue that an operator has paused: so are all kinds of it, for as long as this row is there."""
+
+    name = models.CharField(primary_key=True, max_length=50)
+    paused_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        default_permissions = ()
+        permissions: ClassVar = [("pause_queue", "Can pause and resume queues")]
 
     def __str__(self) -> str:
         return self.name

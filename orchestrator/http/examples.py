@@ -49,6 +49,17 @@ BULK_ANSWER = {
     "job_id": JOB,
     "link": f"/jobs/{JOB}",
 }
+A_QUEUE = {
+    "name": "io",
+    "pool": "threads",
+    "paused_at": "2030-01-31T12:00:00Z",
+    "kinds": 12,
+    "waiting": 431,
+    "oldest_since": "2030-01-31T11:58:07Z",
+    "running": 32,
+    "workers": 1,
+    "slots": 32,
+}
 JOB_CHANGES: dict[str, Any] = {
     "Before all others": {"priority": 0, "run_at": None},
     "Later": {"run_at": "2030-01-31T12:00:00Z"},

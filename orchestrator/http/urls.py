@@ -2,7 +2,15 @@
 
 from django.urls import path
 
-from orchestrator.http import audit_views, bulk_views, health_views, job_views, log_views, orchestration_views
+from orchestrator.http import (
+    audit_views,
+    bulk_views,
+    health_views,
+    job_views,
+    log_views,
+    orchestration_views,
+    queue_views,
+)
 
 urlpatterns = [
     path("orchestrate/<str:username>", orchestration_views.OrchestrateView.as_view(), name="orchestrate"),
@@ -16,6 +24,8 @@ urlpatterns = [
     path("jobs/<str:job_id>/logs", log_views.LogsView.as_view(), name="job_logs"),
     path("jobs/<str:job_id>/retry", job_views.RetryView.as_view(), name="retry"),
     path("kinds", job_views.KindsView.as_view(), name="kinds"),
+    path("queues", queue_views.QueuesView.as_view(), name="queues"),
+    path("queues/<str:queue>", queue_views.QueueView.as_view(), name="queue"),
     path("audit", audit_views.AuditView.as_view(), name="audit"),
     path("api/health/", health_views.HealthView.as_view(), name="health"),
     path("api/health/ready/", health_views.ReadyView.as_view(), name="ready"),

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from orchestrator.failpoints import Failpoint
 from orchestrator.models import Attempt, Job, Kind, Upkeep
-from orchestrator.queue import bell, endings, pipelines, recovery, unblocking
+from orchestrator.queue import bell, endings, pausing, pipelines, recovery, unblocking
 from orchestrator.rollups import writing
 from orchestrator.upkeep import retention
 
@@ -117,6 +117,11 @@ def let_blocked_go() -> None:
     """Those whose limits have room. Whoever makes room does so at once; this is for one that died, and for rates."""
     unblocking.let_due_go()
     unblocking.look_at_all()
+
+
+@part
+def pause_new_kinds_of_paused_queues() -> None:
+    pausing.follow_queues()
 
 
 @part

@@ -85,10 +85,12 @@ OPEN_TO_USERS = [
     ("POST", "/api/data/ingest/", Scope.SUBMIT, 400),
     ("POST", "/api/data/ingest/stream/", Scope.SUBMIT, 415),
     ("GET", "/kinds", Scope.READ, 200),
+    ("GET", "/queues", Scope.READ, 200),
     *(("GET", path, Scope.READ, 200) for path in LISTS),
 ]
 # Open to everyone.
 READ_BY_AUDITORS = {"/audit"}  # See test_audit.
+STEERED_BY_OPERATORS = {"/queues/{queue}"}  # See test_queues.
 PUBLIC = {"/", "/api/health/", "/api/health/ready/", "/api/schema/", "/swagger/", "/api/docs/"}
 
 
@@ -174,7 +176,7 @@ def test_a_token_goes_as_far_as_its_scope(
 
 def test_every_path_is_in_the_tables() -> None:
     tried = {shape(path) for _, path, *_ in [*REQUESTS, *OPEN_TO_USERS]} | {
-        shape(path) for path in PUBLIC | READ_BY_AUDITORS
+        shape(path) for path in PUBLIC | READ_BY_AUDITORS | STEERED_BY_OPERATORS
     }
 
     assert {shape(path) for path in our_paths()} - {shape(path) for path in tried} == set()
@@ -281,8 +283,8 @@ def test_operators_cancel_retry_and_pause() -> None:
     names = set(Group.objects.get(name="operators").permissions.values_list("codename", flat=True))
 
     assert {name for name in names if not name.startswith("view_")} == {
-        "cancel_job", "retry_job", "reschedule_job", "pause_kind", "cancel_task", "retry_task", "pause_taskschedule",
-        "cancel_ingestion",
+        "cancel_job", "retry_job", "reschedule_job", "pause_kind", "pause_queue", "cancel_task", "retry_task",
+        "pause_taskschedule", "cancel_ingestion",
     }  # fmt: skip
 
 

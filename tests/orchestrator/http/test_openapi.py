@@ -33,6 +33,8 @@ CODES = {
     ("patch", "/jobs/{job_id}"): {"200", "400", "403", "404", "409", "413", "415"} | PROBLEMS,
     ("delete", "/jobs/{job_id}"): {"200", "202", "400", "404", "409", "403"} | PROBLEMS,
     ("post", "/jobs/{job_id}/retry"): {"202", "400", "403", "404", "409", "413", "415", "422"} | PROBLEMS,
+    ("get", "/queues"): {"200"} | PROBLEMS,
+    ("patch", "/queues/{queue}"): {"200", "400", "403", "404", "413", "415"} | PROBLEMS,
     ("get", "/kinds"): {"200"} | PROBLEMS,
     ("post", "/api/data/ingest/"): {"202", "400", "403", "413", "415", "422"} | PROBLEMS,
     ("post", "/api/data/ingest/stream/"): {"202", "400", "403", "411", "413", "415", "422"} | PROBLEMS,
