@@ -49,6 +49,7 @@ SEE, OPERATE, CHANGE = range(3)
 REQUESTS = [
     ("GET", "/jobs/{job}", SEE, 200),
     ("PATCH", "/jobs/{job}", OPERATE, 200),
+    ("GET", "/jobs/{job}/logs", SEE, 200),
     ("DELETE", "/jobs/{job}", OPERATE, 200),
     ("POST", "/jobs/{failed}/retry", OPERATE, 202),
     ("GET", "/status/owner/{orchestration}", SEE, 200),
