@@ -36,6 +36,7 @@ SET priority = priority + steps,
                  WHEN job.run_at > statement_timestamp() THEN could_start
                  ELSE ready
             END,
+    blocked_by = CASE WHEN next_run_at > statement_timestamp() THEN NULL ELSE blocked_by END,
     updated_at = clock_timestamp()
 FROM locked
 WHERE job.id = locked.id AND job.id = ANY(%(ids)s::uuid[])

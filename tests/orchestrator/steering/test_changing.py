@@ -176,6 +176,14 @@ def test_a_transactional_job_keeps_its_new_place(kind: DeclareKind, worker: Work
     assert again(job).status == "COMPLETED"
 
 
+def test_a_job_that_a_limit_blocks_stays_blocked_until_it_is_to_start_later() -> None:
+    job = make_job(ready=False, blocked_by="kind")
+
+    assert change(job.id, Change(priority=0, at_once=True)).blocked_by == "kind"
+    later = change(job.id, Change(run_at=in_an_hour()))
+    assert (later.blocked_by, later.ready) == (None, False)
+
+
 def test_a_change_is_in_the_audit_trail() -> None:
     job = make_job()
 
