@@ -17,6 +17,7 @@ from rest_framework import exceptions
 
 from access.permissions import NotPermitted
 from orchestrator.database_errors import is_read_only, leave_read_only
+from orchestrator.graphs.checks import BadGraph
 from orchestrator.http.idempotency import BadKey, IdempotencyKeyReused
 from orchestrator.http.requests import BadInput, problems_in
 from orchestrator.http.responses import problem, shortened
@@ -56,6 +57,7 @@ REFUSALS: dict[type[BaseException], Refusal] = {
     BadConcurrencyKey: BAD_INPUT,
     BadPayload: BAD_INPUT,
     BadSubmission: BAD_INPUT,
+    BadGraph: BAD_INPUT,
     BadKey: BAD_INPUT,
     BadFilter: BAD_INPUT,
     BadRecurrence: BAD_INPUT,

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import msgspec
 from django.conf import settings
 
+from orchestrator.graphs import references
+from orchestrator.graphs.references import MissingValue
 from orchestrator.kinds import Child, job
 from orchestrator.running import RunningJob
 from orchestrator.steering import actions
@@ -89,6 +91,18 @@ def combine(job: RunningJob, payload: Nothing) -> dict[str, Any]:
         "first_batch": {"aggregated_sum": job.inputs["first_sum"]["aggregated_sum"]},
         "second_batch": {"aggregated_sum": job.inputs["second_sum"]["aggregated_sum"]},
     }
+
+
+class Pipeline(msgspec.Struct, forbid_unknown_fields=True):
+    name: str = ""
+    result: Any = None
+
+
+@job("pipeline.run", queue="io", payload=Pipeline, no_retry=(MissingValue, ValueError), internal="POST /pipelines")
+def run_pipeline(job: RunningJob, payload: Pipeline) -> Any:
+    """Puts together what a pipeline returns, when all of its steps are done."""
+    steps = {reference.step for _, reference in references.found(payload.result)}
+    return references.resolved(payload.result, job.results_of(steps))
 
 
 @job("demo.slices", queue="io", payload=Slices)

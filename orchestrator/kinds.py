@@ -100,13 +100,21 @@ Call = ParamSpec("Call", default=...)  # What the handler is called with.
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """A step of a pipeline. It starts once every step named in `after`, listed before it, has completed."""
+    """A step of a pipeline. It starts once every step named in `after`, listed before it, has completed.
+
+    payload: may take parts of earlier steps' results: {"$from": "step.key"}; see docs/pipelines.md.
+    on_failure: with "continue", what comes after it goes on when it has failed for good, and its pipeline completes.
+    when: a condition on earlier steps; if it does not hold, the step is skipped.
+    """
 
     name: str
     kind: str
     payload: Any = field(default_factory=dict)
     after: Sequence[str] = ()
     priority: int | None = None
+    max_attempts: int | None = None
+    on_failure: Literal["fail", "continue"] = "fail"
+    when: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

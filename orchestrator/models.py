@@ -150,6 +150,9 @@ class Job(models.Model):
     parent = models.ForeignKey("self", null=True, on_delete=models.CASCADE, related_name="children", db_index=False)
     name = models.CharField(max_length=100, blank=True, db_default="", help_text="A child's name within its pipeline.")
     unfinished_dependencies = models.IntegerField(db_default=0)
+    unresolved = models.BooleanField(
+        db_default=False, help_text="A step whose payload or condition depends on earlier results, which are awaited."
+    )
     unwinding = models.BooleanField(db_default=False, help_text="Its unstarted children are still to be cancelled.")
     pruning = models.BooleanField(db_default=False, help_text="It is being deleted, its children first.")
 
@@ -189,6 +192,12 @@ class Job(models.Model):
             models.Index(name="job_leased_by_worker", fields=["worker"], condition=Q(worker__isnull=False)),
             # Serves: the tick, which cancels the rest of failed and cancelled pipelines.
             models.Index(name="job_unwinding", fields=["id"], condition=Q(unwinding=True)),
+            # Serves: the tick, which resolves steps that are left.
+            models.Index(
+                name="job_unresolved",
+                fields=["id"],
+                condition=Q(unresolved=True, status=Status.CREATED, unfinished_dependencies=0),
+            ),
             # Serves: the cap on an owner's unfinished jobs of a kind.
             models.Index(
                 name="job_unfinished_by_owner",
@@ -301,6 +310,31 @@ class RateWait(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.lane}"
+
+
+class Step(models.Model):
+    """What a step of a graph has beside its job, if it has more than a payload of its own."""
+
+    class Outcome(models.TextChoices):
+        SKIPPED = "SKIPPED", "it was not to run"
+        PASSING = "PASSING", "it failed, and what comes after it is to go on"
+        PASSED = "PASSED", "it failed, and what comes after it goes on"
+
+    job = models.OneToOneField(Job, on_delete=models.CASCADE, primary_key=True, related_name="step")
+    payload = models.JSONField(null=True, help_text="The payload with references to earlier results, if it has any.")
+    condition = models.JSONField(null=True, help_text="When it runs; null: always.")
+    on_failure = models.CharField(max_length=10, default="fail")
+    outcome = models.CharField(max_length=7, choices=Outcome.choices, blank=True, db_default="")
+
+    class Meta:
+        default_permissions = ()
+        indexes: ClassVar = [
+            # Serves: the tick, which lets go on what is left after a failure.
+            models.Index(name="step_passing", fields=["job"], condition=Q(outcome="PASSING")),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.job_id)
 
 
 class Attempt(models.Model):

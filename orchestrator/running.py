@@ -8,7 +8,7 @@ import operator
 import reprlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -60,6 +60,9 @@ Progress = tuple[int | None, int | None, str]
 CHILDS_INPUTS = """
 SELECT name, coalesce(result::text, 'null') FROM orchestrator_job
 WHERE id = ANY(ARRAY(SELECT depends_on_id FROM orchestrator_dependency WHERE job_id = %s)) ORDER BY id
+"""
+CHILDRENS_RESULTS = """
+SELECT name, coalesce(result::text, 'null') FROM orchestrator_job WHERE parent_id = %s AND name = ANY(%s)
 """
 PARENTS_INPUTS = """
 SELECT name, coalesce(result::text, 'null') FROM orchestrator_job WHERE parent_id = %s ORDER BY id
@@ -195,6 +198,11 @@ class BaseRunningJob(RunningHandler):
         """The results of the jobs that this one waited for, by name: a child's `after`, a parent's children."""
         sql = CHILDS_INPUTS if self.row.parent_id else PARENTS_INPUTS
         return {name: json.loads(result) for name, result in read_aside(sql, [str(self.row.id)])}
+
+    def results_of(self, children: Collection[str]) -> dict[str, Any]:
+        """The results of those children of a parent, by name."""
+        rows = read_aside(CHILDRENS_RESULTS, [str(self.row.id), list(children)])
+        return {name: json.loads(result) for name, result in rows}
 
     def progress(self, done: int, total: int | None = None, message: str = "") -> None:
         """Reports how far the work is, and is a checkpoint. Others see it within about a second.

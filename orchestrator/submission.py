@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -21,10 +21,11 @@ from access import audit
 from orchestrator.attempt.callbacks import begun_again
 from orchestrator.failpoints import Failpoint
 from orchestrator.failures import error_of
+from orchestrator.graphs import rows as graphs
 from orchestrator.ids import uuid7
 from orchestrator.kinds import MAX_ATTEMPTS, BadConcurrencyKey, BadPayload, Kind, P, Problem, UnknownKind, kind_named
 from orchestrator.kinds import Child as Child  # Users' pipelines import it from here.
-from orchestrator.models import Dependency, Job
+from orchestrator.models import Dependency, Job, Step
 from orchestrator.pg_values import NotFinite, as_json, is_storable
 from orchestrator.queue import after_failure, bell, kind_limits, pipelines, transitions, unblocking
 from orchestrator.queue.transitions import priority_step
@@ -41,15 +42,16 @@ retrying = Failpoint("retrying")
 INSERT = """
 INSERT INTO orchestrator_job (
     id, kind, queue, owner, priority, payload, max_attempts, parent_id, name, unfinished_dependencies,
-    limit_key, run_at, rank, ready
+    limit_key, unresolved, run_at, rank, ready
 )
 SELECT new.id, new.kind, new.queue, new.owner, new.priority, new.payload, new.max_attempts, new.parent_id, new.name,
-       new.unfinished_dependencies, new.limit_key,
+       new.unfinished_dependencies, new.limit_key, new.unresolved,
        due.at, due.at + new.priority * %(priority_step)s,
-       new.unfinished_dependencies = 0 AND due.at <= statement_timestamp()
+       new.unfinished_dependencies = 0 AND NOT new.unresolved AND due.at <= statement_timestamp()
 FROM json_to_recordset(%(rows)s) AS new (
     id uuid, kind text, queue text, owner text, priority integer, payload jsonb, max_attempts integer,
-    parent_id uuid, name text, unfinished_dependencies integer, limit_key text, run_at timestamptz
+    parent_id uuid, name text, unfinished_dependencies integer, limit_key text, unresolved boolean,
+    run_at timestamptz
 ),
 LATERAL (SELECT coalesce(new.run_at, statement_timestamp()) AS at) AS due
 """
@@ -280,6 +282,7 @@ def retry(job_id: UUID) -> Job:
         kinds = transitions.reopen(job_id)
         audit.record("job.retry", job_id, job.kind, before={"status": job.status})
         bell.ring_after_commit(*kinds)
+        transaction.on_commit(partial(pipelines.resolve, job_id))
         retrying()
     return Job.objects.get(id=job_id)
 
@@ -292,14 +295,18 @@ def _row(
     priority: int | None = None,
     run_at: datetime | None = None,
     max_attempts: int | None = None,
+    is_template: bool = False,
 ) -> Row:
-    """A job's columns, checked. Its id is final once `_pipeline` has returned."""
+    """A job's columns, checked. Its id is final once `_pipeline` has returned.
+
+    is_template: what the payload refers to is known, and the payload checked, only once earlier steps are done.
+    """
     priority = kind.priority if priority is None else priority
     max_attempts = kind.max_attempts if max_attempts is None else max_attempts
     _check_numbers(priority, max_attempts)
     _check_run_at(run_at)
     _check_owner(owner)
-    fitting, text = _payload_as_json(kind, payload)
+    fitting, text = (None, "{}") if is_template else _payload_as_json(kind, payload)
     return {
         "id": uuid7(),
         "kind": kind.name,
@@ -311,8 +318,9 @@ def _row(
         "parent_id": None,
         "name": "",
         "unfinished_dependencies": 0,
+        "unresolved": is_template,
         "run_at": run_at,
-        **({} if kind.key is None else {"limit_key": kind.key_of(fitting)}),
+        **({} if kind.key is None or is_template else {"limit_key": kind.key_of(fitting)}),
     }
 
 
@@ -375,9 +383,19 @@ def _check_name(child: Child, taken: Container[str], pointer: str) -> None:
         raise BadSubmission(f"{pointer}/name", "duplicate", f"Two children are called {_shown(child.name)}.")
 
 
-def _check_after(child: Child, listed: Container[str], pointer: str) -> None:
+def _waits_for(child: Child, listed: Container[str], pointer: str) -> list[str]:
+    """The steps that it comes after: those it names, and those that it refers to."""
+    try:
+        names = {*child.after, *graphs.referred_to(child)}
+    except graphs.BadReference as error:
+        raise BadSubmission(f"{pointer}{error.pointer}", "reference", str(error)) from None
+    _check_after(child, names, listed, pointer)
+    return sorted(names)
+
+
+def _check_after(child: Child, names: Collection[str], listed: Container[str], pointer: str) -> None:
     # Not by a difference of sets, which would go through all that are listed for each child.
-    if unknown := [name for name in child.after if name not in listed]:
+    if unknown := [name for name in names if name not in listed]:
         raise BadSubmission(
             f"{pointer}/after",
             "unknown",
@@ -392,7 +410,16 @@ def _child_row(child: Child, parent: Row, pointer: str) -> Row:
         if kind.plan:
             raise BadSubmission("/kind", "nested", f"{kind.name!r} is a pipeline itself, so it cannot be a child.")
         priority = parent["priority"] if child.priority is None else child.priority
-        return _row(kind, child.payload, owner=parent["owner"], priority=priority, run_at=parent["run_at"])
+        is_template = graphs.is_template(child)
+        return _row(
+            kind,
+            child.payload if is_template else graphs.literal(child.payload),
+            owner=parent["owner"],
+            priority=priority,
+            run_at=parent["run_at"],
+            max_attempts=child.max_attempts,
+            is_template=is_template,
+        )
     except (BadConcurrencyKey, BadPayload, BadSubmission, UnknownKind) as error:
         error.problems = [problem._replace(pointer=pointer + problem.pointer) for problem in error.problems]
         raise
@@ -407,16 +434,20 @@ def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[t
             f"A pipeline may have at most {settings.ENV.MAX_CHILDREN:,} children, not {len(children):,}.",
         )
     ids: dict[str, UUID] = {}
+    may_be_skipped: set[str] = set()
     rows: list[Row] = []
     dependencies: list[tuple[UUID, UUID]] = []
     for position, child in enumerate(children):
         pointer = f"/children/{position}"
         _check_name(child, ids, pointer)
-        _check_after(child, ids, pointer)
+        waits_for = _waits_for(child, ids, pointer)
         row = _child_row(child, parent, pointer)
         ids[child.name] = row["id"]
-        waits_for = sorted(set(child.after))
         row |= {"name": child.name, "unfinished_dependencies": len(waits_for)}
+        if child.when is not None or (waits_for and may_be_skipped.issuperset(waits_for)):
+            may_be_skipped.add(child.name)
+            row["unresolved"] = True
+        row["step"] = _step(child, pointer, is_unresolved=row["unresolved"])
         rows.append(row)
         dependencies += [(row["id"], ids[name]) for name in waits_for]
     parent |= {"id": uuid7(), "unfinished_dependencies": len(children)}
@@ -425,13 +456,22 @@ def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[t
     return [*rows, parent], dependencies
 
 
+def _step(child: Child, pointer: str, *, is_unresolved: bool) -> Row | None:
+    try:
+        return graphs.step_of(child, is_unresolved=is_unresolved)
+    except graphs.BadReference as error:
+        raise BadSubmission(f"{pointer}{error.pointer}", "invalid", str(error)) from None
+
+
 def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]]) -> None:
+    steps = [Step(job_id=row["id"], **step) for row in rows if (step := row.pop("step", None))]
     with connection.cursor() as cursor:
         for first in range(0, len(rows), INSERT_ROWS):
             document = msgspec.json.encode(rows[first : first + INSERT_ROWS]).decode()
             parameters: dict[str, Any] = {"rows": document, "priority_step": priority_step()}
             cursor.execute(INSERT, parameters)
     between_inserts()
+    Step.objects.bulk_create(steps, batch_size=1_000)
     Dependency.objects.bulk_create(
         [Dependency(job_id=job, depends_on_id=depends_on) for job, depends_on in dependencies], batch_size=1_000
     )

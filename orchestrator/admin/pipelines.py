@@ -13,8 +13,10 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from orchestrator import composition
 from orchestrator.admin.graph import in_layers
-from orchestrator.models import Dependency, Job
+from orchestrator.composition import critical_path
+from orchestrator.models import Job
 from orchestrator.shown.words import duration
 from orchestrator.states import Status
 
@@ -35,35 +37,13 @@ LEAST_SCALE = 0.75
 # What a name is cut to, so that it stays within its box.
 NAME_CHARACTERS = 24
 
-COLUMNS = ("id", "name", "kind", "status", "created_at", "started_at", "finished_at", "error")
 
-
-@dataclass(eq=False)
-class Step:
-    """A child of a pipeline."""
-
-    id: UUID
-    name: str
-    kind: str
-    status: str
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    error: str
-    after: list[Step] = field(default_factory=list)
+class Step(composition.Step):
+    """A child of a pipeline, with its page."""
 
     @property
     def url(self) -> str:
         return reverse("admin:orchestrator_job_change", args=[self.id])
-
-    @property
-    def could_start_at(self) -> datetime:
-        """When the last of what it waited for was done."""
-        return max([self.created_at, *(each.finished_at for each in self.after if each.finished_at)])
-
-    @property
-    def has_run(self) -> bool:
-        return self.started_at is not None and self.status != Status.CREATED
 
 
 @dataclass(eq=False)
@@ -93,14 +73,8 @@ class Box:
 
 
 def steps_of(parent: Job) -> list[Step]:
-    """The children in an order in which each comes after what it waits for: ids rise so."""
-    children = Job.objects.filter(parent=parent.id).order_by("id")
-    steps = {row[0]: Step(*row) for row in children.values_list(*COLUMNS)}
-    needs = Dependency.objects.filter(job__parent=parent.id).values_list("job_id", "depends_on_id")
-    for job, depends_on in needs:
-        if job in steps and depends_on in steps:
-            steps[job].after.append(steps[depends_on])
-    return list(steps.values())
+    """The children in an order in which each comes after what it waits for."""
+    return composition.steps_of(parent.id, Step)
 
 
 def page(parent: Job, now: datetime) -> dict[str, Any]:
@@ -154,20 +128,6 @@ def _grouped(steps: Sequence[Step], key: Callable[[Step], Hashable]) -> list[lis
     for step in steps:
         groups[key(step)].append(step)
     return list(groups.values())
-
-
-def critical_path(steps: Sequence[Step]) -> list[Step]:
-    """The steps that decided when the pipeline was done: the last one to end, the last one that it waited for, and so
-    on.
-    """
-    ended = [step for step in steps if step.finished_at and step.has_run]
-    path: list[Step] = []
-    last = max(ended, key=lambda step: (step.finished_at, step.id), default=None)
-    while last is not None:
-        path.append(last)
-        before = [each for each in last.after if each.finished_at]
-        last = max(before, key=lambda step: (step.finished_at, step.id), default=None)
-    return path[::-1]
 
 
 def times(steps: Sequence[Step], path: Sequence[Step], now: datetime) -> dict[str, Any]:

@@ -76,17 +76,21 @@ LIMIT 5
 """
 
 # Unfinished jobs that wait for another number of jobs than their counter says.
-MISCOUNTED = """
+PASSED = "EXISTS (SELECT FROM orchestrator_step WHERE job_id = other.id AND outcome = 'PASSED')"
+MISCOUNTED = f"""
 SELECT job.id FROM (
     SELECT id, unfinished_dependencies FROM orchestrator_job
     WHERE status IN ('CREATED', 'RUNNING') ORDER BY status DESC, id LIMIT %(most)s
 ) job
 WHERE unfinished_dependencies <> (
     SELECT count(*) FROM orchestrator_dependency JOIN orchestrator_job other ON other.id = depends_on_id
-    WHERE job_id = job.id AND other.status <> 'COMPLETED'
-) + (SELECT count(*) FROM orchestrator_job child WHERE child.parent_id = job.id AND child.status <> 'COMPLETED')
+    WHERE job_id = job.id AND other.status <> 'COMPLETED' AND NOT {PASSED}
+) + (
+    SELECT count(*) FROM orchestrator_job other
+    WHERE other.parent_id = job.id AND other.status <> 'COMPLETED' AND NOT {PASSED}
+)
 LIMIT 5
-"""
+"""  # noqa: S608 It is made of constants.
 
 
 @check("waiting jobs")

@@ -117,6 +117,59 @@ A_JOBS_CONTENTS: dict[str, Any] = {
     "payload": {"slices": 5, "seconds_per_slice": 1},
     "checkpoints": [{"name": "charge the card", "ended_at": "2030-01-31T12:00:17.000000Z", "seconds": 0.84}],
 }
+NEW_PIPELINES: dict[str, Any] = {
+    "One after the other": {
+        "name": "slow, then fast",
+        "steps": {
+            "slow": {"kind": "demo.slices", "payload": {"slices": 2}},
+            "fast": {
+                "kind": "demo.slices",
+                "payload": {"slices": {"$from": "slow.slices"}, "seconds_per_slice": 0},
+            },
+        },
+        "result": {"slices": {"$from": "fast.slices"}},
+    },
+    "A condition, and a step that may fail": {
+        "steps": {
+            "measure": {"kind": "demo.slices", "payload": {"slices": 1}, "on_failure": "continue"},
+            "many": {"kind": "demo.slices", "when": {"$from": "measure.slices", "default": 0, "gt": 3}},
+            "few": {"kind": "demo.slices", "when": {"$from": "measure.slices", "default": 0, "lte": 3}},
+            "last": {"kind": "demo.slices", "payload": {"slices": 1}, "after": ["many", "few"], "priority": 0},
+        }
+    },
+}
+ACCEPTED_PIPELINE = {"pipeline_id": JOB, "status_url": f"/pipelines/{JOB}", "steps": 2}
+A_PIPELINE = {
+    "pipeline_id": JOB,
+    "name": "slow, then fast",
+    "kind": "pipeline.run",
+    "status": "RUNNING",
+    "owner": "ada",
+    "result": None,
+    "error": "",
+    "progress": {"done": 1, "total": 2},
+    "counts": {"completed": 1, "created": 1},
+    "critical_path": ["slow"],
+    "seconds": 2.1,
+    "created_at": "2030-01-31T12:00:00.000000Z",
+    "started_at": "2030-01-31T12:00:00.000000Z",
+    "finished_at": None,
+    "steps": [
+        {
+            "name": "slow",
+            "job_id": JOB,
+            "kind": "demo.slices",
+            "status": "COMPLETED",
+            "outcome": "",
+            "after": [],
+            "waited_seconds": 0.012,
+            "seconds": 2.031,
+            "started_at": "2030-01-31T12:00:00.000000Z",
+            "finished_at": "2030-01-31T12:00:02.000000Z",
+            "error": "",
+        }
+    ],
+}
 AN_AUDIT_ENTRY = {
     "id": 4711,
     "at": "2030-01-31T12:00:00.000000Z",

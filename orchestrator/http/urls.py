@@ -9,6 +9,7 @@ from orchestrator.http import (
     job_views,
     log_views,
     orchestration_views,
+    pipeline_views,
     queue_views,
 )
 
@@ -23,6 +24,9 @@ urlpatterns = [
     path("jobs/<str:job_id>", job_views.JobView.as_view(), name="job"),
     path("jobs/<str:job_id>/logs", log_views.LogsView.as_view(), name="job_logs"),
     path("jobs/<str:job_id>/retry", job_views.RetryView.as_view(), name="retry"),
+    path("pipelines", pipeline_views.PipelinesView.as_view(), name="pipelines"),
+    path("pipelines/<str:pipeline_id>", pipeline_views.PipelineView.as_view(), name="pipeline"),
+    path("pipelines/<str:pipeline_id>/retry", pipeline_views.RetryPipelineView.as_view(), name="retry_pipeline"),
     path("kinds", job_views.KindsView.as_view(), name="kinds"),
     path("queues", queue_views.QueuesView.as_view(), name="queues"),
     path("queues/<str:queue>", queue_views.QueueView.as_view(), name="queue"),

@@ -7,8 +7,10 @@ them in that order, so none can wait for another in a circle.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -19,14 +21,22 @@ from orchestrator.attempt.callbacks import begun_again
 from orchestrator.failpoints import Failpoint
 from orchestrator.failures import MAX_ERROR_CHARACTERS
 from orchestrator.kinds import all_kinds
-from orchestrator.models import Job
-from orchestrator.queue import after_failure, bell, transitions
+from orchestrator.models import Attempt, Job, Step
+from orchestrator.queue import after_failure, bell, steps, transitions
+from orchestrator.queue.transitions import Counted
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.telemetry import attempts
 
 counting_down = Failpoint("counting-down")
 child_stopping = Failpoint("child-stopping")
 unwinding = Failpoint("unwinding")
+resolving = Failpoint("resolving")
+passing_on = Failpoint("passing-on")
+
+_in_this_thread = threading.local()
+
+# Failed steps that one tick passes on.
+MAX_LEFT = 1_000
 
 # Of the unstarted children of a pipeline, those whose cancellation Flower is told of. It could not follow thousands.
 MAX_REPORTED = 100
@@ -41,9 +51,34 @@ def count_down(done: Sequence[UUID]) -> None:
     if touched:
         counting_down()
     bell.ring_after_commit(*{job.kind for job in touched if job.ready})
+    _follow_up(touched)
+
+
+def _follow_up(touched: Sequence[Counted]) -> None:
+    """Sees, after the commit, to pipelines that unwind, and to those of which steps are to be resolved."""
     for job in touched:
         if job.unwinding:
             transaction.on_commit(partial(unwind, job.id))
+    for parent_id in {job.parent_id for job in touched if job.resolvable}:
+        _after_commit(partial(resolve, parent_id))
+
+
+def _after_commit(work: Callable[[], None]) -> None:
+    """Does it after the commit: what leads to more of it comes after, not within it, however long the chain is."""
+    transaction.on_commit(partial(_in_turn, work))
+
+
+def _in_turn(work: Callable[[], None]) -> None:
+    waiting: deque[Callable[[], None]] | None = getattr(_in_this_thread, "waiting", None)
+    if waiting is not None:
+        waiting.append(work)
+        return
+    _in_this_thread.waiting = waiting = deque([work])
+    try:
+        while waiting:
+            waiting.popleft()()
+    finally:
+        del _in_this_thread.waiting
 
 
 def child_stopped(child: Job) -> None:
@@ -52,6 +87,9 @@ def child_stopped(child: Job) -> None:
     Within the transaction that ends the child. What is left is done right after its commit, or by the next tick.
     """
     assert child.parent_id
+    if child.status == Status.FAILED and steps.let_pass(child.id):
+        _after_commit(partial(pass_on, child.id))
+        return
     how = f"failed: {child.error}" if child.status == Status.FAILED else "was cancelled."
     transitions.start_parent(child.parent_id)
     parent = Job.objects.filter(id=child.parent_id, status=Status.RUNNING)
@@ -61,6 +99,68 @@ def child_stopped(child: Job) -> None:
     parent.update(unwinding=True, ready=False, blocked_by=None)
     child_stopping()
     transaction.on_commit(partial(unwind, child.parent_id))
+
+
+def pass_on(child_id: UUID) -> None:
+    """Lets go on what comes after a step that failed and may. In a transaction of its own, since it locks what the
+    one that ended the step may have locked in part. May be called at any time by anyone.
+    """
+    with transaction.atomic():
+        if steps.passed(child_id):
+            touched = transitions.count_down([child_id], Status.FAILED)
+            bell.ring_after_commit(*{job.kind for job in touched if job.ready})
+            _follow_up(touched)
+            passing_on()
+
+
+def resolve_left() -> None:
+    """Does what processes that died have left to do for graphs."""
+    for child_id in Step.objects.filter(outcome=Step.Outcome.PASSING).values_list("job", flat=True)[:MAX_LEFT]:
+        pass_on(child_id)
+    resolve(None)
+
+
+@begun_again
+def resolve(parent_id: UUID | None) -> None:
+    """Starts, skips or fails the steps of a pipeline, or of all, of which nothing is awaited any more.
+
+    May be called at any time by anyone: what others are just resolving is left to them.
+    """
+    while failed := _resolve(parent_id):
+        for step, error in failed:
+            _fail(step.id, error)
+
+
+def _resolve(parent_id: UUID | None) -> list[tuple[steps.Waiting, str]]:
+    """Resolves steps until none are left, or some must fail, which are returned."""
+    while True:
+        with transaction.atomic():
+            waiting = steps.lock(parent_id)
+            decided = steps.decide(waiting)
+            if decided.ready:
+                steps.make_ready(decided.ready)
+                bell.ring_after_commit(*{step.kind for step, _ in decided.ready})
+            if decided.skipped:
+                skipped = [step.id for step in decided.skipped]
+                transitions.skip(skipped)
+                steps.note(skipped, Step.Outcome.SKIPPED)
+                count_down(skipped)
+            resolving()
+        if decided.failed or not waiting:
+            return decided.failed
+
+
+def _fail(step_id: UUID, error: str) -> None:
+    """Each in a transaction of its own, which locks the pipeline's row last."""
+    with transaction.atomic():
+        moved = transitions.fail_unresolved(step_id, error)
+        if moved is None:
+            return
+        attempt = Attempt(job=moved, number=moved.attempt, outcome=Attempt.Outcome.RAISED, error=error)
+        attempt.save(force_insert=True)
+        transaction.on_commit(partial(attempts.pipeline_failed, moved, error))
+        child_stopped(moved)
+        after_failure.follow_up(moved)
 
 
 @begun_again

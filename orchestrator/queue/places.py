@@ -19,7 +19,7 @@ MOVE = """
 WITH locked AS MATERIALIZED (
     SELECT id, run_at,
            coalesce(%(priority)s, priority) - priority AS steps,
-           status = 'CREATED' AND unfinished_dependencies = 0 AS could_start,
+           status = 'CREATED' AND unfinished_dependencies = 0 AND NOT unresolved AS could_start,
            CASE WHEN %(at_once)s THEN least(run_at, statement_timestamp())
                 ELSE coalesce(%(run_at)s::timestamptz, run_at)
            END AS next_run_at

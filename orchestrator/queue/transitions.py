@@ -19,7 +19,7 @@ from django.db.models.functions import Greatest, Now
 
 from orchestrator.attempt.session import BEGAN_AT, CLEAN, ConnectionMisused, transaction_began_at
 from orchestrator.kinds import Kind
-from orchestrator.models import Job
+from orchestrator.models import Job, Step
 from orchestrator.queue import admission, unblocking
 from orchestrator.queue.claims import IN_ORDER, LIMIT_IDLENESS
 from orchestrator.running import CLAIMED, Claimed, RowMoved
@@ -195,7 +195,7 @@ CANCELLED_MEANWHILE = "SELECT count(*) FROM orchestrator_job WHERE id = ANY(%s::
 # Jobs are found by an array of their ids: it is taken for a short one, so nobody plans to read the whole table.
 COUNT_DOWN = """
 WITH done AS (
-    SELECT id, parent_id FROM orchestrator_job WHERE id = ANY(%(ids)s::uuid[]) AND status = 'COMPLETED'
+    SELECT id, parent_id FROM orchestrator_job WHERE id = ANY(%(ids)s::uuid[]) AND status = %(status)s
 ), hits AS MATERIALIZED (
     SELECT job_id AS id, count(*) AS n, false AS is_parent
     FROM orchestrator_dependency JOIN done ON depends_on_id = done.id
@@ -210,11 +210,26 @@ SET unfinished_dependencies = unfinished_dependencies - n,
     status = CASE WHEN is_parent AND status = 'CREATED' THEN 'RUNNING' ELSE status END,
     started_at = CASE WHEN is_parent THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
     ready = unfinished_dependencies = n AND status IN ('CREATED', 'RUNNING') AND NOT unwinding
-            AND (is_parent OR run_at <= clock_timestamp()),
+            AND NOT unresolved AND (is_parent OR run_at <= clock_timestamp()),
     updated_at = clock_timestamp()
 FROM hits
 WHERE job.id = hits.id AND job.id = ANY(ARRAY(SELECT id FROM locked))
-RETURNING job.id, job.kind, job.ready, job.unwinding
+RETURNING job.id, job.kind, job.ready, job.unwinding, job.parent_id,
+          job.unresolved AND job.unfinished_dependencies = 0 AND job.status = 'CREATED'
+"""
+
+# Steps that are not to run are done. They pass what every job passes within this transaction, where nobody sees it.
+SKIP = """
+UPDATE orchestrator_job SET ready = true, unresolved = false
+WHERE id = ANY(%(ids)s::uuid[]) AND status = 'CREATED' AND unresolved AND unfinished_dependencies = 0;
+UPDATE orchestrator_job
+SET status = 'COMPLETED',
+    ready = false,
+    attempt = attempt + 1,
+    started_at = clock_timestamp(),
+    finished_at = clock_timestamp(),
+    updated_at = clock_timestamp()
+WHERE id = ANY(%(ids)s::uuid[]) AND status = 'CREATED' AND ready
 """
 
 # An attempt ended without completing the job, if the job is still as that attempt left it.
@@ -432,13 +447,24 @@ class Counted(NamedTuple):
     kind: str
     ready: bool
     unwinding: bool
+    parent_id: UUID | None
+    resolvable: bool
 
 
-def count_down(done: Sequence[UUID]) -> list[Counted]:
-    """Counts completed jobs off for all that waited for them, and starts their parents."""
+def count_down(done: Sequence[UUID], status: Status = Status.COMPLETED) -> list[Counted]:
+    """Counts completed jobs off for all that waited for them, and starts their parents.
+
+    status: that the jobs must be in; FAILED for steps after which a pipeline goes on.
+    """
     with connection.cursor() as cursor:
-        cursor.execute(COUNT_DOWN, {"ids": [str(id) for id in done]})
+        cursor.execute(COUNT_DOWN, {"ids": [str(id) for id in done], "status": status})
         return [Counted(*row) for row in cursor.fetchall()]
+
+
+def skip(ids: Sequence[UUID]) -> None:
+    """Completes steps, locked by this transaction, that are not to run."""
+    with connection.cursor() as cursor:
+        cursor.execute(SKIP, {"ids": [str(id) for id in ids]})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -485,6 +511,20 @@ def _end(job: Job | Claimed, ending: Ending, status: Status, delay: timedelta, s
         },
     )
     return next(iter(ended), None)
+
+
+def fail_unresolved(step_id: UUID, error: str) -> Job | None:
+    """Fails a step that cannot start, as if an attempt had failed. Returns as `fail` does."""
+    made_ready = Job.objects.filter(
+        id=step_id, status=Status.CREATED, unresolved=True, unfinished_dependencies=0
+    ).update(ready=True)
+    if not made_ready:
+        return None
+    job = Job.objects.get(id=step_id)
+    number = job.attempt + 1
+    return fail(
+        job, Ending(number=number, max_attempts=job.max_attempts, error=error, worker_name="", runs_alone=False)
+    )
 
 
 def cancel(job_id: UUID) -> None:
@@ -542,13 +582,14 @@ def fail_pipeline(parent_id: UUID) -> bool:
 def reopen(*job_ids: UUID) -> set[str]:
     """Lets jobs that failed or were cancelled, and of their children those that did not complete, run again.
 
-    They have at least one attempt from now on. Returns the names of their kinds.
+    They have at least one attempt from now on. Returns the names of their kinds. What has failed and was passed stays.
     """
     ended = Job.objects.filter(Q(id__in=job_ids) | Q(parent__in=job_ids), status__in=(Status.FAILED, Status.CANCELLED))
+    ended = ended.exclude(step__outcome__in=(Step.Outcome.PASSING, Step.Outcome.PASSED))
     kinds = set(ended.values_list("kind", flat=True))
     ended.update(
         status=Status.CREATED,
-        ready=Q(unfinished_dependencies=0),
+        ready=Q(unfinished_dependencies=0, unresolved=False),
         max_attempts=Greatest("max_attempts", F("attempt") + 1),
         run_at=Now(),
         rank=Now() + F("priority") * Value(priority_step()),

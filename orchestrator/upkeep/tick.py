@@ -35,6 +35,7 @@ UPDATE orchestrator_job SET ready = true, updated_at = clock_timestamp()
 WHERE id = ANY(ARRAY(
     SELECT id FROM orchestrator_job
     WHERE NOT ready AND status = 'CREATED' AND unfinished_dependencies = 0 AND blocked_by IS NULL
+      AND NOT unresolved
       AND run_at <= clock_timestamp()
     ORDER BY run_at
     LIMIT %s
@@ -104,6 +105,12 @@ def end_overdue_attempts() -> None:
 def unwind_pipelines() -> None:
     for parent_id in Job.objects.filter(unwinding=True).values_list("id", flat=True)[:1_000]:
         pipelines.unwind(parent_id)
+
+
+@part
+def advance_graphs() -> None:
+    """What comes after a step is resolved at once; this is for a process that died before it had."""
+    pipelines.resolve_left()
 
 
 @part

@@ -66,8 +66,8 @@ class Document:
 
 
 README = Document(ROOT / "README.md")
-API, KINDS, OPERATIONS, TESTING = (
-    Document(ROOT / "docs" / f"{name}.md") for name in ("api", "kinds", "operations", "testing")
+API, KINDS, OPERATIONS, PIPELINES, TESTING = (
+    Document(ROOT / "docs" / f"{name}.md") for name in ("api", "kinds", "operations", "pipelines", "testing")
 )
 ALL = [Document(path) for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])]
 # What a line uploads, by the name it has there.

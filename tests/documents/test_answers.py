@@ -13,7 +13,7 @@ import pytest
 
 from config.environment import Environment
 from tests import servers
-from tests.documents.reader import API, OPERATIONS, README, Document, Reader
+from tests.documents.reader import API, OPERATIONS, PIPELINES, README, Document, Reader
 from tests.system.stack import Stack
 
 
@@ -46,7 +46,7 @@ def reader(stack: Stack, tmp_path: Path) -> Reader:
 # In this order, since the documents share one stack and each takes it as those before it leave it.
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("document", [README, API, OPERATIONS], ids=lambda document: document.name)
+@pytest.mark.parametrize("document", [README, API, PIPELINES, OPERATIONS], ids=lambda document: document.name)
 def test_every_line_is_answered_as_shown(reader: Reader, document: Document) -> None:
     assert document.exchanges()
 

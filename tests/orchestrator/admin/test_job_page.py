@@ -16,7 +16,8 @@ from access.models import AuditEntry
 from orchestrator.admin.attempts import passages
 from orchestrator.admin.graph import in_layers
 from orchestrator.admin.job_page import stretches
-from orchestrator.admin.pipelines import boxes_of, critical_path, steps_of
+from orchestrator.admin.pipelines import boxes_of, steps_of
+from orchestrator.composition import critical_path
 from orchestrator.models import AttemptLog, Checkpoint, Job, Kind
 from orchestrator.states import Status
 from orchestrator.submission import submit

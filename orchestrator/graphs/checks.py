@@ -1,0 +1,215 @@
+"""The check of a graph as a whole, before anything is stored: every problem with a pointer to it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+
+from orchestrator.graphs import conditions, references
+from orchestrator.graphs.references import FROM, BadReference, Reference, escaped
+from orchestrator.kinds import MAX_ATTEMPTS, BadPayload, Child, InternalKind, Kind, Problem, UnknownKind
+from orchestrator.kinds import kind_open_to_clients as open_kind
+
+MAX_STEPS = 10_000
+# All that the steps come after, together.
+MAX_DEPENDENCIES = 100_000
+# Problems of one graph that are told.
+MAX_PROBLEMS = 100
+STEP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
+# Steps of a circle that are named.
+MAX_NAMED = 10
+
+
+class BadGraph(Exception):
+    """A graph that could never run as asked."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems[:MAX_PROBLEMS]
+        super().__init__(f"{problems[0].pointer}: {problems[0].detail}")
+
+
+class StepSpec(msgspec.Struct, forbid_unknown_fields=True):
+    """A step as a client writes it."""
+
+    kind: Annotated[str, msgspec.Meta(max_length=100)]
+    payload: Any = msgspec.field(default_factory=dict)
+    after: Annotated[list[str], msgspec.Meta(max_length=MAX_STEPS)] = []
+    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] | None = None
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=MAX_ATTEMPTS)] | None = None
+    on_failure: Literal["fail", "continue"] = "fail"
+    when: Any = None
+
+
+class Graph(NamedTuple):
+    """The steps in an order in which each comes after what it waits for, and what the pipeline returns."""
+
+    steps: list[Child]
+    result: Any
+
+
+def checked(steps: Mapping[str, Any], result: Any = msgspec.UNSET) -> Graph:
+    """The graph that a client asks for. Raises BadGraph.
+
+    result: may have references to all steps; if not given, what the last step returns, if a single one is last.
+    """
+    if not 1 <= len(steps) <= MAX_STEPS:
+        raise BadGraph([Problem("/steps", "count", f"Give 1 to {MAX_STEPS:,} steps, not {len(steps):,}.")])
+    problems: list[Problem] = []
+    specs: dict[str, StepSpec] = {}
+    after: dict[str, list[str]] = {}
+    for name, given in steps.items():
+        pointer = f"/steps/{escaped(name)}"
+        spec = _read(name, given, pointer, problems)
+        if spec is not None:
+            specs[name] = spec
+            after[name] = list(_waits_for(spec, steps, pointer, problems))
+    problems += _unknown(result, steps) if result is not msgspec.UNSET else ()
+    if sum(map(len, after.values())) > MAX_DEPENDENCIES:
+        problems.append(Problem("/steps", "too_many", f"They may name {MAX_DEPENDENCIES:,} steps in all as earlier."))
+    if problems:
+        raise BadGraph(problems)
+    order = _in_order(after)
+    if result is msgspec.UNSET:
+        result = _of_last(after)
+    return Graph([_child(name, specs[name], after[name]) for name in order], result)
+
+
+def _read(name: str, given: Any, pointer: str, problems: list[Problem]) -> StepSpec | None:
+    if not STEP_NAME.fullmatch(name):
+        detail = "A step's name has 1 to 100 letters, digits, hyphens and underscores."
+        problems.append(Problem(pointer, "name", detail))
+        return None
+    try:
+        spec = msgspec.convert(given, StepSpec)
+    except msgspec.ValidationError as error:
+        detail, _, path = str(error).partition(" - at `$")
+        place = re.sub(r"[.\[]", "/", path.rstrip("`").replace("]", ""))
+        problems.append(Problem(pointer + place, "invalid", f"{detail}."))
+        return None
+    try:
+        _check_payload(open_kind(spec.kind), spec.payload)
+    except (UnknownKind, InternalKind, BadPayload, BadReference) as error:
+        problems += _moved(error, pointer)
+    return spec
+
+
+def _moved(error: UnknownKind | InternalKind | BadPayload | BadReference, pointer: str) -> list[Problem]:
+    if isinstance(error, BadReference):
+        return [Problem(f"{pointer}{error.pointer}", "reference", str(error))]
+    return [each._replace(pointer=pointer + each.pointer) for each in error.problems]
+
+
+def _check_payload(kind: Kind, payload: Any) -> None:
+    """What of a payload can be known before its references are resolved. Raises BadPayload or BadReference."""
+    if kind.plan:
+        detail = f"{kind.name!r} is a pipeline itself, so it cannot be a step."
+        raise BadReference("/kind", detail)
+    if not any(True for _ in references.found(payload, "/payload")):
+        kind.read_payload(references.resolved(payload, {}))
+    elif isinstance(payload, dict) and FROM not in payload:
+        type_: Any = kind.payload_type
+        if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
+            _check_fields(type_, payload)
+
+
+def _check_fields(type_: type[msgspec.Struct], payload: dict[str, Any]) -> None:
+    """The fields without references, and whether those that are needed are there."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    known = {name: value for name, value in payload.items() if references.is_plain(value)}
+    later = payload.keys() - known
+    partial = msgspec.defstruct(
+        type_.__name__,
+        [
+            (field.name, Any if name in later else field.type, *_default(field, name in later))
+            for name, field in fields.items()
+        ],
+        kw_only=True,
+        rename={field.name: name for name, field in fields.items()},
+        forbid_unknown_fields=type_.__struct_config__.forbid_unknown_fields,
+    )
+    try:
+        msgspec.convert(known | dict.fromkeys(later), partial)
+    except msgspec.ValidationError as error:
+        raise BadPayload(error) from None
+
+
+def _default(field: Any, is_later: bool) -> tuple[Any, ...]:
+    if is_later or field.required:
+        return ()
+    if field.default_factory is not msgspec.NODEFAULT:
+        return (msgspec.field(default_factory=field.default_factory),)
+    return (field.default,)
+
+
+def _waits_for(spec: StepSpec, steps: Mapping[str, Any], pointer: str, problems: list[Problem]) -> dict[str, None]:
+    """The steps that it comes after: those it lists, and those whose results it takes. Each once, in order."""
+    listed = dict.fromkeys(spec.after)
+    for position, name in enumerate(spec.after):
+        if name not in steps:
+            problems.append(_no_such_step(f"{pointer}/after/{position}", name, steps))
+    try:
+        for place, reference in _references(spec):
+            if reference.step in steps:
+                listed[reference.step] = None
+            else:
+                problems.append(_no_such_step(pointer + place, reference.step, steps))
+    except BadReference as error:
+        problem = Problem(f"{pointer}{error.pointer}", "reference", str(error))
+        if problem not in problems:
+            problems.append(problem)
+    return listed
+
+
+def _references(spec: StepSpec) -> Iterator[tuple[str, Reference]]:
+    yield from references.found(spec.payload, "/payload")
+    if spec.when is not None:
+        yield from conditions.found(spec.when, "/when")
+
+
+def _unknown(result: Any, steps: Mapping[str, Any]) -> Iterator[Problem]:
+    try:
+        for place, reference in references.found(result, "/result"):
+            if reference.step not in steps:
+                yield _no_such_step(place, reference.step, steps)
+    except BadReference as error:
+        yield Problem(error.pointer, "reference", str(error))
+
+
+def _no_such_step(pointer: str, name: str, steps: Mapping[str, Any]) -> Problem:
+    near = difflib.get_close_matches(name, steps, n=1) if len(steps) <= 1_000 else []
+    advice = f" Did you mean {near[0]!r}?" if near else ""
+    return Problem(pointer, "unknown_step", f"There is no step {name!r:.120}.{advice}")
+
+
+def _in_order(after: Mapping[str, list[str]]) -> list[str]:
+    """Raises BadGraph with the steps of a circle."""
+    try:
+        return list(TopologicalSorter(after).static_order())
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        shown = " → ".join(circle if len(circle) <= MAX_NAMED else [*circle[:MAX_NAMED], "…"])
+        pointer = f"/steps/{escaped(circle[0])}/after"
+        raise BadGraph([Problem(pointer, "cycle", f"These steps wait for each other: {shown}.")]) from None
+
+
+def _of_last(after: Mapping[str, list[str]]) -> Any:
+    last = after.keys() - {name for names in after.values() for name in names}
+    return {FROM: list(last)} if len(last) == 1 else None
+
+
+def _child(name: str, spec: StepSpec, after: list[str]) -> Child:
+    return Child(
+        name=name,
+        kind=spec.kind,
+        payload=spec.payload,
+        after=after,
+        priority=spec.priority,
+        max_attempts=spec.max_attempts,
+        on_failure=spec.on_failure,
+        when=spec.when,
+    )

@@ -1,0 +1,49 @@
+"""What is stored of a step beside its job's columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.conf import settings
+
+from orchestrator.graphs import conditions, references
+from orchestrator.graphs.references import BadReference as BadReference
+from orchestrator.kinds import Child
+from orchestrator.pg_values import as_json
+
+
+def is_template(child: Child) -> bool:
+    """Whether its payload refers to earlier results."""
+    return not references.is_plain(child.payload) and any(True for _ in references.found(child.payload))
+
+
+def literal(payload: Any) -> Any:
+    """A payload without references as it is meant."""
+    return payload if references.is_plain(payload) else references.resolved(payload, {})
+
+
+def referred_to(child: Child) -> Iterator[str]:
+    """The steps that its payload and its condition are about. Raises BadReference."""
+    if not references.is_plain(child.payload):
+        yield from (reference.step for _, reference in references.found(child.payload, "/payload"))
+    if child.when is not None:
+        yield from (reference.step for _, reference in conditions.found(child.when, "/when"))
+
+
+def step_of(child: Child, *, is_unresolved: bool) -> dict[str, Any] | None:
+    """The columns of its Step; None if it needs none. Raises BadReference for what cannot be stored."""
+    if not is_unresolved and child.on_failure == "fail":
+        return None
+    if child.on_failure not in ("fail", "continue"):
+        raise BadReference("/on_failure", f'Give "fail" or "continue", not {child.on_failure!r:.100}.')
+    for pointer, value in (("/payload", child.payload), ("/when", child.when)):
+        try:
+            as_json(value, at_most=settings.ENV.MAX_BODY_BYTES)
+        except (TypeError, ValueError) as error:
+            raise BadReference(pointer, f"It cannot be stored: {error}") from None
+    return {
+        "payload": child.payload if is_template(child) else None,
+        "condition": child.when,
+        "on_failure": child.on_failure,
+    }

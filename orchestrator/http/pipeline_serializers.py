@@ -1,0 +1,137 @@
+"""Pipelines as the API takes and shows them. What steps may say is checked by `graphs.checks`, step by step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
+from rest_framework import serializers
+
+from orchestrator.graphs.checks import MAX_STEPS
+from orchestrator.http.fields import (
+    AwareDateTimeField,
+    LinkField,
+    StrictCharField,
+    StrictIntegerField,
+    StrictSerializer,
+)
+from orchestrator.kinds import MAX_ATTEMPTS
+from orchestrator.states import Status
+
+STEP = {
+    "type": "object",
+    "required": ["kind"],
+    "additionalProperties": False,
+    "properties": {
+        "kind": {"type": "string", "maxLength": 100, "description": "One of `GET /kinds`."},
+        "payload": {
+            "description": 'As of a job. `{"$from": "step.key"}` anywhere in it stands for a part of an earlier '
+            'step\'s result; `default` beside it, for where there is none. `{"$literal": …}` stands for what is '
+            "in it.",
+        },
+        "after": {
+            "type": "array",
+            "maxItems": MAX_STEPS,
+            "items": {"type": "string"},
+            "description": "Steps that come before it. Those that it refers to do so anyway.",
+        },
+        "priority": {"type": ["integer", "null"], "minimum": 0, "maximum": 9},
+        "max_attempts": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_ATTEMPTS},
+        "on_failure": {
+            "type": "string",
+            "enum": ["fail", "continue"],
+            "default": "fail",
+            "description": "What its failure means: the pipeline fails, or goes on.",
+        },
+        "when": {
+            "type": ["object", "null"],
+            "description": 'A condition, such as `{"$from": "extract.count", "gt": 0}` or `{"step": "load", "is": '
+            '"failed"}`, also within `all`, `any` and `not`. If it does not hold the step is skipped.',
+        },
+    },
+}
+
+
+@extend_schema_field({"type": "object", "minProperties": 1, "maxProperties": MAX_STEPS, "additionalProperties": STEP})
+class StepsField(serializers.Field[Any, Any, Any, Any]):
+    """Steps by their names."""
+
+    default_error_messages = {"invalid": "Give an object with a step for each name, not {given}."}
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        if not isinstance(data, dict):
+            self.fail("invalid", given=type(data).__name__)
+        return data
+
+
+class NewPipeline(StrictSerializer):
+    """A graph of steps to be submitted."""
+
+    name = StrictCharField(required=False, allow_blank=True, max_length=100, help_text="For people.")
+    steps = StepsField(help_text="By their names: letters, digits, hyphens and underscores.")
+    result = serializers.JSONField(
+        required=False,
+        allow_null=True,
+        help_text="What the pipeline returns, with references to its steps' results; by default what its last step "
+        "returns, if one step is last.",
+    )
+    priority = StrictIntegerField(
+        required=False, allow_null=True, min_value=0, max_value=9, help_text="Of steps that do not say."
+    )
+    run_at = AwareDateTimeField(required=False, allow_null=True, help_text="The earliest start; by default now.")
+    owner = StrictCharField(
+        required=False, allow_blank=True, max_length=150, help_text="As for a job: you, by default."
+    )
+
+
+class AcceptedPipeline(serializers.Serializer[Any]):
+    pipeline_id = serializers.UUIDField(help_text="The id of a job, too.")
+    status_url = LinkField()
+    steps = serializers.IntegerField()
+
+
+class PipelineProgressSerializer(serializers.Serializer[Any]):
+    done = serializers.IntegerField(help_text="Steps that need not run any more.")
+    total = serializers.IntegerField()
+
+
+@extend_schema_serializer(component_name="Step")
+class StepSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    job_id = serializers.UUIDField()
+    kind = serializers.CharField()
+    status = serializers.ChoiceField(choices=Status.choices)
+    outcome = serializers.ChoiceField(
+        choices=["", "SKIPPED", "PASSED"],
+        help_text="SKIPPED: it was not to run. PASSED: it failed, and what comes after it goes on.",
+    )
+    after = serializers.ListField(child=serializers.CharField())
+    waited_seconds = serializers.FloatField(allow_null=True, help_text="From when it could start to when it did.")
+    seconds = serializers.FloatField(allow_null=True, help_text="How long it has run.")
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+    error = serializers.CharField()
+
+
+@extend_schema_serializer(component_name="Pipeline")
+class PipelineSerializer(serializers.Serializer[Any]):
+    """A pipeline, and how far each of its steps is."""
+
+    pipeline_id = serializers.UUIDField()
+    name = serializers.CharField()
+    kind = serializers.CharField()
+    status = serializers.ChoiceField(choices=Status.choices)
+    owner = serializers.CharField()
+    result = serializers.JSONField(help_text="Null until it has completed.")
+    error = serializers.CharField()
+    progress = PipelineProgressSerializer()
+    counts = serializers.DictField(child=serializers.IntegerField(), help_text="Of steps by status.")
+    critical_path = serializers.ListField(
+        child=serializers.CharField(),
+        help_text="The steps that decide when it is done: each waited for the one before.",
+    )
+    seconds = serializers.FloatField(allow_null=True)
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+    steps = StepSerializer(many=True)

@@ -1,0 +1,118 @@
+"""Pipelines: graphs of steps, submitted, watched, cancelled and retried as wholes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from access.permissions import owner_of, require_visible
+from orchestrator import composition, queries, submission
+from orchestrator.http import examples, openapi
+from orchestrator.http.api_view import APIView
+from orchestrator.http.fields import NoFields
+from orchestrator.http.idempotency import idempotent
+from orchestrator.http.job_views import owner_named
+from orchestrator.http.links import link, location
+from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, example, problems
+from orchestrator.http.pipeline_serializers import AcceptedPipeline, NewPipeline, PipelineSerializer
+from orchestrator.http.requests import read_body, read_id
+from orchestrator.models import Job
+from orchestrator.states import Status
+
+PIPELINE_ID = openapi.path_parameter("pipeline_id", "The pipeline's id, which is a job's.", format="uuid")
+
+
+class PipelinesView(APIView):
+    submits = True
+
+    @extend_schema(
+        operation_id="submit_pipeline",
+        tags=["pipelines"],
+        summary="Submit a graph of up to 10,000 steps",
+        description="The graph is checked as a whole: kinds, references, circles, and payloads as far as they are "
+        "known. If anything is wrong nothing is stored, and `errors` points to each problem, as "
+        "`/steps/load/payload/rows`.",
+        parameters=[IDEMPOTENCY_KEY, LOCATION],
+        request=NewPipeline,
+        responses={
+            202: OpenApiResponse(AcceptedPipeline, "Accepted; it will reach a final state."),
+            **problems(413, 415, 422),
+        },
+        examples=[
+            *(example(None, name, body) for name, body in examples.NEW_PIPELINES.items()),
+            example(202, "Accepted", examples.ACCEPTED_PIPELINE),
+        ],
+    )
+    @idempotent
+    def post(self, request: Request) -> Response:
+        asked = read_body(NewPipeline, request)
+        owner = owner_named(asked.pop("owner"), request) if "owner" in asked else owner_of(request.user)
+        job = composition.submit_pipeline(**asked, owner=owner)
+        itself = link("pipeline", job.id)
+        accepted = {"pipeline_id": job.id, "status_url": itself, "steps": len(asked["steps"])}
+        return Response(accepted, status=202, headers=location(request, itself))
+
+
+class PipelineView(APIView):
+    @extend_schema(
+        operation_id="pipeline",
+        tags=["pipelines"],
+        summary="Get a pipeline with all of its steps",
+        description="Any job with children is a pipeline. `GET /jobs/{id}?wait=` waits for its end.",
+        parameters=[PIPELINE_ID],
+        responses={200: PipelineSerializer, **problems(404)},
+        examples=[example(200, "A pipeline", examples.A_PIPELINE)],
+    )
+    def get(self, request: Request, pipeline_id: str) -> Response:
+        return Response(_detail(request, read_id(pipeline_id=pipeline_id)))
+
+    @extend_schema(
+        operation_id="cancel_pipeline",
+        tags=["pipelines"],
+        summary="Cancel a pipeline",
+        description="Steps that have not started are cancelled at once; running ones stop at their next checkpoint.",
+        parameters=[PIPELINE_ID],
+        responses={
+            200: OpenApiResponse(PipelineSerializer, "It is CANCELLED."),
+            202: OpenApiResponse(PipelineSerializer, "Steps of it are running and will stop."),
+            **problems(404, 409),
+        },
+    )
+    def delete(self, request: Request, pipeline_id: str) -> Response:
+        id = read_id(pipeline_id=pipeline_id)
+        require_visible(request.user, Job, id, to="orchestrator.cancel_job")
+        _detail(request, id)
+        job = submission.cancel(id)
+        return Response(_detail(request, id), status=200 if job.status == Status.CANCELLED else 202)
+
+
+class RetryPipelineView(APIView):
+    @extend_schema(
+        operation_id="retry_pipeline",
+        tags=["pipelines"],
+        summary="Retry a failed or cancelled pipeline",
+        description="What failed, was cancelled or was not reached runs; what has completed does not run again, nor "
+        "does a failed step after which the pipeline has gone on.",
+        parameters=[PIPELINE_ID, IDEMPOTENCY_KEY, LOCATION],
+        request=NoFields,
+        responses={
+            202: OpenApiResponse(PipelineSerializer, "It goes on."),
+            **problems(404, 409, 413, 415, 422),
+        },
+    )
+    @idempotent
+    def post(self, request: Request, pipeline_id: str) -> Response:
+        id = read_id(pipeline_id=pipeline_id)
+        read_body(NoFields, request)
+        require_visible(request.user, Job, id, to="orchestrator.retry_job")
+        _detail(request, id)
+        submission.retry(id)
+        return Response(_detail(request, id), status=202, headers=location(request, link("pipeline", id)))
+
+
+def _detail(request: Request, id: Any) -> dict[str, Any]:
+    """Raises Job.DoesNotExist for what the user may not see, and for what is no pipeline."""
+    return composition.pipeline_detail(queries.visible_jobs(request.user).get(id=id))

@@ -1,0 +1,206 @@
+"""Steps of graphs whose earlier steps are done: what becomes of them, as their conditions and references say."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection
+
+from orchestrator.failures import error_of
+from orchestrator.graphs import conditions, references
+from orchestrator.graphs.conditions import Incomparable
+from orchestrator.graphs.references import MissingValue
+from orchestrator.kinds import BadPayload, known_kind
+from orchestrator.models import Step
+from orchestrator.pg_values import as_json
+
+# Steps that one transaction resolves.
+MAX_AT_ONCE = 500
+
+# Steps that nothing is awaited of any more, locked: of one pipeline, or of all.
+LOCK = """
+SELECT job.id, job.kind, job.parent_id, job.name, step.payload::text, step.condition::text
+FROM orchestrator_job job LEFT JOIN orchestrator_step step ON step.job_id = job.id
+WHERE unresolved AND status = 'CREATED' AND unfinished_dependencies = 0
+  AND (%(parent)s::uuid IS NULL OR parent_id = %(parent)s) AND job.id <> ALL(%(left_out)s::uuid[])
+ORDER BY job.id
+LIMIT %(at_most)s
+FOR UPDATE OF job SKIP LOCKED
+"""
+# Which steps were skipped of all that steps come after.
+SKIPPED_BEFORE = """
+SELECT dependency.job_id, bool_and(coalesce(step.outcome = 'SKIPPED', false))
+FROM orchestrator_dependency dependency LEFT JOIN orchestrator_step step ON step.job_id = depends_on_id
+WHERE dependency.job_id = ANY(%s::uuid[])
+GROUP BY dependency.job_id
+"""
+# What became of steps of a pipeline, with their results.
+ENDED = """
+SELECT name,
+       CASE WHEN step.outcome = 'SKIPPED' THEN 'skipped' WHEN status = 'FAILED' THEN 'failed' ELSE 'completed' END,
+       coalesce(result::text, 'null')
+FROM orchestrator_job job LEFT JOIN orchestrator_step step ON step.job_id = job.id
+WHERE parent_id = %s AND name = ANY(%s)
+"""
+# Steps could start now, with the payloads that their references have led to.
+RESOLVE = """
+UPDATE orchestrator_job job
+SET unresolved = false,
+    payload = coalesce(step.payload::jsonb, job.payload),
+    limit_key = CASE WHEN step.payload IS NULL THEN job.limit_key ELSE step.limit_key END,
+    ready = run_at <= clock_timestamp(),
+    updated_at = clock_timestamp()
+FROM unnest(%(ids)s::uuid[], %(payloads)s::text[], %(keys)s::text[]) AS step (id, payload, limit_key)
+WHERE job.id = step.id AND job.id = ANY(%(ids)s::uuid[]) AND unresolved AND status = 'CREATED'
+"""
+
+
+class Waiting(NamedTuple):
+    """A step that is to be resolved; its template and its condition are JSON."""
+
+    id: UUID
+    kind: str
+    parent_id: UUID
+    name: str
+    template: str | None
+    condition: str | None
+
+
+class Payload(NamedTuple):
+    """As JSON, or None for a step that keeps the one it has; and the concurrency key that follows from it."""
+
+    text: str | None = None
+    key: str | None = None
+
+
+@dataclass
+class Resolved:
+    """What becomes of steps."""
+
+    ready: list[tuple[Waiting, Payload]] = field(default_factory=list)
+    skipped: list[Waiting] = field(default_factory=list)
+    failed: list[tuple[Waiting, str]] = field(default_factory=list)
+
+
+class _Unfit(Exception):
+    """A step cannot run; the text says why."""
+
+
+def lock(parent_id: UUID | None, left_out: Sequence[UUID] = ()) -> list[Waiting]:
+    """Steps that are to be resolved, of one pipeline or of all, locked by this transaction."""
+    parameters: dict[str, Any] = {
+        "parent": parent_id and str(parent_id),
+        "left_out": [str(id) for id in left_out],
+        "at_most": MAX_AT_ONCE,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(LOCK, parameters)
+        return [Waiting(*row) for row in cursor.fetchall()]
+
+
+def decide(waiting: Sequence[Waiting]) -> Resolved:
+    """What becomes of the steps. A step is skipped if its condition does not hold, or all before it were skipped."""
+    decided = Resolved()
+    skipped_before = _all_skipped_before(waiting)
+    by_pipeline: dict[UUID, list[Waiting]] = defaultdict(list)
+    for step in waiting:
+        if step.id in skipped_before:
+            decided.skipped.append(step)
+        else:
+            by_pipeline[step.parent_id].append(step)
+    for parent_id, steps in by_pipeline.items():
+        results, states = _ended(parent_id, steps)
+        for step in steps:
+            _decide(step, results, states, decided)
+    return decided
+
+
+def _decide(step: Waiting, results: Mapping[str, Any], states: Mapping[str, str], decided: Resolved) -> None:
+    try:
+        if step.condition is not None and not conditions.holds(json.loads(step.condition), results, states):
+            decided.skipped.append(step)
+        else:
+            decided.ready.append((step, _payload(step, results)))
+    except (_Unfit, Incomparable, MissingValue) as error:
+        decided.failed.append((step, f"It could not start. {error.args[0]}"))
+
+
+def _payload(step: Waiting, results: Mapping[str, Any]) -> Payload:
+    """The payload, checked as at a submission if the kind is known here."""
+    if step.template is None:
+        return Payload()
+    payload = references.resolved(json.loads(step.template), results)
+    try:
+        key = None
+        if kind := known_kind(step.kind):
+            payload = kind.read_payload(payload)
+            key = kind.key_of(payload)
+        return Payload(as_json(payload, at_most=settings.ENV.MAX_BODY_BYTES), key)
+    except BadPayload as error:
+        raise _Unfit(" ".join(f"{each.pointer}: {each.detail}" for each in error.problems)) from None
+    # A payload's type may raise any exception.
+    except Exception as error:
+        raise _Unfit(f"Its payload cannot be stored: {error_of(error)}") from None
+
+
+def _all_skipped_before(waiting: Sequence[Waiting]) -> set[UUID]:
+    with connection.cursor() as cursor:
+        cursor.execute(SKIPPED_BEFORE, [[str(step.id) for step in waiting]])
+        return {id for id, all_skipped in cursor.fetchall() if all_skipped}
+
+
+def _ended(parent_id: UUID, steps: Sequence[Waiting]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The results and the states of what the steps refer to, by name."""
+    names = {name for step in steps for name in _referred_to(step)}
+    if not names:
+        return {}, {}
+    with connection.cursor() as cursor:
+        cursor.execute(ENDED, [str(parent_id), sorted(names)])
+        rows = cursor.fetchall()
+    return {name: json.loads(result) for name, _, result in rows}, {name: state for name, state, _ in rows}
+
+
+def _referred_to(step: Waiting) -> set[str]:
+    found = [] if step.template is None else [*references.found(json.loads(step.template))]
+    found += [] if step.condition is None else [*conditions.found(json.loads(step.condition))]
+    return {reference.step for _, reference in found}
+
+
+def make_ready(steps: Sequence[tuple[Waiting, Payload]]) -> None:
+    """Lets steps start, locked by this transaction, with these payloads."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            RESOLVE,
+            {
+                "ids": [str(step.id) for step, _ in steps],
+                "payloads": [payload.text for _, payload in steps],
+                "keys": [payload.key for _, payload in steps],
+            },
+        )
+
+
+def note(steps: Sequence[UUID], outcome: Step.Outcome) -> None:
+    """Keeps what became of steps. Those that only follow skipped ones may have no row yet."""
+    Step.objects.bulk_create(
+        [Step(job_id=id, outcome=outcome) for id in steps],
+        update_conflicts=True,
+        unique_fields=["job"],
+        update_fields=["outcome"],
+    )
+
+
+def let_pass(child_id: UUID) -> bool:
+    """A step has failed for good; whether what comes after it is to go on all the same."""
+    step = Step.objects.filter(job=child_id, on_failure="continue", outcome="")
+    return step.update(outcome=Step.Outcome.PASSING) == 1
+
+
+def passed(child_id: UUID) -> bool:
+    """Whether it is this transaction that lets go on what comes after the step."""
+    return Step.objects.filter(job=child_id, outcome=Step.Outcome.PASSING).update(outcome=Step.Outcome.PASSED) == 1
