@@ -149,6 +149,8 @@ class Job(models.Model):
 
     parent = models.ForeignKey("self", null=True, on_delete=models.CASCADE, related_name="children", db_index=False)
     name = models.CharField(max_length=100, blank=True, db_default="", help_text="A child's name within its pipeline.")
+    schedule_id = models.UUIDField(null=True, help_text="The schedule that submitted it, even if deleted since.")
+    scheduled_for = models.DateTimeField(null=True, help_text="The occurrence of its schedule.")
     unfinished_dependencies = models.IntegerField(db_default=0)
     unresolved = models.BooleanField(
         db_default=False, help_text="A step whose payload or condition depends on earlier results, which are awaited."
@@ -224,6 +226,16 @@ class Job(models.Model):
             models.Index(name="job_of_owner", fields=["owner", "-id"], condition=~Q(owner="")),
             models.Index(name="job_by_kind", fields=["kind", "-id"]),
             models.Index(name="job_by_status", fields=["status", "-id"], condition=~Q(status=Status.COMPLETED)),
+            # Serves: a schedule's jobs, newest first.
+            models.Index(
+                name="job_by_schedule", fields=["schedule_id", "-id"], condition=Q(schedule_id__isnull=False)
+            ),
+            # Serves: how many of a schedule's jobs have not ended, and which.
+            models.Index(
+                name="job_unfinished_by_schedule",
+                fields=["schedule_id", "id"],
+                condition=Q(schedule_id__isnull=False, status__in=UNFINISHED),
+            ),
         ]
         constraints: ClassVar = [
             models.CheckConstraint(name="job_status_is_known", condition=Q(status__in=Status.values)),
@@ -251,6 +263,12 @@ class Job(models.Model):
                 name="job_result_only_when_completed", condition=Q(result__isnull=True) | Q(status=Status.COMPLETED)
             ),
             models.CheckConstraint(name="job_dependencies_are_counted", condition=Q(unfinished_dependencies__gte=0)),
+            # However many fire a schedule at once, an occurrence is one job.
+            models.UniqueConstraint(
+                name="job_once_an_occurrence",
+                fields=["schedule_id", "scheduled_for"],
+                condition=Q(scheduled_for__isnull=False),
+            ),
             # Also serves: the children of a pipeline.
             models.UniqueConstraint(
                 name="job_child_name_is_unique", fields=["parent", "name"], condition=Q(parent__isnull=False)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -42,16 +42,16 @@ retrying = Failpoint("retrying")
 INSERT = """
 INSERT INTO orchestrator_job (
     id, kind, queue, owner, priority, payload, max_attempts, parent_id, name, unfinished_dependencies,
-    limit_key, unresolved, run_at, rank, ready
+    limit_key, unresolved, schedule_id, scheduled_for, run_at, rank, ready
 )
 SELECT new.id, new.kind, new.queue, new.owner, new.priority, new.payload, new.max_attempts, new.parent_id, new.name,
-       new.unfinished_dependencies, new.limit_key, new.unresolved,
+       new.unfinished_dependencies, new.limit_key, new.unresolved, new.schedule_id, new.scheduled_for,
        due.at, due.at + new.priority * %(priority_step)s,
        new.unfinished_dependencies = 0 AND NOT new.unresolved AND due.at <= statement_timestamp()
 FROM json_to_recordset(%(rows)s) AS new (
     id uuid, kind text, queue text, owner text, priority integer, payload jsonb, max_attempts integer,
     parent_id uuid, name text, unfinished_dependencies integer, limit_key text, unresolved boolean,
-    run_at timestamptz
+    schedule_id uuid, scheduled_for timestamptz, run_at timestamptz
 ),
 LATERAL (SELECT coalesce(new.run_at, statement_timestamp()) AS at) AS due
 """
@@ -111,6 +111,13 @@ class NotRetryable(Exception):
         super().__init__(message)
 
 
+class Occurrence(NamedTuple):
+    """Which schedule submits a job, and for which of its times; None for none of them."""
+
+    schedule_id: UUID
+    scheduled_for: datetime | None = None
+
+
 def submit(
     kind: str | Kind[P, Any, ...],
     payload: P | dict[str, Any] | None = None,
@@ -120,16 +127,26 @@ def submit(
     run_at: datetime | None = None,
     max_attempts: int | None = None,
     children: Sequence[Child] | None = None,
+    occurrence: Occurrence | None = None,
 ) -> Job:
     """Accepts one job, with its children, in the caller's transaction if there is one: the job exists if and only
     if what the caller wrote does.
 
-    run_at: not before this time; now if not given. children: as planned by the kind if not given.
+    run_at: not before this time; now if not given. children: as planned by the kind if not given. occurrence: the
+    schedule that submits it.
 
     Raises UnknownKind, BadPayload, BadSubmission or TooManyUnfinished; then nothing was written.
     """
     kind = kind if isinstance(kind, Kind) else kind_named(kind)
-    job = _row(kind, payload, owner=owner, priority=priority, run_at=run_at, max_attempts=max_attempts)
+    job = _row(
+        kind,
+        payload,
+        owner=owner,
+        priority=priority,
+        run_at=run_at,
+        max_attempts=max_attempts,
+        occurrence=occurrence,
+    )
     rows, dependencies = _pipeline(job, _planned(kind, payload) if children is None else children)
     with transaction.atomic():
         _check_cap(kind, owner)
@@ -144,11 +161,13 @@ def _planned(kind: Kind[P, Any, ...], payload: P | dict[str, Any] | None) -> Seq
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """One job among many whose owners or priorities differ."""
+    """One job among many whose owners, priorities or times differ."""
 
     payload: Any
     owner: str = ""
     priority: int | None = None
+    run_at: datetime | None = None
+    occurrence: Occurrence | None = None
 
 
 class BadBatch(Exception):
@@ -214,10 +233,17 @@ def submit_many(
     Raises as `submit` does.
     """
     kind = kind if isinstance(kind, Kind) else kind_named(kind)
-    if kind.plan or kind_limits.limits_of(kind).max_unfinished_per_owner:
+    if goes_one_by_one(kind):
         raise BadSubmission("/kind", "one_by_one", f"Jobs of kind {kind.name!r} must be submitted one by one.")
     rows = [
-        _row(kind, each.payload, owner=each.owner, priority=each.priority)
+        _row(
+            kind,
+            each.payload,
+            owner=each.owner,
+            priority=each.priority,
+            run_at=each.run_at,
+            occurrence=each.occurrence,
+        )
         if isinstance(each, Submission)
         else _row(kind, each, owner=owner, priority=priority)
         for each in payloads
@@ -225,6 +251,11 @@ def submit_many(
     with transaction.atomic(savepoint=False):
         _insert(rows, [])
     return [row["id"] for row in rows]
+
+
+def goes_one_by_one(kind: Kind) -> bool:
+    """Whether `submit_many` refuses the kind: its jobs have children, or are counted."""
+    return bool(kind.plan or kind_limits.limits_of(kind).max_unfinished_per_owner)
 
 
 @begun_again
@@ -296,6 +327,7 @@ def _row(
     run_at: datetime | None = None,
     max_attempts: int | None = None,
     is_template: bool = False,
+    occurrence: Occurrence | None = None,
 ) -> Row:
     """A job's columns, checked. Its id is final once `_pipeline` has returned.
 
@@ -319,6 +351,8 @@ def _row(
         "name": "",
         "unfinished_dependencies": 0,
         "unresolved": is_template,
+        "schedule_id": occurrence and occurrence.schedule_id,
+        "scheduled_for": occurrence and occurrence.scheduled_for,
         "run_at": run_at,
         **({} if kind.key is None or is_template else {"limit_key": kind.key_of(fitting)}),
     }

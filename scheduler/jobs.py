@@ -14,6 +14,7 @@ from psycopg2.extras import execute_values
 from orchestrator.ids import uuid7
 from orchestrator.kinds import job
 from orchestrator.running import RunningJob
+from scheduler.models import ADD
 
 # Enough for the sum of any two operands, so that every sum is exact.
 EXACT = Context(prec=400)
@@ -43,7 +44,7 @@ class Addition(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @job(
-    "scheduler.add",
+    ADD,
     execution="transactional",
     takes_batch=True,
     payload=Addition,

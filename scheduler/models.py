@@ -1,4 +1,4 @@
-"""A+B tasks with their results, and the schedules that make them."""
+"""A+B tasks with their results, and schedules: of tasks, and of jobs of any kind."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, ClassVar
 
+from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.db.models.lookups import Exact
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
@@ -29,10 +30,14 @@ RECURRENCE = (
 
 # The Celery task of every schedule's PeriodicTask.
 FIRE = "scheduler.fire"
+# The kind of job that adds two numbers. A schedule of it makes tasks, one of any other kind makes jobs.
+ADD = "scheduler.add"
 
 # An operand: so many digits before the point, and as many after it as the smallest number that a double holds.
 DIGITS, DECIMALS = 30, 324
 MAX_OPERATION_LENGTH = 100
+
+MAX_NAME_LENGTH, MAX_DESCRIPTION_LENGTH = 100, 2_000
 
 # Beat keeps the length of an interval in a column of four bytes.
 MAX_BEAT_INTERVAL = 2**31 - 1
@@ -62,11 +67,15 @@ def plain(number: Decimal | int) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def _operand(**options: Any) -> ExactField:
+    return ExactField(max_digits=DIGITS + DECIMALS, decimal_places=DECIMALS, **options)
+
+
 class Operands(BaseModel):
     """What to add, and how urgently."""
 
-    a = ExactField(max_digits=DIGITS + DECIMALS, decimal_places=DECIMALS)
-    b = ExactField(max_digits=DIGITS + DECIMALS, decimal_places=DECIMALS)
+    a = _operand()
+    b = _operand()
     operation = models.CharField(
         max_length=MAX_OPERATION_LENGTH, blank=True, db_default="", help_text="As it was sent, if as a string."
     )
@@ -82,7 +91,9 @@ class Operands(BaseModel):
 
 
 class TaskSchedule(Operands):
-    """When to add two numbers repeatedly. `next_run_at` is the truth: a tick that finds it due fires it, once."""
+    """When to do something repeatedly: add two numbers, or a job of another kind. `next_run_at` is the truth: a tick
+    that finds it due fires it, once.
+    """
 
     class MisfirePolicy(models.TextChoices):
         LATEST = "latest", "run the latest missed occurrence"
@@ -90,9 +101,21 @@ class TaskSchedule(Operands):
         SKIP = "skip", "run none that was missed"
 
     class Overlap(models.TextChoices):
-        ALLOW = "allow", "run although the last one has not ended"
-        SKIP = "skip", "leave out an occurrence while the last one has not ended"
+        ALLOW = "allow", "run although earlier ones have not ended"
+        SKIP = "skip", "leave out an occurrence while earlier ones have not ended"
+        QUEUE = "queue", "let it wait until earlier ones have ended"
+        CANCEL_RUNNING = "cancel_running", "cancel the oldest ones that have not ended"
 
+    name = models.CharField(
+        max_length=MAX_NAME_LENGTH, blank=True, db_default="", default="", help_text="Unique among its owner's."
+    )
+    description = models.TextField(max_length=MAX_DESCRIPTION_LENGTH, blank=True, db_default="", default="")
+    kind = models.CharField(max_length=100, db_default=ADD, default=ADD, help_text="The kind of job that it submits.")
+    payload = models.JSONField(
+        null=True, blank=True, help_text="Of its jobs; none if it adds two numbers, which are a and b."
+    )
+    a = _operand(null=True, blank=True)
+    b = _operand(null=True, blank=True)
     owner = models.CharField(max_length=150, blank=True, db_default="")
     scheduled_at = models.DateTimeField(help_text="The start, from which every occurrence is computed.")
     ends_at = models.DateTimeField(null=True, blank=True)
@@ -104,7 +127,13 @@ class TaskSchedule(Operands):
     rrule = models.CharField(max_length=500, null=True, blank=True)  # noqa: DJ001
     schedule_x_times = models.IntegerField(null=True, blank=True)
     misfire_policy = models.CharField(max_length=6, choices=MisfirePolicy, default=MisfirePolicy.LATEST)
-    overlap = models.CharField(max_length=5, choices=Overlap, default=Overlap.ALLOW)
+    overlap = models.CharField(max_length=14, choices=Overlap, default=Overlap.ALLOW)
+    max_running = models.IntegerField(
+        db_default=1, default=1, help_text="How many of its jobs may be unfinished at once, unless overlap is allowed."
+    )
+    jitter_seconds = models.IntegerField(
+        db_default=0, default=0, help_text="An occurrence starts up to so much later, always by the same amount."
+    )
 
     enabled = models.BooleanField(default=True)
     next_run_at = models.DateTimeField(null=True, editable=False)
@@ -112,6 +141,14 @@ class TaskSchedule(Operands):
     run_count = models.IntegerField(db_default=0, default=0, editable=False)
     missed_count = models.IntegerField(db_default=0, default=0, editable=False)
     last_error = models.TextField(blank=True, db_default="", default="", editable=False)
+    queued = ArrayField(
+        models.DateTimeField(),
+        db_default=Value([], ArrayField(models.DateTimeField())),
+        default=list,
+        blank=True,
+        editable=False,
+        help_text="Occurrences that wait until fewer of its jobs are unfinished, oldest first.",
+    )
 
     interval_schedule = models.ForeignKey(IntervalSchedule, null=True, on_delete=models.PROTECT, editable=False)
     periodic_task = models.OneToOneField(PeriodicTask, null=True, on_delete=models.SET_NULL, editable=False)
@@ -135,11 +172,23 @@ class TaskSchedule(Operands):
                 fields=["id"],
                 condition=Q(enabled=True, next_run_at=None) & ~Q(last_error=""),
             ),
+            # Serves: the tick, which starts what waits for earlier jobs to end.
+            models.Index(name="schedule_with_queue", fields=["id"], condition=~Q(queued=[])),
         ]
         constraints: ClassVar = [
             models.CheckConstraint(
                 name="schedule_has_one_recurrence",
                 condition=Q(Exact(models.Func(*RECURRENCE, function="num_nonnulls", output_field=COUNT), 1)),
+            ),
+            models.CheckConstraint(
+                name="schedule_adds_or_has_payload",
+                condition=Q(kind=ADD, a__isnull=False, b__isnull=False, payload__isnull=True)
+                | (~Q(kind=ADD) & Q(a=None, b=None, payload__isnull=False)),
+            ),
+            models.CheckConstraint(name="schedule_max_running_is_positive", condition=Q(max_running__gte=1)),
+            models.CheckConstraint(name="schedule_jitter_is_not_negative", condition=Q(jitter_seconds__gte=0)),
+            models.UniqueConstraint(
+                name="schedule_name_is_its_owners_only", fields=["owner", "name"], condition=~Q(name="")
             ),
             models.CheckConstraint(name="schedule_priority_is_0_to_9", condition=Q(priority__range=(0, 9))),
             models.CheckConstraint(
@@ -150,7 +199,19 @@ class TaskSchedule(Operands):
         ]
 
     def __str__(self) -> str:
-        return f"{plain(self.a)} + {plain(self.b)} {self.id}"
+        return f"{self.title} {self.id}"
+
+    @property
+    def adds(self) -> bool:
+        """Whether it makes tasks that add a and b, not jobs of another kind."""
+        return self.kind == ADD
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        if self.name or not self.adds:
+            return self.name or self.kind
+        return " + ".join("?" if operand is None else plain(operand) for operand in (self.a, self.b))
 
     @property
     def recurrence(self) -> Recurrence:

@@ -38,6 +38,11 @@ def fire_due_schedules() -> None:
     firing.fire_due()
 
 
+@tick.part
+def release_queued_occurrences() -> None:
+    firing.release_queued()
+
+
 @retention.pruning
 def results_of_earlier_runs() -> bool:
     """Those of tasks that were run again since, and so are kept."""

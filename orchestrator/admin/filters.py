@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django.conf import settings
 from django.contrib import admin
@@ -41,6 +42,25 @@ class QueueFilter(admin.SimpleListFilter):
         if not self.value():
             return queryset
         return queryset.filter(kind__in=list(Kind.objects.filter(queue=self.value()).values_list("name", flat=True)))
+
+
+class ScheduleFilter(admin.SimpleListFilter):
+    """By the schedule that submitted it, which a link names: there are too many to offer."""
+
+    title = parameter_name = "schedule"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        value = self.value()
+        return [(value, value)] if value else []
+
+    def has_output(self) -> bool:
+        return bool(self.value())
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        try:
+            return queryset.filter(schedule_id=UUID(self.value())) if self.value() else queryset
+        except ValueError:
+            return queryset.none()
 
 
 class PipelineFilter(admin.SimpleListFilter):

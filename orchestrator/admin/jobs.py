@@ -22,7 +22,7 @@ from orchestrator import queries
 from orchestrator.admin import job_page, search
 from orchestrator.admin.base import MAX_AT_ONCE, ReadOnlyAdmin, act_on_each, ask_first, is_across
 from orchestrator.admin.change_place import ChangePlaceForm
-from orchestrator.admin.filters import CreatedFilter, KindFilter, PipelineFilter, QueueFilter
+from orchestrator.admin.filters import CreatedFilter, KindFilter, PipelineFilter, QueueFilter, ScheduleFilter
 from orchestrator.admin.rendering import cut, label, with_id
 from orchestrator.admin.run_again import RunAgainForm
 from orchestrator.kinds import UnknownKind
@@ -60,7 +60,7 @@ def confirmation(verb: str, description: str) -> dict[str, Any]:
 class JobAdmin(ReadOnlyAdmin):
     list_display = ("job", "state", "owner", "created", "took", "tries", "trouble")
     list_display_links = ("job",)
-    list_filter = ("status", KindFilter, QueueFilter, CreatedFilter, PipelineFilter)
+    list_filter = ("status", KindFilter, QueueFilter, CreatedFilter, PipelineFilter, ScheduleFilter)
     shortcuts = (
         ("All", ""),
         ("Waiting", "status__exact=CREATED"),

@@ -111,6 +111,7 @@ class JobFilters(StrictSerializer):
     parent = ParentFilter(  # type: ignore[assignment]
         required=False, help_text="The children of this job; `none` for jobs without a parent."
     )
+    schedule = serializers.UUIDField(required=False, help_text="Submitted by this schedule.")
     created_after = AwareDateTimeField(required=False, help_text="Created at this time or later.")
     created_before = AwareDateTimeField(required=False, help_text="Created before this time.")
 
@@ -191,6 +192,10 @@ class JobSerializer(serializers.Serializer[Any]):
     parent = serializers.UUIDField(allow_null=True)  # type: ignore[assignment]
     name = serializers.CharField(help_text="A child's name within its pipeline.")
     children = ChildrenCountsSerializer(allow_null=True, help_text="Null when it has none.")
+    schedule = serializers.UUIDField(
+        allow_null=True, help_text="The schedule that submitted it, even if deleted since."
+    )
+    scheduled_for = serializers.DateTimeField(allow_null=True, help_text="The occurrence of its schedule.")
     celery_task_id = serializers.CharField(
         help_text="Its id in Flower, which is its own id; empty until its first attempt."
     )
@@ -226,6 +231,8 @@ class JobSerializer(serializers.Serializer[Any]):
             "parent": job.parent_id,
             "name": job.name,
             "children": job.children_counts,
+            "schedule": job.schedule_id,
+            "scheduled_for": job.scheduled_for,
             "celery_task_id": job.celery_task_id,
             "worker": job.worker_name,
             "run_at": job.run_at,

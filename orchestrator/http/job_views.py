@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiResponse, extend_schema
@@ -61,7 +62,7 @@ class JobsView(APIView):
         kind = kind_open_to_clients(asked["kind"])
         owner = owner_named(asked["owner"], request) if "owner" in asked else owner_of(request.user)
         job = submission.submit(**asked | {"kind": kind, "owner": owner})
-        shown = _detail(request, job)
+        shown = job_shown(request, job.id)
         return Response(shown, status=202, headers=location(request, shown["links"]["self"]))
 
     @extend_schema(
@@ -122,7 +123,7 @@ class JobView(APIView):
         id = read_id(job_id=job_id)
         wanted = as_change(read_body(JobChange, request, partial=True))
         require_visible(request.user, Job, id, to="orchestrator.reschedule_job")
-        return Response(_detail(request, change(id, wanted)))
+        return Response(job_shown(request, change(id, wanted).id))
 
     @extend_schema(
         operation_id="cancel_job",
@@ -141,7 +142,7 @@ class JobView(APIView):
         id = read_id(job_id=job_id)
         require_visible(request.user, Job, id, to="orchestrator.cancel_job")
         job = submission.cancel(id)
-        return Response(_detail(request, job), status=200 if job.status == Status.CANCELLED else 202)
+        return Response(job_shown(request, id), status=200 if job.status == Status.CANCELLED else 202)
 
 
 class RetryView(APIView):
@@ -162,7 +163,7 @@ class RetryView(APIView):
         id = read_id(job_id=job_id)
         read_body(NoFields, request)
         require_visible(request.user, Job, id, to="orchestrator.retry_job")
-        shown = _detail(request, submission.retry(id))
+        shown = job_shown(request, submission.retry(id).id)
         return Response(shown, status=202, headers=location(request, shown["links"]["self"]))
 
 
@@ -186,7 +187,8 @@ def _filtered(request: Request, filters: dict[str, Any]) -> Any:
     jobs = queries.visible_jobs(request.user)
     if statuses := filters.get("status"):
         jobs = jobs.filter(status__in=statuses)
-    exact = {name: filters[name] for name in ("kind", "owner__in", "parent") if name in filters}
+    columns = {"kind": "kind", "owner__in": "owner__in", "parent": "parent", "schedule": "schedule_id"}
+    exact = {column: filters[name] for name, column in columns.items() if name in filters}
     return queries.created_between(jobs.filter(**exact), filters.get("created_after"), filters.get("created_before"))
 
 
@@ -198,8 +200,9 @@ def owner_named(name: str, request: Request) -> str:
         raise BadInput("", [Problem("/owner", "unknown_user", str(error))]) from None
 
 
-def _detail(request: Request, job: Job) -> dict[str, Any]:
-    shown = queries.job_detail(request.user, job.id)
+def job_shown(request: Request, job_id: UUID) -> dict[str, Any]:
+    """The job as the API shows it to the user; raises Job.DoesNotExist."""
+    shown = queries.job_detail(request.user, job_id)
     return JobSerializer(shown, context=_context(request)).data
 
 

@@ -12,11 +12,23 @@ from django.template.response import TemplateResponse
 
 from orchestrator.admin.base import MAX_AT_ONCE, ExactSearch, act_on_each, ask_first
 from orchestrator.admin.unfold import ModelAdmin
+from orchestrator.kinds import BadPayload, UnknownKind
+from orchestrator.submission import BadSubmission, TooManyUnfinished
 from scheduler.models import Task, TaskSchedule
 from scheduler.recurrence.rules import BadRecurrence
 from scheduler.services.tasks import NotEnded, NotPending
 
-REFUSALS = (NotPending, NotEnded, BadRecurrence, Task.DoesNotExist, TaskSchedule.DoesNotExist)
+REFUSALS = (
+    NotPending,
+    NotEnded,
+    BadRecurrence,
+    UnknownKind,
+    BadPayload,
+    BadSubmission,
+    TooManyUnfinished,
+    Task.DoesNotExist,
+    TaskSchedule.DoesNotExist,
+)
 
 
 class IdOrOwnerSearch(ExactSearch):

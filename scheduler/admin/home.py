@@ -11,7 +11,6 @@ from django.urls import reverse
 from django.utils import timezone
 
 from orchestrator.admin.home import Alert, Shown, panel
-from scheduler.jobs import shown
 from scheduler.models import TaskSchedule
 
 MAX_NEXT, MAX_STOPPED = 6, 6
@@ -33,7 +32,7 @@ def schedules(request: HttpRequest) -> Shown:
     found: list[dict[str, Any]] = [
         {
             "url": reverse("admin:scheduler_taskschedule_change", args=[each.id]),
-            "name": f"{shown(each.a)} + {shown(each.b)}",
+            "name": each.title,
             "row": each,
             "is_overdue": bool(each.next_run_at and each.next_run_at < overdue_before),
         }

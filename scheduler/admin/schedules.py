@@ -13,15 +13,17 @@ from django.template.response import TemplateResponse
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
+from unfold.widgets import UnfoldAdminSelectWidget
 
 from access.permissions import owner_of
 from orchestrator.admin.base import BoundedAdmin
 from orchestrator.admin.rendering import cut, label, list_link, page_link, with_id
+from orchestrator.kinds import BadPayload, InternalKind, UnknownKind, all_kinds
 from orchestrator.shown.lists import column
 from orchestrator.shown.words import age
+from orchestrator.submission import BadSubmission
 from scheduler.admin.base import IdOrOwnerSearch, act_on_rows
-from scheduler.jobs import shown
-from scheduler.models import TaskSchedule
+from scheduler.models import ADD, TaskSchedule
 from scheduler.recurrence.rules import BadRecurrence
 from scheduler.services.occurrences import database_now
 from scheduler.services.schedules import (
@@ -33,8 +35,14 @@ from scheduler.services.schedules import (
     run_now,
     set_enabled,
 )
+from scheduler.services.work import WORK, check_work
 
 RUNS_SHOWN = 5
+
+
+def _kinds_to_schedule() -> list[tuple[str, str]]:
+    open_to_all = [(kind.name, kind.name) for kind in all_kinds() if not kind.internal]
+    return [(ADD, "add a and b"), *open_to_all]
 
 
 class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -43,9 +51,19 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = TaskSchedule
         fields = (
-            "a", "b", "priority", "scheduled_at", "ends_at", "timezone", "interval", "every_x_days", "every_x_hours",
-            "cron", "rrule", "schedule_x_times", "misfire_policy", "overlap", "enabled",
+            "name", "description", "kind", "payload", "a", "b", "priority", "scheduled_at", "ends_at", "timezone",
+            "interval", "every_x_days", "every_x_hours", "cron", "rrule", "schedule_x_times", "misfire_policy",
+            "overlap", "max_running", "jitter_seconds", "enabled",
         )  # fmt: skip
+
+    kind = forms.ChoiceField(choices=_kinds_to_schedule, widget=UnfoldAdminSelectWidget, initial=ADD)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        kind: Any = self.fields.get("kind")
+        if kind and self.instance.kind not in dict(kind.choices):
+            # It stays what it is, whatever becomes of it.
+            kind.choices = [*kind.choices, (self.instance.kind, self.instance.kind)]
 
     def _post_clean(self) -> None:
         """The database's constraints would say the same as these checks, but without a field's name."""
@@ -54,10 +72,16 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
         if self.errors:
             return
         try:
+            if WORK & set(self.changed_data):
+                check_work(self.instance)
             checked(self.instance)
         except BadRecurrence as refusal:
             for name in refusal.fields:
                 self.add_error(name, str(refusal))
+        except (UnknownKind, InternalKind, BadPayload, BadSubmission) as refusal:
+            for problem in refusal.problems:
+                _, field, *rest = problem.pointer.split("/")
+                self.add_error(field, f"/{'/'.join(rest)}: {problem.detail}" if rest else problem.detail)
         else:
             if without_field:
                 self.errors[NON_FIELD_ERRORS] = without_field
@@ -66,17 +90,23 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
 @admin.register(TaskSchedule)
 class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
     form = ScheduleForm
-    list_display = ("sum", "state", "owner", "rule", "next_run", "last_run", "runs", "missed", "error_in_line")
-    list_display_links = ("sum",)
+    list_display = ("schedule", "state", "owner", "rule", "next_run", "last_run", "runs", "missed", "error_in_line")
+    list_display_links = ("schedule",)
     list_filter = ("enabled",)
     ordering = ("-id",)
     actions = ("pause_selected", "resume_selected", "run_selected_now")
     readonly_fields = (
-        "state", "owner", "next_runs", "last_run_at", "run_count", "missed_count", "error", "tasks",
+        "state", "owner", "next_runs", "queue", "last_run_at", "run_count", "missed_count", "error", "jobs", "tasks",
         "periodic_task_link", "created_at", "updated_at",
     )  # fmt: skip
     fieldsets = (
-        ("Operands", {"fields": (("a", "b", "priority"),)}),
+        (
+            "Work",
+            {
+                "description": "A kind of job with its payload, in JSON; or two numbers to add.",
+                "fields": (("name", "priority"), "description", "kind", "payload", ("a", "b")),
+            },
+        ),
         (
             "Recurrence",
             {
@@ -87,7 +117,8 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
                     ("timezone", "schedule_x_times"),
                     ("interval", "every_x_days", "every_x_hours"),
                     ("cron", "rrule"),
-                    ("misfire_policy", "overlap"),
+                    ("misfire_policy", "jitter_seconds"),
+                    ("overlap", "max_running"),
                     "enabled",
                 ),
             },
@@ -96,8 +127,10 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
             "Status",
             {
                 "fields": (
-                    ("state", "owner", "tasks"),
+                    ("state", "owner"),
+                    ("jobs", "tasks"),
                     "next_runs",
+                    "queue",
                     ("last_run_at", "run_count", "missed_count"),
                     "periodic_task_link",
                     "error",
@@ -119,7 +152,9 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
             obj.owner = owner_of(request.user)
             create_schedule(obj)
             return
-        changes = {name: form.cleaned_data[name] for name in form.changed_data}
+        changes = {name: getattr(form.instance, name) for name in form.changed_data}
+        if not obj.adds:
+            changes |= {"a": None, "b": None, "operation": ""}
         if {"a", "b"} & changes.keys():
             changes["operation"] = ""
         change_schedule(obj.id, changes)
@@ -144,8 +179,8 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
         return act_on_rows(self, request, schedules, run_now, "Run", "Ran")
 
     @column("schedule")
-    def sum(self, schedule: TaskSchedule) -> SafeString:
-        return with_id(f"{shown(schedule.a)} + {shown(schedule.b)}", schedule.id)
+    def schedule(self, schedule: TaskSchedule) -> SafeString:
+        return with_id(schedule.title, schedule.id)
 
     @column("next run")
     def next_run(self, schedule: TaskSchedule) -> SafeString | str:
@@ -178,7 +213,7 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
 
     @admin.display(description="state")
     def state(self, schedule: TaskSchedule) -> SafeString:
-        if schedule.last_error:
+        if schedule.last_error and not schedule.next_run_at:
             return label("FAILED")
         if not schedule.enabled:
             return label("PAUSED")
@@ -198,8 +233,20 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
     def error(self, schedule: TaskSchedule) -> str:
         return schedule.last_error or "-"
 
+    @admin.display(description="waiting for earlier jobs")
+    def queue(self, schedule: TaskSchedule) -> str:
+        first = ", ".join(f"{at:%Y-%m-%d %H:%M:%S} UTC" for at in schedule.queued[:RUNS_SHOWN])
+        more = len(schedule.queued) - RUNS_SHOWN
+        return f"{first} and {more:,} more" if more > 0 else first or "-"
+
+    @admin.display(description="jobs")
+    def jobs(self, schedule: TaskSchedule) -> SafeString:
+        return list_link("admin:orchestrator_job_changelist", "Jobs of this schedule", schedule=schedule.id)
+
     @admin.display(description="tasks")
-    def tasks(self, schedule: TaskSchedule) -> SafeString:
+    def tasks(self, schedule: TaskSchedule) -> SafeString | str:
+        if not schedule.adds:
+            return "-"
         return list_link("admin:scheduler_task_changelist", "Tasks of this schedule", schedule=schedule.id)
 
     @admin.display(description="periodic task")

@@ -7,9 +7,11 @@ from typing import Any
 from scheduler.http.new_tasks import MAX_TASKS
 from scheduler.http.numbers import OPERAND_SCHEMA, OPERATION_SCHEMA
 from scheduler.http.schedule_serializers import RECURRENCES
+from scheduler.models import ADD
 from scheduler.recurrence import cron, rrule
 from scheduler.recurrence.clocks import zone_names
 from scheduler.recurrence.cron import any_case
+from scheduler.services.work import WORK
 
 _PRIORITY_SCHEMA = {
     "type": ["integer", "null"],
@@ -20,7 +22,7 @@ _PRIORITY_SCHEMA = {
 }
 
 
-def _object(required: list[str], description: str, **properties: Any) -> dict[str, Any]:
+def _object(required: list[str], description: str, /, **properties: Any) -> dict[str, Any]:
     return {
         "type": "object",
         "description": description,
@@ -59,10 +61,17 @@ BODIES: dict[str, dict[str, Any]] = {
 NEW_TASK, BATCH = _component("NewTask"), _component("TaskBatch")
 
 _NULL = {"type": "null"}
-_OPERANDS = {
-    "Numbers": {"a": OPERAND_SCHEMA, "b": OPERAND_SCHEMA, "operation": _NULL},
-    "Operation": {"operation": OPERATION_SCHEMA},
+_ADDS = {"kind": {"enum": [ADD, None]}, "payload": _NULL}
+# What a schedule submits: what of it has to be there, and what else may be.
+_WORK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "Numbers": ({"a": OPERAND_SCHEMA, "b": OPERAND_SCHEMA}, {"operation": _NULL, **_ADDS}),
+    "Operation": ({"operation": OPERATION_SCHEMA}, {"a": _NULL, "b": _NULL, **_ADDS}),
+    "Job": (
+        {"kind": {"type": "string", "maxLength": 100, "not": {"const": ADD}, "example": "demo.slices"}},
+        {"payload": {}, "a": _NULL, "b": _NULL, "operation": _NULL},
+    ),
 }
+_NO_WORK: tuple[dict[str, Any], dict[str, Any]] = ({}, {"operation": _NULL})
 # That a rule ever fires, and which of its parts go together, are rules beyond JSON Schema.
 _CRON = {
     "type": "string",
@@ -122,17 +131,15 @@ def _publish_time_zone(schemas: dict[str, Any]) -> None:
 def _publish_forms(schemas: dict[str, Any], known: dict[str, Any]) -> None:
     """Makes each form of a schedule, of a preview and of a change a component, and their bodies any of these."""
     forms = {
-        f"{recurrence}ScheduleOf{operands}": _form(known, recurrence, given)
+        f"{recurrence}ScheduleOf{name}": _form(known, recurrence, work)
         for recurrence in _RECURRENCES
-        for operands, given in _OPERANDS.items()
+        for name, work in _WORK.items()
     }
-    previews = {
-        f"{recurrence}SchedulePreview": _form(known, recurrence, {"operation": _NULL}) for recurrence in _RECURRENCES
-    }
+    previews = {f"{recurrence}SchedulePreview": _form(known, recurrence, _NO_WORK) for recurrence in _RECURRENCES}
     changes = {
-        f"{recurrence}ChangeOf{operands}": _form(known, recurrence, given, is_change=True)
+        f"{recurrence}ChangeOf{name}": _form(known, recurrence, work, is_change=True)
         for recurrence in ("", *_RECURRENCES)
-        for operands, given in _OPERANDS.items()
+        for name, work in _WORK.items()
     }
     schemas |= forms | previews | changes
     wholes = {
@@ -148,20 +155,26 @@ def _publish_forms(schemas: dict[str, Any], known: dict[str, Any]) -> None:
 
 
 def _form(
-    known: dict[str, Any], recurrence: str, operands: dict[str, Any], *, is_change: bool = False
+    known: dict[str, Any],
+    recurrence: str,
+    work: tuple[dict[str, Any], dict[str, Any]],
+    *,
+    is_change: bool = False,
 ) -> dict[str, Any]:
-    """The body of a schedule as the serializer has it, with that recurrence and those operands alone.
+    """The body of a schedule as the serializer has it, with that recurrence and that work alone.
 
-    A change needs no operands, and without a recurrence it leaves that as it is.
+    A change need not say what is submitted, and without a recurrence it leaves that as it is.
     """
     required = _RECURRENCES.get(recurrence, {})
     beside = _BESIDE.get(recurrence, {})
+    needed, allowed = work
     others = sorted(RECURRENCES - required.keys() - beside.keys())
     properties = {
         name: schema | required.get(name, {}) | beside.get(name, {})
         for name, schema in known["properties"].items()
-        if name not in (*others, "a", "b", "operation")
+        if name not in (*others, *WORK)
     }
     properties |= dict.fromkeys(others, _NULL) if recurrence else {}
-    needed = [] if is_change else [name for name, schema in operands.items() if schema is not _NULL]
-    return _object([*needed, *required], known["description"], **operands, **properties)
+    described = {"description": known["properties"]["payload"]["description"]}
+    given = {name: schema or described for name, schema in (needed | allowed).items()}
+    return _object([*([] if is_change else needed), *required], known["description"], **given, **properties)

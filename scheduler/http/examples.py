@@ -51,6 +51,16 @@ TASK_WITH_RESULTS = TASK | {
 
 NEW_SCHEDULES: dict[str, Any] = {
     "Every ten seconds, ten times": {"operation": "1+2", "interval": 10, "schedule_x_times": 10},
+    "A job of any kind, every night, one at a time": {
+        "name": "nightly slices",
+        "kind": "demo.slices",
+        "payload": {"slices": 3},
+        "cron": "0 3 * * *",
+        "timezone": "Europe/Berlin",
+        "jitter_seconds": 300,
+        "overlap": "queue",
+        "max_running": 1,
+    },
     "Weekdays at half past eight in Bucharest": {
         "a": 1,
         "b": 2,
@@ -69,9 +79,13 @@ NEW_SCHEDULES: dict[str, Any] = {
         "overlap": "skip",
     },
 }
-SCHEDULE = {
+SCHEDULE: dict[str, Any] = {
     "url": f"/task-schedules/{SCHEDULE_ID}/",
     "id": SCHEDULE_ID,
+    "name": "",
+    "description": "",
+    "kind": "scheduler.add",
+    "payload": None,
     "a": 1,
     "b": 2,
     "operation": "1+2",
@@ -88,13 +102,17 @@ SCHEDULE = {
     "schedule_x_times": 10,
     "misfire_policy": "latest",
     "overlap": "allow",
+    "max_running": 1,
+    "jitter_seconds": 0,
     "enabled": True,
     "next_run_at": "2030-01-31T12:00:30Z",
     "last_run_at": "2030-01-31T12:00:20.312000Z",
     "run_count": 3,
     "missed_count": 0,
+    "queued": [],
     "last_error": "",
     "periodic_task": 7,
+    "jobs": f"/jobs?schedule={SCHEDULE_ID}",
     "tasks": f"/tasks/?schedule={SCHEDULE_ID}",
     "created_at": "2030-01-31T12:00:00.000000Z",
     "updated_at": "2030-01-31T12:00:00.000000Z",
@@ -110,8 +128,10 @@ PREVIEW = {
 A_BACKFILL = {"from": "2024-01-30T00:00:00Z", "to": "2024-01-31T00:00:00Z", "dry_run": True}
 BACKFILLED = {
     "occurrences": 24,
+    "already_submitted": 20,
     "already_tasks": 20,
     "created": 4,
     "dry_run": False,
+    "jobs": f"/jobs?schedule={SCHEDULE_ID}",
     "tasks": f"/tasks/?schedule={SCHEDULE_ID}",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -22,16 +23,19 @@ from orchestrator.http.fields import (
     StrictSerializer,
 )
 from orchestrator.http.links import link
-from scheduler.http.numbers import NOT_BOTH, Number, Operand, Operation, read_operation
-from scheduler.models import TaskSchedule
+from scheduler.http.numbers import NOT_BOTH as NOT_BOTH_OPERANDS
+from scheduler.http.numbers import Number, Operand, Operation, read_operation
+from scheduler.models import ADD, MAX_DESCRIPTION_LENGTH, MAX_NAME_LENGTH, TaskSchedule
 from scheduler.recurrence.rules import MAX_CRON_LENGTH, MAX_INTERVAL, MAX_RRULE_LENGTH
-from scheduler.services.schedules import MAX_TIMES
+from scheduler.services.schedules import MAX_JITTER_SECONDS, MAX_RUNNING, MAX_TIMES
+from scheduler.services.work import MAX_PAYLOAD_BYTES, NOT_BOTH
 
 MAX_RUNS_SHOWN = 100
 
 CALENDAR = {"every_x_days", "every_x_hours"}
 RECURRENCES = CALENDAR | {"interval", "cron", "rrule"}
 
+NO_WORK = "Give kind and payload, or a and b, or operation."
 NO_RECURRENCE = "Give the recurrence that replaces the present one: a schedule needs one."
 
 
@@ -39,13 +43,39 @@ def _count(help_text: str, **options: Any) -> StrictIntegerField:
     return StrictIntegerField(required=False, allow_null=True, default=None, help_text=help_text, **options)
 
 
+class PayloadField(serializers.JSONField):
+    """JSON whose numbers are floats, as in other jobs' payloads, though those beside it are read exactly."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        return super().to_internal_value(_with_floats(data))
+
+
 @extend_schema_serializer(component_name="TaskScheduleBody")
 class ScheduleBody(StrictSerializer):
-    """When to add what: a and b or operation, and exactly one of interval, every_x_days and/or every_x_hours, cron and
-    rrule. In a PUT, what is left out becomes its default, but scheduled_at and enabled stay as they were. In a PATCH,
-    one recurrence takes the place of another.
+    """When to do what: kind and payload, or numbers to add (a and b or operation), and exactly one of interval,
+    every_x_days and/or every_x_hours, cron and rrule. In a PUT, what is left out becomes its default, but scheduled_at
+    and enabled stay as they were. In a PATCH, one recurrence takes the place of another, and so does what it submits.
     """
 
+    name = StrictCharField(
+        required=False,
+        allow_blank=True,
+        default="",
+        max_length=MAX_NAME_LENGTH,
+        help_text="No other schedule of yours may have it.",
+    )
+    description = StrictCharField(
+        required=False, allow_blank=True, default="", max_length=MAX_DESCRIPTION_LENGTH, help_text="For people."
+    )
+    kind = StrictCharField(
+        required=False, allow_null=True, max_length=100, help_text="The kind of job to submit: one of `GET /kinds`."
+    )
+    payload = PayloadField(
+        required=False,
+        allow_null=True,
+        help_text="Of the jobs: must match the kind's JSON Schema in `GET /kinds`; {} by default. At most "
+        f"{MAX_PAYLOAD_BYTES:,} bytes.",
+    )
     a = Operand(required=False)
     b = Operand(required=False)
     operation = Operation(required=False, allow_null=True)
@@ -94,14 +124,31 @@ class ScheduleBody(StrictSerializer):
         choices=TaskSchedule.Overlap.choices,
         required=False,
         default=TaskSchedule.Overlap.ALLOW,
-        help_text="What to do with an occurrence while the schedule's last task has not ended.",
+        help_text="What to do with an occurrence while max_running jobs of the schedule have not ended: run it all "
+        "the same, skip it, let it wait for one to end, or cancel the oldest.",
+    )
+    max_running = StrictIntegerField(
+        required=False, default=1, min_value=1, max_value=MAX_RUNNING, help_text="See overlap; 1 if that is allow."
+    )
+    jitter_seconds = StrictIntegerField(
+        required=False,
+        default=0,
+        min_value=0,
+        max_value=MAX_JITTER_SECONDS,
+        help_text="Each occurrence starts up to so many seconds later, always by the same time. For many schedules "
+        "that are due at once.",
     )
     enabled = StrictBooleanField(required=False, help_text="Whether it runs; true by default.")
 
-    needs_operands = True
+    needs_work = True
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        self._settle_operands(attrs)
+        if attrs.get("kind") is None:
+            attrs.pop("kind", None)
+        if attrs.get("kind", ADD) != ADD:
+            _settle_job(attrs)
+        elif not self.partial or {"kind", "a", "b", "operation"} & attrs.keys():
+            self._settle_operands(attrs)
         if self.partial:
             _replace_recurrence(attrs)
         return attrs
@@ -110,15 +157,35 @@ class ScheduleBody(StrictSerializer):
         given = {"a", "b"} & attrs.keys()
         if operation := attrs.pop("operation", None):
             if given:
-                raise serializers.ValidationError({"operation": NOT_BOTH})
+                raise serializers.ValidationError({"operation": NOT_BOTH_OPERANDS})
             attrs["operation"], attrs["a"], attrs["b"] = read_operation(operation)
         elif given:
             attrs["operation"] = ""
         missing = {"a", "b"} - attrs.keys()
-        if missing and not self.partial and (self.needs_operands or given):
+        if missing and not self.partial and (self.needs_work or given):
             raise serializers.ValidationError(
-                {name: serializers.ErrorDetail("Give a and b, or operation.", "required") for name in sorted(missing)}
+                {name: serializers.ErrorDetail(NO_WORK, "required") for name in sorted(missing)}
             )
+        if given or operation:
+            attrs["kind"] = ADD
+            attrs.setdefault("payload", None)
+
+
+def _settle_job(attrs: dict[str, Any]) -> None:
+    """What adds two numbers goes, for a schedule that did; what is given of it contradicts the kind."""
+    if given := [name for name in ("a", "b", "operation") if attrs.get(name) is not None]:
+        raise serializers.ValidationError(dict.fromkeys(given, NOT_BOTH))
+    attrs |= {"a": None, "b": None, "operation": ""}
+    if attrs.get("payload") is None:
+        attrs["payload"] = {}
+
+
+def _with_floats(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _with_floats(item) for key, item in value.items()}
+    return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def _replace_recurrence(attrs: dict[str, Any]) -> None:
@@ -134,9 +201,9 @@ def _replace_recurrence(attrs: dict[str, Any]) -> None:
 
 @extend_schema_serializer(component_name="TaskSchedulePreviewBody")
 class PreviewBody(ScheduleBody):
-    """A schedule as it would be saved; what it adds does not matter here."""
+    """A schedule as it would be saved; what it submits does not matter here."""
 
-    needs_operands = False
+    needs_work = False
 
 
 class PreviewOptions(StrictSerializer):
@@ -169,10 +236,12 @@ class Backfilled(serializers.Serializer[Any]):
     """The occurrences in the requested range."""
 
     occurrences = serializers.IntegerField()
-    already_tasks = serializers.IntegerField(help_text="Occurrences that already had a task.")
-    created = serializers.IntegerField(help_text="Tasks created, or that would be created without dry_run.")
+    already_submitted = serializers.IntegerField(help_text="Occurrences that were submitted before.")
+    already_tasks = serializers.IntegerField(help_text="The same, by its old name.")
+    created = serializers.IntegerField(help_text="Those submitted now, or that would be without dry_run.")
     dry_run = serializers.BooleanField()
-    tasks = LinkField(help_text="GET: the schedule's tasks.")
+    jobs = LinkField(help_text="GET: the schedule's jobs.")
+    tasks = LinkField(allow_null=True, help_text="GET: its tasks; null if it does not add numbers.")
 
 
 class Run(serializers.Serializer[Any]):
@@ -196,13 +265,17 @@ def preview(runs: Sequence[datetime], zone: ZoneInfo) -> dict[str, Any]:
 
 @extend_schema_serializer(component_name="TaskSchedule")
 class ScheduleSerializer(serializers.Serializer[TaskSchedule]):
-    """When to add two numbers again and again."""
+    """When to do something again and again: jobs of a kind, or tasks that add two numbers."""
 
     url = serializers.SerializerMethodField()
     id = serializers.UUIDField()
-    a = Number()
-    b = Number()
-    operation = serializers.SerializerMethodField(help_text="As it was sent; null if a and b were sent.")
+    name = serializers.CharField()
+    description = serializers.CharField()
+    kind = serializers.CharField(help_text=f"The kind of job that it submits; {ADD} if it adds a and b.")
+    payload = serializers.JSONField(help_text="Of its jobs; null if it adds a and b.")
+    a = Number(allow_null=True)
+    b = Number(allow_null=True)
+    operation = serializers.SerializerMethodField(help_text="As it was sent; null if it was not.")
     priority = serializers.IntegerField(help_text="0 is the most urgent, 9 the least.")
     owner = serializers.CharField()
     scheduled_at = serializers.DateTimeField()
@@ -216,6 +289,8 @@ class ScheduleSerializer(serializers.Serializer[TaskSchedule]):
     schedule_x_times = serializers.IntegerField(allow_null=True)
     misfire_policy = serializers.ChoiceField(choices=TaskSchedule.MisfirePolicy.choices)
     overlap = serializers.ChoiceField(choices=TaskSchedule.Overlap.choices)
+    max_running = serializers.IntegerField()
+    jitter_seconds = serializers.IntegerField()
     enabled = serializers.BooleanField()
     next_run_at = serializers.DateTimeField(
         allow_null=True, help_text="Null while it is paused, after its last run, or if it cannot fire."
@@ -223,11 +298,17 @@ class ScheduleSerializer(serializers.Serializer[TaskSchedule]):
     last_run_at = serializers.DateTimeField(allow_null=True)
     run_count = serializers.IntegerField(help_text="Occurrences that were run.")
     missed_count = serializers.IntegerField(help_text="Occurrences left out by its policies.")
-    last_error = serializers.CharField(help_text="Why it cannot fire; empty if it can.")
+    queued = serializers.ListField(
+        child=serializers.DateTimeField(), help_text="Occurrences that wait for earlier jobs to end (overlap=queue)."
+    )
+    last_error = serializers.CharField(
+        help_text="Why it cannot fire, or why its last occurrence was missed; else empty."
+    )
     periodic_task = serializers.IntegerField(
         source="periodic_task_id", allow_null=True, help_text="Its PeriodicTask in Beat."
     )
-    tasks = serializers.SerializerMethodField(help_text="GET: the tasks it created.")
+    jobs = serializers.SerializerMethodField(help_text="GET: the jobs it submitted.")
+    tasks = serializers.SerializerMethodField(help_text="GET: the tasks it created; null if it does not add numbers.")
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
 
@@ -240,9 +321,17 @@ class ScheduleSerializer(serializers.Serializer[TaskSchedule]):
         return schedule.operation or None
 
     @extend_schema_field(LinkField)
-    def get_tasks(self, schedule: TaskSchedule) -> str:
+    def get_jobs(self, schedule: TaskSchedule) -> str:
+        return jobs_url(schedule)
+
+    @extend_schema_field(LinkField(allow_null=True))
+    def get_tasks(self, schedule: TaskSchedule) -> str | None:
         return tasks_url(schedule)
 
 
-def tasks_url(schedule: TaskSchedule) -> str:
-    return f"{link('tasks')}?schedule={schedule.id}"
+def jobs_url(schedule: TaskSchedule) -> str:
+    return f"{link('jobs')}?schedule={schedule.id}"
+
+
+def tasks_url(schedule: TaskSchedule) -> str | None:
+    return f"{link('tasks')}?schedule={schedule.id}" if schedule.adds else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiResponse, PolymorphicProxySerializer, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -11,6 +11,8 @@ from orchestrator.http import openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
 from orchestrator.http.idempotency import idempotent
+from orchestrator.http.job_serializers import JobSerializer
+from orchestrator.http.job_views import job_shown
 from orchestrator.http.links import location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, LOCATION_OF_NEW, example, problems
 from orchestrator.http.pagination import NewestFirst
@@ -27,6 +29,7 @@ from scheduler.http.schedule_serializers import (
     ScheduleBody,
     ScheduleFilters,
     ScheduleSerializer,
+    jobs_url,
     preview,
     tasks_url,
 )
@@ -53,11 +56,11 @@ class SchedulesView(APIView):
     @extend_schema(
         operation_id="create_schedule",
         tags=["schedules"],
-        summary="Create a schedule that adds two numbers",
-        description="Exactly one recurrence: `interval`, `every_x_days` and/or `every_x_hours`, `cron` or `rrule`. "
-        "Rules with days or times of day follow local time in `timezone`: a local time that is skipped runs at the "
-        "first valid instant after it, one that is repeated runs once, the first time. Seconds and hours alone "
-        "are elapsed time.",
+        summary="Create a schedule of jobs, or one that adds two numbers",
+        description="Give `kind` and `payload`, or `a` and `b`, or `operation`; and exactly one recurrence: "
+        "`interval`, `every_x_days` and/or `every_x_hours`, `cron` or `rrule`. Rules with days or times of day follow "
+        "local time in `timezone`: a local time that is skipped runs at the first valid instant after it, one that is "
+        "repeated runs once, the first time. Seconds and hours alone are elapsed time.",
         parameters=[IDEMPOTENCY_KEY, LOCATION_OF_NEW],
         request=ScheduleBody,
         responses={201: ScheduleSerializer, **problems(413, 415, 422)},
@@ -126,6 +129,7 @@ class ScheduleView(APIView):
         responses={200: ScheduleSerializer, **problems(404, 413, 415)},
         examples=[
             example(None, "Other operands", {"operation": "3+4"}),
+            example(None, "Another kind of job", {"kind": "demo.slices", "payload": {"slices": 3}}),
             example(None, "Another rule", {"cron": "0 6 * * *", "timezone": "Europe/Bucharest"}),
             example(200, "Changed", examples.SCHEDULE),
         ],
@@ -137,7 +141,7 @@ class ScheduleView(APIView):
         operation_id="delete_schedule",
         tags=["schedules"],
         summary="Delete a schedule",
-        description="Its tasks are kept, and waiting ones still run.",
+        description="Its jobs are kept, and waiting ones still run.",
         parameters=[SCHEDULE_ID],
         responses={204: OpenApiResponse(description="Deleted."), **problems(404)},
     )
@@ -217,11 +221,14 @@ class RunNowView(APIView):
         operation_id="run_schedule_now",
         tags=["schedules"],
         summary="Run a schedule now",
-        description="Creates a task outside its recurrence and its count, even while it is paused.",
+        description="Submits a job, or creates a task if the schedule adds numbers: outside its recurrence, its count "
+        "and its overlap policy, even while it is paused.",
         parameters=[SCHEDULE_ID, IDEMPOTENCY_KEY, LOCATION],
         request=NoFields,
         responses={
-            202: OpenApiResponse(TaskSerializer, "The new task."),
+            202: OpenApiResponse(
+                PolymorphicProxySerializer("TaskOrJob", [TaskSerializer, JobSerializer], None), "The new task or job."
+            ),
             **problems(404, 413, 415, 422),
         },
         examples=[example(202, "Accepted", examples.NEW_TASK | {"schedule": examples.SCHEDULE_ID})],
@@ -230,7 +237,11 @@ class RunNowView(APIView):
     def post(self, request: Request, schedule_id: str) -> Response:
         read_body(NoFields, request)
         schedule = _visible_schedule(request, schedule_id, to="scheduler.run_taskschedule")
-        return accepted(request, queries.task_detail(request.user, run_now(schedule.id)))
+        new = run_now(schedule.id)
+        if schedule.adds:
+            return accepted(request, queries.task_detail(request.user, new))
+        shown = job_shown(request, new)
+        return Response(shown, status=202, headers=location(request, shown["links"]["self"]))
 
 
 class BackfillView(APIView):
@@ -238,7 +249,7 @@ class BackfillView(APIView):
         operation_id="backfill",
         tags=["schedules"],
         summary="Backfill past occurrences of a schedule",
-        description="Creates tasks for the occurrences in a range, ends included, that have none yet; at most "
+        description="Submits the occurrences in a range, ends included, that were not submitted yet; at most "
         "10,000. They do not count towards its limit, and its policies do not apply. `dry_run` only counts them.",
         parameters=[SCHEDULE_ID, IDEMPOTENCY_KEY],
         request=BackfillBody,
@@ -261,9 +272,11 @@ class BackfillView(APIView):
         filled = backfill(schedule.id, asked["from"], asked["to"], dry_run=dry_run)
         shown = {
             "occurrences": filled.occurrences,
-            "already_tasks": filled.already_tasks,
-            "created": filled.occurrences - filled.already_tasks,
+            "already_submitted": filled.already_submitted,
+            "already_tasks": filled.already_submitted,
+            "created": filled.created,
             "dry_run": dry_run,
+            "jobs": jobs_url(schedule),
             "tasks": tasks_url(schedule),
         }
         return Response(shown, status=200 if dry_run else 202)

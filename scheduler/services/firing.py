@@ -1,26 +1,27 @@
-"""Firing: makes tasks of what is due, and moves the schedules on to their next occurrences."""
+"""Firing: submits what is due, and moves the schedules on to their next occurrences."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import InterfaceError, OperationalError, connection, transaction
-from django.db.models import OuterRef, Q, Subquery, Value
+from django.db.models import BooleanField, Q, Value
+from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 from psycopg2.extras import execute_values
 
 from orchestrator.failpoints import Failpoint
+from orchestrator.kinds import all_kinds
 from orchestrator.pg_values import as_text
-from orchestrator.states import UNFINISHED
-from scheduler.models import Task, TaskSchedule
+from scheduler.models import TaskSchedule
 from scheduler.recurrence.rules import Recurrence
-from scheduler.services.occurrences import existing_occurrences, next_occurrence, task_of
-from scheduler.services.tasks import create_tasks
+from scheduler.services.occurrences import Occurrence, existing_occurrences, next_occurrence, submit_occurrences
+from scheduler.services.overlap import judge, unfinished_jobs
 
 logger = logging.getLogger(__name__)
 
@@ -40,32 +41,44 @@ MIN_GRACE, MAX_GRACE = timedelta(seconds=3), timedelta(seconds=30)
 MOVE_ON = """
 UPDATE scheduler_taskschedule AS schedule
 SET next_run_at = moved.next_run_at, last_run_at = moved.last_run_at, run_count = moved.run_count,
-    missed_count = moved.missed_count, last_error = moved.last_error
-FROM (VALUES %s) AS moved (id, next_run_at, last_run_at, run_count, missed_count, last_error)
+    missed_count = moved.missed_count, last_error = moved.last_error, queued = moved.queued
+FROM (VALUES %s) AS moved (id, next_run_at, last_run_at, run_count, missed_count, last_error, queued)
 WHERE schedule.id = moved.id
 """
-MOVED = "(%s::uuid, %s::timestamptz, %s::timestamptz, %s, %s, %s)"
+MOVED = "(%s::uuid, %s::timestamptz, %s::timestamptz, %s, %s, %s, %s::timestamptz[])"
+
+# Whether an occurrence that waits could start now.
+HAS_ROOM = """
+overlap = 'allow' OR max_running > (
+    SELECT count(*) FROM orchestrator_job AS job
+    WHERE job.schedule_id = scheduler_taskschedule.id AND job.status IN ('CREATED', 'RUNNING')
+)
+"""
 
 
 @dataclass
 class Firing:
-    """A locked schedule with what is due of it: the occurrences that are run, and how far it moves on."""
+    """A locked schedule with what is due of it: what of that wants to run, and what in the end does."""
 
     schedule: TaskSchedule
-    recurrence: Recurrence
-    due: list[datetime]
-    run: list[datetime]
+    recurrence: Recurrence | None = None
+    due: list[datetime] = field(default_factory=list)
+    waiting: list[datetime] = field(default_factory=list)
+    run: list[datetime] = field(default_factory=list)
+    queued: list[datetime] = field(default_factory=list)
     missed: int = 0
+    refusal: str = ""
 
 
 def fire_due(*, now: datetime | None = None) -> int:
-    """Fires the schedules that are due, the longest overdue first, for about FIRING_SECONDS; returns how many tasks
-    that made. What is left is due for the next call.
+    """Fires the schedules that are due, the longest overdue first, for about FIRING_SECONDS; returns how many
+    occurrences that submitted. What is left is due for the next call.
 
     now: PostgreSQL's time if not given.
 
     Any number of processes may do so at once: a schedule's row is locked by one of them, its occurrences and its next
-    time are written together, and an occurrence can be a task only once.
+    time are written together, and an occurrence can be a job only once. Those whose kind this process does not know,
+    as during an upgrade, stay due for a process that does.
     """
     deadline = time.monotonic() + FIRING_SECONDS
     fired = 0
@@ -84,12 +97,14 @@ def fire_one(schedule_id: UUID, *, now: datetime | None = None) -> None:
 
 
 def _fire_pass(which: Q, now: datetime | None) -> int | None:
-    """Fires some of the due schedules in one transaction; returns how many tasks that made, or None if none is due."""
+    """Fires some of the due schedules in one transaction; returns how many occurrences that submitted, or None if none
+    is due.
+    """
     time_now = Value(now) if now else Now()
     with transaction.atomic():
         due = list(
             TaskSchedule.objects.select_for_update(skip_locked=True, no_key=True)
-            .filter(which, enabled=True, next_run_at__lte=time_now)
+            .filter(which, enabled=True, next_run_at__lte=time_now, kind__in=_known_kinds())
             .annotate(now=time_now)
             .order_by("next_run_at")[:SCHEDULES_A_PASS]
         )
@@ -97,45 +112,46 @@ def _fire_pass(which: Q, now: datetime | None) -> int | None:
 
 
 def fire_locked(schedules: Sequence[TaskSchedule], now: datetime) -> int:
-    """Makes tasks of what is due and moves the locked schedules on; one that cannot fire stops with its error."""
+    """Submits what is due and moves the locked schedules on; one that cannot fire stops with its error."""
     firings: list[Firing] = []
     stopped: list[TaskSchedule] = []
-    tasks = 0
+    submitted = 0
     for schedule in schedules:
         try:
             firings.append(_firing(schedule, now))
         except Exception as error:
             stopped.append(_stop(schedule, error))
             continue
-        tasks += len(firings[-1].run)
-        if tasks >= TASKS_A_PASS:
+        submitted += len(firings[-1].waiting)
+        if submitted >= TASKS_A_PASS:
             break
     _leave_out(firings)
-    failed = _create_tasks_of(firings)
+    failed = _submit(firings, now)
     tasks_made()
     fired = [firing for firing in firings if firing.schedule not in failed]
     for firing in fired:
-        _move_on(firing, now)
+        assert firing.recurrence
+        _move_on(firing, firing.recurrence, now)
     _write([firing.schedule for firing in fired] + stopped + failed)
     schedules_moved_on()
     return sum(len(firing.run) for firing in fired)
 
 
 def _firing(schedule: TaskSchedule, now: datetime) -> Firing:
-    """What is due of the schedule, and what of it runs under its misfire policy."""
+    """What is due of the schedule, and what wants to run: what has waited, and what its misfire policy allows."""
     assert schedule.next_run_at
     recurrence = schedule.recurrence
     due = recurrence.between(schedule.next_run_at, now, limit=OCCURRENCES_AT_ONCE)
     # Nothing is due where the rules of a time zone, or the row itself, were changed under the schedule.
     if not due or schedule.misfire_policy == TaskSchedule.MisfirePolicy.ALL:
-        return Firing(schedule, recurrence, due, list(due))
+        return Firing(schedule, recurrence, due, [*schedule.queued, *due])
     if len(due) == OCCURRENCES_AT_ONCE:
         # So much was missed that only its end is looked for; what lies between is not counted one by one.
         due[-1] = recurrence.latest(now)
     if schedule.misfire_policy == TaskSchedule.MisfirePolicy.LATEST:
-        return Firing(schedule, recurrence, due, due[-1:], missed=len(due) - 1)
-    run = due[-1:] if now - due[-1] <= _grace(recurrence, due[-1]) else []
-    return Firing(schedule, recurrence, due, run, missed=len(due) - len(run))
+        return Firing(schedule, recurrence, due, [*schedule.queued, due[-1]], missed=len(due) - 1)
+    timely = due[-1:] if now - due[-1] <= _grace(recurrence, due[-1]) else []
+    return Firing(schedule, recurrence, due, [*schedule.queued, *timely], missed=len(due) - len(timely))
 
 
 def _grace(recurrence: Recurrence, occurrence: datetime) -> timedelta:
@@ -144,63 +160,90 @@ def _grace(recurrence: Recurrence, occurrence: datetime) -> timedelta:
     return min(max(MIN_GRACE, (following - occurrence) / 10), MAX_GRACE) if following else MAX_GRACE
 
 
-def _leave_out(firings: Iterable[Firing]) -> None:
-    """Takes from what runs what must not: because of overlap, as a task already, or as one time too many."""
-    busy = with_unfinished_task(
-        [firing.schedule.id for firing in firings if firing.schedule.overlap == TaskSchedule.Overlap.SKIP]
-    )
-    made = existing_occurrences((firing.schedule.id, at) for firing in firings for at in firing.run)
+def _leave_out(firings: Sequence[Firing]) -> None:
+    """Takes from what runs what must not: what was submitted already, is too much at once, or one time too many."""
+    limited = [firing.schedule.id for firing in firings if firing.schedule.overlap != TaskSchedule.Overlap.ALLOW]
+    unfinished = unfinished_jobs(limited)
+    made = existing_occurrences((firing.schedule.id, at) for firing in firings for at in firing.waiting)
     for firing in firings:
         schedule = firing.schedule
-        run = [at for at in firing.run if (schedule.id, at) not in made]
-        if schedule.overlap == TaskSchedule.Overlap.SKIP:
-            at_once = 0 if schedule.id in busy else 1
-            firing.missed += len(run[at_once:])
-            run = run[:at_once]
-        if schedule.schedule_x_times is not None:
-            run = run[: schedule.schedule_x_times - schedule.run_count]
-        firing.run = run
+        waiting = [at for at in firing.waiting if (schedule.id, at) not in made]
+        firing.run, firing.queued, missed = judge(schedule, waiting, unfinished.get(schedule.id, 0))
+        firing.missed += missed
 
 
-def with_unfinished_task(schedule_ids: Sequence[UUID]) -> set[UUID]:
-    """Those of the schedules whose last task is still waiting or running."""
-    if not schedule_ids:
-        return set()
-    last_task = Task.objects.filter(schedule=OuterRef("id")).order_by("-id")
-    last_status = Subquery(last_task.values("job__status")[:1])
-    schedules = TaskSchedule.objects.filter(id__in=schedule_ids).annotate(last_status=last_status)
-    return set(schedules.filter(last_status__in=UNFINISHED).values_list("id", flat=True))
-
-
-def _create_tasks_of(firings: Sequence[Firing]) -> list[TaskSchedule]:
-    """Makes the tasks together or, where that fails, schedule by schedule; returns those that failed, stopped."""
+def _submit(firings: Sequence[Firing], now: datetime) -> list[TaskSchedule]:
+    """Submits what runs together or, where that fails, schedule by schedule; returns those that failed, stopped."""
     try:
-        _create_together(firings)
+        _submit_together(firings, now)
     except (OperationalError, InterfaceError):
         # It is the database that is in trouble, not a schedule: all of them stay due.
         raise
     except Exception as error:
         if len(firings) == 1:
             return [_stop(firings[0].schedule, error)]
-        return [schedule for firing in firings for schedule in _create_tasks_of([firing])]
+        return [schedule for firing in firings for schedule in _submit([firing], now)]
     return []
 
 
-def _create_together(firings: Sequence[Firing]) -> None:
-    tasks = [task_of(firing.schedule, at) for firing in firings for at in firing.run]
-    if tasks:
-        with transaction.atomic():
-            create_tasks(tasks)
+def _submit_together(firings: Sequence[Firing], now: datetime) -> None:
+    wanted = [Occurrence(firing.schedule, at) for firing in firings for at in firing.run]
+    if not wanted:
+        return
+    with transaction.atomic():
+        refused = submit_occurrences(wanted, now)
+    firing_of = {firing.schedule.id: firing for firing in firings} if refused else {}
+    for (schedule, at), reason in refused:
+        firing = firing_of[schedule.id]
+        firing.run.remove(at)  # type: ignore[arg-type] # It is one of them.
+        firing.missed += 1
+        firing.refusal = f"{at} was missed: {reason}"
 
 
-def _move_on(firing: Firing, now: datetime) -> None:
+def release_queued(*, now: datetime | None = None) -> int:
+    """Submits occurrences that waited for earlier jobs of their schedules to end; returns how many."""
+    time_now = Value(now) if now else Now()
+    with transaction.atomic():
+        room = RawSQL(HAS_ROOM, (), BooleanField())  # noqa: S611 - a constant
+        waiting = list(
+            TaskSchedule.objects.select_for_update(skip_locked=True, no_key=True)
+            .filter(enabled=True, kind__in=_known_kinds())
+            .exclude(queued=[])
+            # One that has stopped because of an error waits until someone has changed or resumed it.
+            .exclude(~Q(last_error=""), next_run_at=None)
+            .filter(room)
+            .annotate(now=time_now)
+            .order_by("id")[:SCHEDULES_A_PASS]
+        )
+        return _release_locked(waiting, waiting[0].now) if waiting else 0
+
+
+def _release_locked(schedules: Sequence[TaskSchedule], now: datetime) -> int:
+    firings = [Firing(schedule, waiting=list(schedule.queued)) for schedule in schedules]
+    _leave_out(firings)
+    failed = _submit(firings, now)
+    released = [firing for firing in firings if firing.schedule not in failed]
+    for firing in released:
+        _count(firing, now)
+    _write([firing.schedule for firing in firings])
+    return sum(len(firing.run) for firing in released)
+
+
+def _count(firing: Firing, now: datetime) -> None:
     schedule = firing.schedule
-    after = firing.due[-1] if firing.due else now
+    schedule.queued = firing.queued
     schedule.run_count += len(firing.run)
     schedule.missed_count += firing.missed
     schedule.last_run_at = now if firing.run else schedule.last_run_at
-    schedule.last_error = ""
-    schedule.next_run_at = next_occurrence(schedule, firing.recurrence, after)
+
+
+def _move_on(firing: Firing, recurrence: Recurrence, now: datetime) -> None:
+    _count(firing, now)
+    schedule = firing.schedule
+    after = firing.due[-1] if firing.due else now
+    schedule.next_run_at = next_occurrence(schedule, recurrence, after)
+    # One that has come to its end has not stopped because of an error.
+    schedule.last_error = as_text(firing.refusal, at_most=2_000) if schedule.next_run_at else ""
 
 
 def _stop(schedule: TaskSchedule, error: Exception) -> TaskSchedule:
@@ -211,9 +254,21 @@ def _stop(schedule: TaskSchedule, error: Exception) -> TaskSchedule:
     return schedule
 
 
+def _known_kinds() -> list[str]:
+    return [kind.name for kind in all_kinds()]
+
+
 def _write(schedules: Sequence[TaskSchedule]) -> None:
     rows = [
-        (str(each.id), each.next_run_at, each.last_run_at, each.run_count, each.missed_count, each.last_error)
+        (
+            str(each.id),
+            each.next_run_at,
+            each.last_run_at,
+            each.run_count,
+            each.missed_count,
+            each.last_error,
+            each.queued,
+        )
         for each in schedules
     ]
     with connection.cursor() as cursor:

@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
 from access import audit
+from orchestrator import submission
 from scheduler.models import TaskSchedule
 from scheduler.recurrence.rules import MICROSECOND, BadRecurrence, Recurrence, require_firing
-from scheduler.services.occurrences import database_now, next_occurrence, task_of
+from scheduler.services.occurrences import Occurrence, database_now, job_of, next_occurrence, task_of
 from scheduler.services.tasks import create_tasks
+from scheduler.services.work import WORK, check_work
 
 MAX_TIMES = 2**31 - 1
 # Past occurrences that one request may make tasks of: by a start that long ago, or by a backfill.
 MAX_MISSED = 10_000
+MAX_RUNNING, MAX_JITTER_SECONDS = 10_000, 86_400
 
 # What an edit can change so that its occurrences are others.
 TIMES = {"interval", "every_x_days", "every_x_hours", "cron", "rrule", "timezone", "scheduled_at"}
+# What the audit trail keeps of a whole schedule.
+AUDITED = (
+    "owner", "name", "kind", "payload", "a", "b", *sorted(TIMES), "ends_at", "schedule_x_times", "misfire_policy",
+    "overlap", "max_running", "jitter_seconds", "enabled",
+)  # fmt: skip
 
 
 def create_schedule(schedule: TaskSchedule) -> None:
     """Writes a new schedule with its first occurrence and its PeriodicTask. If it is to start before now, or has no
     start, which means now, its misfire policy says what becomes of what it has missed.
 
-    Raises BadRecurrence for one that would never fire, or that says something that cannot be.
+    Raises BadRecurrence for one that would never fire, or that says something that cannot be, and as `check_work`
+    does.
     """
     schedule.scheduled_at = (schedule.scheduled_at or database_now()).replace(microsecond=0)
+    check_work(schedule)
     recurrence = checked(schedule)
-    with transaction.atomic():
+    with transaction.atomic(), _refusing_taken_names(schedule):
         schedule.next_run_at = recurrence.first() if schedule.enabled else None
         schedule.schedule_celery_beat_task()
         schedule.save(force_insert=True)
@@ -47,35 +58,36 @@ def change_schedule(schedule_id: UUID, changes: Mapping[str, Any]) -> TaskSchedu
     A schedule whose times changed, that was resumed, or that had come to its end goes on from now: what it missed by
     its old times is not made up for. Otherwise its next occurrence stays what it was.
 
-    Raises TaskSchedule.DoesNotExist, or BadRecurrence as `create_schedule` does; then nothing was written.
+    Raises TaskSchedule.DoesNotExist, or as `create_schedule` does; then nothing was written.
     """
     with transaction.atomic():
         schedule = locked_schedule(schedule_id)
-        before = {name: getattr(schedule, name) for name in changes}
-        changed = {name for name, value in changes.items() if before[name] != value}
-        for name in changed:
-            setattr(schedule, name, changes[name])
-        if "scheduled_at" in changed:
-            schedule.scheduled_at = schedule.scheduled_at.replace(microsecond=0)
-        # Otherwise it is only paused, which a broken schedule can be too.
-        if changed - {"enabled"} or schedule.enabled:
-            _settle(schedule, begins_anew=bool(changed & TIMES))
-        if not schedule.enabled:
-            schedule.next_run_at = None
-        schedule.updated_at = Now()
-        schedule.update_celery_beat_task()
-        schedule.save()
-        if changed:
-            after = {name: getattr(schedule, name) for name in changed}
-            values = audit.changes(before, after)
-            audit.record(
-                _audited_action(schedule, changed),
-                schedule_id,
-                schedule,
-                before=values["before"],
-                after=values["after"],
-            )
-    return TaskSchedule.objects.get(id=schedule_id)
+        with _refusing_taken_names(schedule):
+            return _changed(schedule, changes)
+
+
+def _changed(schedule: TaskSchedule, changes: Mapping[str, Any]) -> TaskSchedule:
+    before = {name: getattr(schedule, name) for name in changes}
+    changed = {name for name, value in changes.items() if before[name] != value}
+    for name in changed:
+        setattr(schedule, name, changes[name])
+    if "scheduled_at" in changed:
+        schedule.scheduled_at = schedule.scheduled_at.replace(microsecond=0)
+    if changed & WORK:
+        check_work(schedule)
+    # Otherwise it is only paused, which a broken schedule can be too.
+    if changed - {"enabled"} or schedule.enabled:
+        _settle(schedule, begins_anew=bool(changed & TIMES))
+    if not schedule.enabled:
+        schedule.next_run_at = None
+    schedule.updated_at = Now()
+    schedule.update_celery_beat_task()
+    schedule.save()
+    if changed:
+        values = audit.changes(before, {name: getattr(schedule, name) for name in changed})
+        action = _audited_action(schedule, changed)
+        audit.record(action, schedule.id, schedule, before=values["before"], after=values["after"])
+    return TaskSchedule.objects.get(id=schedule.id)
 
 
 def set_enabled(schedule_id: UUID, enabled: bool) -> TaskSchedule:
@@ -96,14 +108,22 @@ def delete_schedule(schedule_id: UUID) -> None:
 
 
 def run_now(schedule_id: UUID) -> UUID:
-    """Makes a task of the schedule at once, outside its recurrence and its count; returns the task's id.
+    """Makes a task or a job of the schedule at once, outside its recurrence, its count and its overlap policy; returns
+    the id of that.
 
-    Raises TaskSchedule.DoesNotExist.
+    Raises TaskSchedule.DoesNotExist, or as `submission.submit` does.
     """
     schedule = TaskSchedule.objects.get(id=schedule_id)
+    now = database_now()
     with transaction.atomic():
         audit.record("schedule.run", schedule_id, schedule)
-        return create_tasks([task_of(schedule, None)])[0]
+        occurrence = Occurrence(schedule, None)
+        if schedule.adds:
+            return create_tasks([task_of(occurrence, now)])[0]
+        job = job_of(occurrence, now)
+        return submission.submit(
+            schedule.kind, job.payload, owner=job.owner, priority=job.priority, occurrence=job.occurrence
+        ).id
 
 
 def checked(schedule: TaskSchedule) -> Recurrence:
@@ -113,11 +133,23 @@ def checked(schedule: TaskSchedule) -> Recurrence:
         raise BadRecurrence("schedule_x_times", f"Must be 1 to {MAX_TIMES:,}, not {times:,}.")
     if times is not None and times < schedule.run_count:
         raise BadRecurrence("schedule_x_times", f"It has already run {schedule.run_count:,} times.")
+    _check_overlap(schedule)
     recurrence = schedule.recurrence
     require_firing(recurrence)
     if schedule._state.adding:
         _require_few_missed(schedule, recurrence)
     return recurrence
+
+
+def _check_overlap(schedule: TaskSchedule) -> None:
+    if not 1 <= schedule.max_running <= MAX_RUNNING:
+        raise BadRecurrence("max_running", f"Must be 1 to {MAX_RUNNING:,}, not {schedule.max_running:,}.")
+    if schedule.overlap == TaskSchedule.Overlap.ALLOW and schedule.max_running != 1:
+        raise BadRecurrence("max_running", "overlap=allow has no limit; use skip, queue or cancel_running.")
+    if not 0 <= schedule.jitter_seconds <= MAX_JITTER_SECONDS:
+        raise BadRecurrence(
+            "jitter_seconds", f"Must be 0 to {MAX_JITTER_SECONDS:,} (a day), not {schedule.jitter_seconds:,}."
+        )
 
 
 def next_runs(schedule: TaskSchedule, count: int) -> list[datetime]:
@@ -142,10 +174,22 @@ def next_runs(schedule: TaskSchedule, count: int) -> list[datetime]:
     return list(islice(recurrence.after(begin), count))
 
 
+@contextmanager
+def _refusing_taken_names(schedule: TaskSchedule) -> Iterator[None]:
+    """Raises BadRecurrence where the database says that its owner has a schedule of that name; with that, the
+    transaction is lost.
+    """
+    try:
+        yield
+    except IntegrityError as error:
+        if "schedule_name_is_its_owners_only" not in str(error):
+            raise
+        owner = f"{schedule.owner!r} has" if schedule.owner else "There is"
+        raise BadRecurrence("name", f"{owner} a schedule called {schedule.name!r} already.") from None
+
+
 def _audited(schedule: TaskSchedule) -> dict[str, Any]:
-    """What the audit trail keeps of a whole schedule."""
-    names = ("owner", "a", "b", *sorted(TIMES), "ends_at", "schedule_x_times", "misfire_policy", "overlap", "enabled")
-    return {name: value for name in names if (value := getattr(schedule, name)) is not None}
+    return {name: value for name in AUDITED if (value := getattr(schedule, name)) not in (None, "")}
 
 
 def _audited_action(schedule: TaskSchedule, changed: set[str]) -> str:

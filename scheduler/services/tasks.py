@@ -19,6 +19,7 @@ from orchestrator.failpoints import Failpoint
 from orchestrator.ids import uuid7
 from orchestrator.models import Job
 from orchestrator.states import UNFINISHED, Status
+from orchestrator.submission import Occurrence
 from scheduler import queries
 from scheduler.jobs import add
 from scheduler.models import Task
@@ -65,6 +66,12 @@ class NewTask:
     owner: str = ""
     schedule_id: UUID | None = None
     scheduled_for: datetime | None = None
+    # Not before then.
+    run_at: datetime | None = None
+
+    @property
+    def occurrence(self) -> Occurrence | None:
+        return Occurrence(self.schedule_id, self.scheduled_for) if self.schedule_id else None
 
 
 def create_task(new: NewTask) -> TaskDetail:
@@ -72,6 +79,7 @@ def create_task(new: NewTask) -> TaskDetail:
     with transaction.atomic(savepoint=False), connection.cursor() as cursor:
         [row] = _insert([new], cursor)
         [created_at] = cursor.fetchone()
+    row.pop("run_at")
     task = cast("TaskDetail", Task(**row, created_at=created_at, updated_at=created_at))
     task.job = Job.from_db(connection.alias, queries.JOB, [task.job_id, Status.CREATED, "", "", created_at])
     task.latest_result = None
@@ -90,7 +98,13 @@ def _insert(tasks: Sequence[NewTask], cursor: Any) -> list[dict[str, Any]]:
     job_ids = submission.submit_many(
         add,
         [
-            submission.Submission(payload=_payload(row["id"], task), owner=task.owner, priority=task.priority)
+            submission.Submission(
+                payload=_payload(row["id"], task),
+                owner=task.owner,
+                priority=task.priority,
+                run_at=task.run_at,
+                occurrence=task.occurrence,
+            )
             for row, task in zip(rows, tasks, strict=True)
         ],
     )
@@ -107,7 +121,11 @@ def run_again(task_id: UUID) -> None:
         task = _locked_task(task_id)
         if task.job.status in UNFINISHED:
             raise NotEnded(task)
-        task.job = submission.submit(add, _payload(task.id, task), owner=task.owner, priority=task.priority)
+        # As an occurrence it has run, so the job is only one of its schedule's.
+        occurrence = Occurrence(task.schedule_id) if task.schedule_id else None
+        task.job = submission.submit(
+            add, _payload(task.id, task), owner=task.owner, priority=task.priority, occurrence=occurrence
+        )
         task.updated_at = Now()
         task.save(update_fields=["job", "updated_at"])
         audit.record("task.retry", task_id, task)

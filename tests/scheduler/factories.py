@@ -37,6 +37,12 @@ def make_schedule(start: datetime = MONDAY, **columns: Any) -> TaskSchedule:
     return schedule
 
 
+def make_job_schedule(start: datetime = MONDAY, **columns: Any) -> TaskSchedule:
+    """A schedule of demo jobs, every minute from its start if nothing else is said."""
+    work = {"kind": "demo.slices", "payload": {"slices": 1}, "a": None, "b": None}
+    return make_schedule(start, **work | columns)
+
+
 def make_task(**columns: Any) -> Task:
     [id] = create_tasks([NewTask(**{"a": Decimal(1), "b": Decimal(2)} | columns)])
     return Task.objects.select_related("job").get(id=id)

@@ -11,11 +11,20 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
+from orchestrator.models import Job
 from orchestrator.states import Status
 from scheduler.models import Task, TaskSchedule
 from scheduler.services.schedules import delete_schedule, run_now
 from scheduler.services.tasks import NewTask, create_tasks
-from tests.scheduler.factories import MONDAY, again, make_schedule, make_task, periodic_task, run_all
+from tests.scheduler.factories import (
+    MONDAY,
+    again,
+    make_job_schedule,
+    make_schedule,
+    make_task,
+    periodic_task,
+    run_all,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -38,7 +47,9 @@ def act(client: Client, page: str, action: str, *rows: Any) -> str:
 def form(**fields: Any) -> dict[str, Any]:
     """What a browser sends for a schedule."""
     whole = {
-        "a": "1", "b": "2", "priority": "5", "scheduled_at_0": "2096-04-02", "scheduled_at_1": "12:00:00",
+        "name": "", "description": "", "kind": "scheduler.add", "payload": "", "max_running": "1",
+        "jitter_seconds": "0", "a": "1", "b": "2", "priority": "5",
+        "scheduled_at_0": "2096-04-02", "scheduled_at_1": "12:00:00",
         "ends_at_0": "", "ends_at_1": "", "timezone": "UTC", "interval": "60", "every_x_days": "", "every_x_hours": "",
         "cron": "", "rrule": "", "schedule_x_times": "", "misfire_policy": "latest", "overlap": "allow",
         "enabled": "on",
@@ -121,6 +132,30 @@ def test_the_list_of_schedules_takes_few_queries_however_many_there_are(
         assert len(listed(admin_client, SCHEDULES)) == 50
 
 
+def test_a_schedule_of_jobs_is_made_changed_and_leads_to_its_jobs(admin_client: Client) -> None:
+    of_jobs = {"name": "nightly", "kind": "demo.slices", "payload": '{"slices": 3}', "a": "", "b": ""}
+    admin_client.post(reverse(ADD), form(**of_jobs, overlap="queue", max_running="2"))
+    schedule = TaskSchedule.objects.get()
+    assert (schedule.kind, schedule.payload, schedule.overlap) == ("demo.slices", {"slices": 3}, "queue")
+
+    page = admin_client.get(reverse(CHANGE, args=[schedule.id])).content.decode()
+    admin_client.post(reverse(CHANGE, args=[schedule.id]), form())
+
+    assert f"/admin/orchestrator/job/?schedule={schedule.id}" in page
+    assert (again(schedule).kind, again(schedule).payload, again(schedule).a) == ("scheduler.add", None, 1)
+
+
+def test_jobs_are_found_by_their_schedule(admin_client: Client) -> None:
+    job = run_now(make_job_schedule(kind="demo.slices").id)
+    run_now(make_job_schedule().id)
+
+    found = listed(
+        admin_client, "admin:orchestrator_job_changelist", schedule=str(Job.objects.get(id=job).schedule_id)
+    )
+
+    assert [each.id for each in found] == [job]
+
+
 def test_a_schedule_is_made_with_its_first_run_and_its_row_in_beat(admin_client: Client) -> None:
     response = admin_client.post(reverse(ADD), form(interval="", cron="30 8 * * *", timezone="Europe/Bucharest"))
 
@@ -143,6 +178,11 @@ def test_a_schedule_is_made_with_its_first_run_and_its_row_in_beat(admin_client:
         ({"ends_at_0": "2096-04-01", "ends_at_1": "12:00:00"}, "ends_at"),
         ({"schedule_x_times": "0"}, "schedule_x_times"),
         ({"a": "NaN"}, "a"),
+        ({"kind": "demo.slices"}, "a"),
+        ({"kind": "demo.slices", "a": "", "b": "", "payload": '{"slices": "x"}'}, "payload"),
+        ({"kind": "scheduler.gone"}, "kind"),
+        ({"payload": "{}"}, "payload"),
+        ({"max_running": "2"}, "max_running"),
         ({"priority": "10"}, "priority"),
     ],
 )

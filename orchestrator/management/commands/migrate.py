@@ -110,7 +110,8 @@ class Command(migrate.Command):
 
 def drop_broken_indexes(connection: BaseDatabaseWrapper) -> None:
     """So that they are built again."""
-    names = [index.name for model in apps.get_models() for index in model._meta.indexes]
+    options = [model._meta for model in apps.get_models()]
+    names = [each.name for meta in options for each in (*meta.indexes, *meta.constraints)]
     with connection.cursor() as cursor:
         cursor.execute(BROKEN_INDEXES, [names])
         for (name,) in cursor.fetchall():

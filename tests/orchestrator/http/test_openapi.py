@@ -88,7 +88,8 @@ def test_every_post_documents_the_idempotency_key(document: dict[str, Any], meth
 def test_the_list_documents_its_filters_and_its_pages(document: dict[str, Any]) -> None:
     names = {parameter["name"] for parameter in operation(document, "get", "/jobs")["parameters"]}
 
-    assert names == {"status", "kind", "owner", "parent", "created_after", "created_before", "cursor", "limit"}
+    filters = {"status", "kind", "owner", "parent", "schedule", "created_after", "created_before"}
+    assert names == filters | {"cursor", "limit"}
 
 
 def test_a_new_job_is_one_of_the_kinds_with_its_payload(document: dict[str, Any]) -> None:

@@ -19,8 +19,9 @@ from orchestrator.upkeep import tick
 from scheduler.models import Task, TaskSchedule
 from scheduler.services import firing
 from scheduler.services.backfills import backfill
-from scheduler.services.firing import OCCURRENCES_AT_ONCE, fire_due, fire_one, with_unfinished_task
-from scheduler.services.occurrences import database_now, task_of
+from scheduler.services.firing import OCCURRENCES_AT_ONCE, fire_due, fire_one
+from scheduler.services.occurrences import Occurrence, database_now, task_of
+from scheduler.services.overlap import UNFINISHED_JOBS, unfinished_jobs
 from scheduler.services.schedules import delete_schedule, run_now
 from scheduler.services.tasks import create_tasks
 from scheduler.tasks import follow_beat
@@ -160,7 +161,7 @@ def test_the_database_itself_refuses_an_occurrence_twice() -> None:
     fire_due(now=MONDAY)
 
     with pytest.raises(IntegrityError), transaction.atomic():
-        create_tasks([task_of(schedule, MONDAY)])
+        create_tasks([task_of(Occurrence(schedule, MONDAY), MONDAY)])
 
 
 # What was missed. Beat is off for the ten minutes after noon.
@@ -367,12 +368,12 @@ def test_a_schedule_whose_tasks_the_database_refuses_is_found_out_and_stops_no_o
 
 
 def test_an_outage_of_the_database_stops_no_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(tasks: Any) -> None:
+    def fail(*_: Any) -> None:
         raise OperationalError("deadlock detected")
 
     schedule = make_schedule()
     with monkeypatch.context() as patch:
-        patch.setattr(firing, "create_tasks", fail)
+        patch.setattr(firing, "submit_occurrences", fail)
         with pytest.raises(OperationalError):
             fire_due(now=MONDAY)
 
@@ -465,17 +466,18 @@ def test_firing_five_hundred_takes_as_few_statements_as_firing_five() -> None:
     assert len(many) <= len(few) + 1
 
 
-def test_whether_the_last_task_has_ended_is_seen_from_one_task_of_each_schedule() -> None:
+def test_how_many_jobs_have_not_ended_is_seen_without_reading_those_that_have() -> None:
     schedule = make_schedule(overlap="skip")
     backfill(schedule.id, MONDAY, MONDAY + 300 * MINUTE, now=MONDAY + 300 * MINUTE)
+    end()
+    run_now(schedule.id)
     with connection.cursor() as cursor:
-        cursor.execute("ANALYZE scheduler_task")
+        cursor.execute("ANALYZE orchestrator_job")
+        cursor.execute("SET LOCAL enable_seqscan = off; EXPLAIN " + UNFINISHED_JOBS, [[schedule.id]])
+        plan = str(cursor.fetchall())
 
-    with CaptureQueriesContext(connection) as captured:
-        with_unfinished_task([schedule.id])
-
-    [query] = captured.captured_queries
-    assert "LIMIT 1" in query["sql"]
+    assert unfinished_jobs([schedule.id]) == {schedule.id: 1}
+    assert "job_unfinished_by_schedule" in plan
 
 
 # Deleting
