@@ -16,7 +16,6 @@ from orchestrator.steering import actions
 from orchestrator.steering.batches import BulkAction
 from orchestrator.steering.selection import BULK_ACTION
 
-SECONDS_FOR_OTHERS = 0.5
 STEP_SECONDS = settings.ENV.ORCHESTRATION_STEP_SECONDS
 DRAWS = 5
 LEAST, GREATEST = 100, 999
@@ -138,6 +137,6 @@ def bulk_action(job: RunningJob, payload: BulkAction) -> dict[str, Any]:
     while not actions.is_done(job.row.id):
         actions.work_off(job.row.id, payload, check=job.check, tell=tell)
         if not actions.is_done(job.row.id):
-            job.sleep(SECONDS_FOR_OTHERS)  # Somebody else is at the last batches, or was until it died.
+            job.sleep(actions.OTHERS_SECONDS)  # Somebody else is at the last batches, or was until it died.
     tell()
     return actions.result(job.row.id, payload)

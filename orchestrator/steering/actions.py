@@ -46,6 +46,8 @@ BATCH_SECONDS = 60
 # How long whoever asks helps.
 HELP_SECONDS = 2.0
 MAX_REFUSALS = 10
+# How often it is asked whether others have done what they are at.
+OTHERS_SECONDS = 0.5
 
 # The jobs that match, in batches. The time is that of the snapshot or a little later.
 KEEP = """
@@ -151,6 +153,19 @@ def help_with(job_id: UUID, asked: BulkAction) -> None:
 
     with suppress(_TimeIsUp):
         work_off(job_id, asked, check=check)
+
+
+def finish(job: Job, tell: Callable[[int, int], None]) -> dict[str, Any]:
+    """Does all of the action that nobody else does, and waits for the rest; returns its result.
+
+    tell: is told now and then how many jobs have been seen to, of how many.
+    """
+    asked = msgspec.convert(job.payload, BulkAction)
+    while not is_done(job.id):
+        work_off(job.id, asked, check=lambda: None, tell=lambda: tell(*progress(job.id)))
+        if not is_done(job.id):
+            time.sleep(OTHERS_SECONDS)
+    return result(job.id, asked)
 
 
 def work_off(
