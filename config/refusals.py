@@ -27,7 +27,7 @@ from orchestrator.models import Job
 from orchestrator.queue.pausing import UnknownQueue
 from orchestrator.steering.changing import NotChangeable
 from orchestrator.steering.selection import BadFilter
-from orchestrator.submission import BadSubmission, NotCancellable, NotRetryable, TooManyUnfinished
+from orchestrator.submission import BadSubmission, NotCancellable, NotRetryable, NotUnique, TooManyUnfinished
 from scheduler.models import Task, TaskSchedule
 from scheduler.recurrence.rules import BadRecurrence
 from scheduler.services.backfills import BadBackfill
@@ -86,6 +86,7 @@ REFUSALS: dict[type[BaseException], Refusal] = {
     NotCancellable: Refusal(HTTPStatus.CONFLICT, "not-cancellable", "The job cannot be cancelled"),
     NotRetryable: Refusal(HTTPStatus.CONFLICT, "not-retryable", "The job cannot be retried"),
     NotChangeable: Refusal(HTTPStatus.CONFLICT, "not-changeable", "The job cannot be changed any more"),
+    NotUnique: Refusal(HTTPStatus.CONFLICT, "not-unique", "There is such a unique job already"),
     IdempotencyKeyReused: Refusal(
         HTTPStatus.UNPROCESSABLE_ENTITY, "key-used-otherwise", "Idempotency-Key already used"
     ),

@@ -261,7 +261,11 @@ SPECTACULAR_SETTINGS = {
         "ingestion.http.serializers.publish_record",
         "orchestrator.http.components.forbid_nul",
     ],
-    "ENUM_NAME_OVERRIDES": {"JobStatus": "orchestrator.states.Status", "TaskStatus": "scheduler.models.TaskStatus"},
+    "ENUM_NAME_OVERRIDES": {
+        "JobStatus": "orchestrator.states.Status",
+        "TaskStatus": "scheduler.models.TaskStatus",
+        "UniqueOnConflict": "orchestrator.unique.ON_CONFLICT",
+    },
 }
 
 LOGGING = {

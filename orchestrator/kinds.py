@@ -22,6 +22,7 @@ from orchestrator.ended import Callback, check_callback
 from orchestrator.ended import P as P  # The payload.
 from orchestrator.limits import MAX_KEY_CHARACTERS, BadLimit, Limits, Scope
 from orchestrator.pg_values import is_storable
+from orchestrator.unique import Unique, check_fields
 
 
 class Problem(NamedTuple):
@@ -145,6 +146,7 @@ class Kind(Generic[P, R, Call]):
     use_instead: str = ""
     on_failure: Callback[P] | None = None
     on_retry: Callback[P] | None = None
+    unique: Unique | None = None
 
     def __call__(self, *args: Call.args, **kwargs: Call.kwargs) -> R:
         """Calls the handler itself, as a unit test of it does."""
@@ -216,6 +218,11 @@ class Kind(Generic[P, R, Call]):
             msgspec.defstruct(self.payload_type.__name__, [], bases=bases, forbid_unknown_fields=False)
         )
 
+    @cached_property
+    def payload_fields(self) -> tuple[str, ...] | None:
+        """The names of the payload's fields; None if its type does not say."""
+        return fields_of(self.payload_type)
+
     def payload_schema(self) -> dict[str, Any]:
         """JSON Schema (2020-12) of the payload."""
         return msgspec.json.schema(self.payload_type)
@@ -266,6 +273,8 @@ class job(Generic[P]):
     on_failure: f(job, error) is called in the transaction that ends a job without its result, FAILED or CANCELLED.
     on_retry: f(job, error) is called in the transaction that ends an attempt which another one follows.
         What they write or submit is kept; an exception in them is logged. See docs/kinds.md.
+    unique: what makes a job the same as another, of which only one is unfinished at any time. True: its payload.
+        Children of a pipeline are not compared.
     """
 
     name: str
@@ -297,6 +306,7 @@ class job(Generic[P]):
     internal: bool | str = False
     on_failure: Callback[P] | None = None
     on_retry: Callback[P] | None = None
+    unique: Unique | bool = False
 
     def __call__(self, handler: Callable[Call, R]) -> Kind[P, R, Call]:
         self._check_name(handler)
@@ -305,6 +315,7 @@ class job(Generic[P]):
         if inspect.iscoroutinefunction(handler):
             self._check_async()
         self._check_numbers()
+        self._check_unique()
         timeout = self._timeout_seconds
         return _registered(
             Kind(
@@ -332,6 +343,7 @@ class job(Generic[P]):
                 use_instead=self.internal if isinstance(self.internal, str) else "",
                 on_failure=self.on_failure,
                 on_retry=self.on_retry,
+                unique=Unique() if self.unique is True else self.unique or None,
             )
         )
 
@@ -394,6 +406,19 @@ class job(Generic[P]):
                 "time, without an event loop."
             )
 
+    def _check_unique(self) -> None:
+        if not isinstance(self.unique, Unique | bool):
+            raise ValueError(f"The kind {self.name!r} needs Unique(…), True or False as unique, not {self.unique!r}.")
+        if isinstance(self.unique, bool):
+            return
+        if self.unique.key is not None:
+            raise ValueError(f"The kind {self.name!r} needs fields that make its jobs unique; a key is for one job.")
+        if self.plan and self.unique.changes_jobs:
+            raise ValueError(f"The kind {self.name!r} plans children, so on_conflict must be return or refuse.")
+        known = fields_of(self.payload)
+        if self.unique.fields is not None and known is not None:
+            check_fields(self.unique.fields, known)
+
     def _check_numbers(self) -> None:
         if type(self.priority) is not int or not 0 <= self.priority <= 9:
             raise ValueError(
@@ -410,6 +435,11 @@ class job(Generic[P]):
         numbers = (self.backoff_seconds, self.backoff_ceiling_seconds, self.batch_size, self._timeout_seconds)
         if any(number is not None and number < 0 for number in numbers):
             raise ValueError(f"The kind {self.name!r} needs times and a batch size that are not negative.")
+
+
+def fields_of(payload_type: Any) -> tuple[str, ...] | None:
+    """The names of the fields that a payload of the type has as JSON; None if the type does not say."""
+    return getattr(payload_type, "__struct_encode_fields__", None)
 
 
 def _registered(kind: Kind[P, R, Call]) -> Kind[P, R, Call]:

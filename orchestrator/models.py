@@ -157,11 +157,16 @@ class Job(models.Model):
     )
     unwinding = models.BooleanField(db_default=False, help_text="Its unstarted children are still to be cancelled.")
     pruning = models.BooleanField(db_default=False, help_text="It is being deleted, its children first.")
+    unique_key = models.UUIDField(null=True, help_text="What it shares with the same jobs: see orchestrator.unique.")
+    unique_until = models.DateTimeField(null=True, help_text="It keeps its key until then, once it has completed.")
 
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     updated_at = models.DateTimeField(db_default=Now())
+
+    # Set on a job that a submission returns because it was there already.
+    duplicate = False
 
     class Meta:
         permissions: ClassVar = [
@@ -236,6 +241,12 @@ class Job(models.Model):
                 fields=["schedule_id", "id"],
                 condition=Q(schedule_id__isnull=False, status__in=UNFINISHED),
             ),
+            # Serves: whether a job that has completed still keeps its key.
+            models.Index(
+                name="job_completed_by_unique_key",
+                fields=["unique_key"],
+                condition=Q(status=Status.COMPLETED, unique_until__isnull=False),
+            ),
         ]
         constraints: ClassVar = [
             models.CheckConstraint(name="job_status_is_known", condition=Q(status__in=Status.values)),
@@ -272,6 +283,11 @@ class Job(models.Model):
             # Also serves: the children of a pipeline.
             models.UniqueConstraint(
                 name="job_child_name_is_unique", fields=["parent", "name"], condition=Q(parent__isnull=False)
+            ),
+            models.UniqueConstraint(
+                name="job_is_unique_while_unfinished",
+                fields=["unique_key"],
+                condition=Q(status__in=UNFINISHED, unique_key__isnull=False),
             ),
         ]
 

@@ -5,32 +5,40 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from access import audit
 from orchestrator.attempt.callbacks import begun_again
 from orchestrator.failpoints import Failpoint
-from orchestrator.failures import error_of
 from orchestrator.graphs import rows as graphs
 from orchestrator.ids import uuid7
-from orchestrator.kinds import MAX_ATTEMPTS, BadConcurrencyKey, BadPayload, Kind, P, Problem, UnknownKind, kind_named
+from orchestrator.inputs import (
+    BadSubmission as BadSubmission,  # Users catch it, and import it from here.
+)
+from orchestrator.inputs import check_numbers, check_owner, check_run_at, payload_as_json, quoted
+from orchestrator.kinds import BadConcurrencyKey, BadPayload, Kind, P, Problem, UnknownKind, kind_named
 from orchestrator.kinds import Child as Child  # Users' pipelines import it from here.
 from orchestrator.models import Dependency, Job, Step
-from orchestrator.pg_values import NotFinite, as_json, is_storable
-from orchestrator.queue import after_failure, bell, kind_limits, pipelines, transitions, unblocking
+from orchestrator.pg_values import is_storable
+from orchestrator.queue import after_failure, bell, duplicates, kind_limits, pipelines, transitions, unblocking
+from orchestrator.queue.duplicates import Holder, Keyed, Row, Taken
+from orchestrator.queue.duplicates import NotUnique as NotUnique
 from orchestrator.queue.transitions import priority_step
 from orchestrator.states import FINAL, UNFINISHED, Status
 from orchestrator.telemetry import attempts
+from orchestrator.unique import Unique as Unique
 
 between_inserts = Failpoint("submission-between-inserts")
 submission_committed = Failpoint("submission-committed")
@@ -42,18 +50,22 @@ retrying = Failpoint("retrying")
 INSERT = """
 INSERT INTO orchestrator_job (
     id, kind, queue, owner, priority, payload, max_attempts, parent_id, name, unfinished_dependencies,
-    limit_key, unresolved, schedule_id, scheduled_for, run_at, rank, ready
+    limit_key, unresolved, schedule_id, scheduled_for, run_at, rank, ready, unique_key, unique_until
 )
 SELECT new.id, new.kind, new.queue, new.owner, new.priority, new.payload, new.max_attempts, new.parent_id, new.name,
        new.unfinished_dependencies, new.limit_key, new.unresolved, new.schedule_id, new.scheduled_for,
        due.at, due.at + new.priority * %(priority_step)s,
-       new.unfinished_dependencies = 0 AND NOT new.unresolved AND due.at <= statement_timestamp()
+       new.unfinished_dependencies = 0 AND NOT new.unresolved AND due.at <= statement_timestamp(),
+       new.unique_key, statement_timestamp() + new.unique_for * interval '1 second'
 FROM json_to_recordset(%(rows)s) AS new (
     id uuid, kind text, queue text, owner text, priority integer, payload jsonb, max_attempts integer,
     parent_id uuid, name text, unfinished_dependencies integer, limit_key text, unresolved boolean,
-    schedule_id uuid, scheduled_for timestamptz, run_at timestamptz
+    schedule_id uuid, scheduled_for timestamptz, run_at timestamptz,
+    unique_key uuid, unique_for float, wait float
 ),
-LATERAL (SELECT coalesce(new.run_at, statement_timestamp()) AS at) AS due
+LATERAL (
+    SELECT coalesce(new.run_at, statement_timestamp() + coalesce(new.wait, 0) * interval '1 second') AS at
+) AS due
 """
 # Rows that one statement inserts.
 INSERT_ROWS = 10_000
@@ -61,23 +73,7 @@ INSERT_ROWS = 10_000
 # Rows that one submission of many jobs may write, with the children of its pipelines.
 MAX_ROWS_AT_ONCE = 100_000
 
-# PostgreSQL could store more, but Python could not read it, nor the rank computed from it.
-RUN_AT_YEARS = range(1970, 9999)
-
-MAX_OWNER_CHARACTERS = 150
 MAX_NAME_CHARACTERS = 100
-# Of a value that an error shows.
-MAX_SHOWN_CHARACTERS = 120
-
-Row = dict[str, Any]
-
-
-class BadSubmission(Exception):
-    """A submission that could never run as asked."""
-
-    def __init__(self, pointer: str, code: str, detail: str) -> None:
-        self.problems = [Problem(pointer, code, detail)]
-        super().__init__(detail)
 
 
 class TooManyUnfinished(Exception):
@@ -118,6 +114,14 @@ class Occurrence(NamedTuple):
     scheduled_for: datetime | None = None
 
 
+class Superseded(NotRetryable):
+    """A unique job of which another one is unfinished now."""
+
+    def __init__(self, job: Job) -> None:
+        detail = "Another unfinished job of the same owner has its unique key; wait for that one's end, or cancel it."
+        Exception.__init__(self, f"The job is {job.status}. {detail}")
+
+
 def submit(
     kind: str | Kind[P, Any, ...],
     payload: P | dict[str, Any] | None = None,
@@ -128,14 +132,18 @@ def submit(
     max_attempts: int | None = None,
     children: Sequence[Child] | None = None,
     occurrence: Occurrence | None = None,
+    unique: Unique | None = None,
+    unique_for: timedelta | None = None,
 ) -> Job:
     """Accepts one job, with its children, in the caller's transaction if there is one: the job exists if and only
     if what the caller wrote does.
 
     run_at: not before this time; now if not given. children: as planned by the kind if not given. occurrence: the
     schedule that submits it.
+    unique: as declared by the kind if not given. unique_for: in place of its period; without `unique`, by the whole
+        payload. If there is such a job already it is returned, with `duplicate` set, or as `unique` says.
 
-    Raises UnknownKind, BadPayload, BadSubmission or TooManyUnfinished; then nothing was written.
+    Raises UnknownKind, BadPayload, BadSubmission, TooManyUnfinished or NotUnique; then nothing was written.
     """
     kind = kind if isinstance(kind, Kind) else kind_named(kind)
     job = _row(
@@ -147,11 +155,16 @@ def submit(
         max_attempts=max_attempts,
         occurrence=occurrence,
     )
-    rows, dependencies = _pipeline(job, _planned(kind, payload) if children is None else children)
-    with transaction.atomic():
-        _check_cap(kind, owner)
-        _insert(rows, dependencies)
-        return Job.objects.get(id=job["id"])
+    children = _planned(kind, payload) if children is None else children
+    once = duplicates.make_unique(job, kind, unique, unique_for, is_pipeline=bool(children))
+    rows, dependencies = _pipeline(job, children)
+    while True:
+        with suppress(Taken), transaction.atomic():
+            if once and (held := duplicates.settle([(job, once)])):
+                return _duplicate(held[job["unique_key"]].id)
+            _check_cap(kind, owner)
+            _insert(rows, dependencies, has_keys=once is not None)
+            return Job.objects.get(id=job["id"])
 
 
 def _planned(kind: Kind[P, Any, ...], payload: P | dict[str, Any] | None) -> Sequence[Child]:
@@ -178,34 +191,81 @@ class BadBatch(Exception):
         super().__init__(f"{len(problems):,} of the jobs are invalid. {problems[0].pointer}: {problems[0].detail}")
 
 
-def submit_all(asked: Sequence[tuple[Kind, dict[str, Any]]]) -> list[UUID]:
-    """Accepts jobs of any kinds, all or none: each a kind with the options of `submit`, pipelines as their kinds plan
-    them. Returns their ids in order.
+class Accepted(NamedTuple):
+    """One of many jobs that were submitted together. duplicate: a unique job that was there already."""
 
-    Raises BadBatch, or TooManyUnfinished; then nothing was written.
+    id: UUID
+    owner: str
+    duplicate: bool
+
+
+class _New(NamedTuple):
+    """A job that is submitted together with others: its row, what makes it unique, and the rows of its pipeline."""
+
+    job: Row
+    unique: Unique | None
+    rows: Sequence[Row]
+    dependencies: Sequence[tuple[UUID, UUID]]
+
+
+def submit_all(asked: Sequence[tuple[Kind, dict[str, Any]]]) -> list[Accepted]:
+    """Accepts jobs of any kinds, all or none: each a kind with the options of `submit`, pipelines as their kinds plan
+    them. Returns them in order.
+
+    Raises BadBatch, TooManyUnfinished or NotUnique; then nothing was written.
     """
-    ids: list[UUID] = []
-    rows: list[Row] = []
-    dependencies: list[tuple[UUID, UUID]] = []
+    new: list[_New] = []
+    count = 0
     problems: list[Problem] = []
     for place, (kind, options) in enumerate(asked):
         try:
-            job = _row(kind, **options)
-            its_rows, its_dependencies = _pipeline(job, _planned(kind, options["payload"]))
-            _check_rows(len(rows) + len(its_rows))
+            one = _new(kind, **options)
+            count += len(one.rows)
+            _check_rows(count)
         except (BadPayload, BadSubmission, UnknownKind) as error:
             problems += [each._replace(pointer=f"/{place}{each.pointer}") for each in error.problems]
             continue
-        ids.append(job["id"])
         if not problems:  # Else nothing will be written, so nothing is kept.
-            rows += its_rows
-            dependencies += its_dependencies
+            new.append(one)
     if problems:
         raise BadBatch(problems)
-    with transaction.atomic():
-        _check_caps(Counter((kind.name, options["owner"]) for kind, options in asked))
-        _insert(rows, dependencies)
-    return ids
+    return _accept(new)
+
+
+def _new(kind: Kind, payload: Any, *, unique: Unique | None = None, **options: Any) -> _New:
+    job = _row(kind, payload, **options)
+    children = _planned(kind, payload)
+    unique = duplicates.make_unique(job, kind, unique, None, is_pipeline=bool(children))
+    return _New(job, unique, *_pipeline(job, children))
+
+
+def _accept(new: Sequence[_New]) -> list[Accepted]:
+    """Inserts those of the jobs that there are not yet; returns all, in order."""
+    first = duplicates.first_of_each((each.job, each.unique) for each in new if each.unique)
+    while True:
+        with suppress(Taken), transaction.atomic():
+            held = duplicates.settle(list(first.values()))
+            inserted = [each for each in new if not each.unique or _is_free(each.job, first, held)]
+            _check_caps(Counter((each.job["kind"], each.job["owner"]) for each in inserted))
+            _insert(
+                [row for each in inserted for row in each.rows],
+                [dependency for each in inserted for dependency in each.dependencies],
+                has_keys=bool(first),
+            )
+            return [_accepted(each.job, first, held) for each in new]
+
+
+def _is_free(job: Row, first: Mapping[UUID, Keyed], held: Mapping[UUID, Holder]) -> bool:
+    return job["unique_key"] not in held and first[job["unique_key"]][0] is job
+
+
+def _accepted(job: Row, first: Mapping[UUID, Keyed], held: Mapping[UUID, Holder]) -> Accepted:
+    key = job.get("unique_key")
+    if key is None or _is_free(job, first, held):
+        return Accepted(job["id"], job["owner"], duplicate=False)
+    if holder := held.get(key):
+        return Accepted(holder.id, holder.owner, duplicate=True)
+    return Accepted(first[key][0]["id"], first[key][0]["owner"], duplicate=True)
 
 
 def _check_rows(count: int) -> None:
@@ -227,8 +287,13 @@ def submit_many(
     *,
     owner: str = "",
     priority: int | None = None,
+    unique: Unique | None = None,
+    unique_for: timedelta | None = None,
 ) -> list[UUID]:
     """Accepts a job for each payload or Submission, all or none, in bulk; returns their ids in order.
+
+    unique, unique_for: as `submit` has them. Where there is such a job already, or the same comes twice, the id is
+    that of the one job.
 
     Raises as `submit` does.
     """
@@ -248,6 +313,8 @@ def submit_many(
         else _row(kind, each, owner=owner, priority=priority)
         for each in payloads
     ]
+    if unique or unique_for or kind.unique:
+        return [each.id for each in _accept([_once(row, kind, unique, unique_for) for row in rows])]
     with transaction.atomic(savepoint=False):
         _insert(rows, [])
     return [row["id"] for row in rows]
@@ -256,6 +323,16 @@ def submit_many(
 def goes_one_by_one(kind: Kind) -> bool:
     """Whether `submit_many` refuses the kind: its jobs have children, or are counted."""
     return bool(kind.plan or kind_limits.limits_of(kind).max_unfinished_per_owner)
+
+
+def _once(row: Row, kind: Kind, unique: Unique | None, unique_for: timedelta | None) -> _New:
+    return _New(row, duplicates.make_unique(row, kind, unique, unique_for), [row], [])
+
+
+def _duplicate(id: UUID) -> Job:
+    job = Job.objects.get(id=id)
+    job.duplicate = True
+    return job
 
 
 @begun_again
@@ -310,12 +387,25 @@ def retry(job_id: UUID) -> Job:
         if job.parent_id or job.pruning or job.status not in (Status.FAILED, Status.CANCELLED):
             raise NotRetryable(job)
         _check_cap(kind_named(job.kind), job.owner)
-        kinds = transitions.reopen(job_id)
+        kinds = _reopen(job)
         audit.record("job.retry", job_id, job.kind, before={"status": job.status})
         bell.ring_after_commit(*kinds)
         transaction.on_commit(partial(pipelines.resolve, job_id))
         retrying()
     return Job.objects.get(id=job_id)
+
+
+def _reopen(job: Job) -> set[str]:
+    """As `transitions.reopen`; raises Superseded."""
+    if job.unique_key is None:
+        return transitions.reopen(job.id)
+    try:
+        with transaction.atomic():
+            return transitions.reopen(job.id)
+    except IntegrityError as error:
+        if not duplicates.is_duplicate(error):
+            raise
+    raise Superseded(job)
 
 
 def _row(
@@ -335,10 +425,10 @@ def _row(
     """
     priority = kind.priority if priority is None else priority
     max_attempts = kind.max_attempts if max_attempts is None else max_attempts
-    _check_numbers(priority, max_attempts)
-    _check_run_at(run_at)
-    _check_owner(owner)
-    fitting, text = (None, "{}") if is_template else _payload_as_json(kind, payload)
+    check_numbers(priority, max_attempts)
+    check_run_at(run_at)
+    check_owner(owner)
+    fitting, text = (None, "{}") if is_template else payload_as_json(kind, payload)
     return {
         "id": uuid7(),
         "kind": kind.name,
@@ -358,63 +448,16 @@ def _row(
     }
 
 
-def _check_numbers(priority: int, max_attempts: int) -> None:
-    if type(priority) is not int or not 0 <= priority <= 9:
-        raise BadSubmission(
-            "/priority", "out_of_range", f"The priority must be 0 (most urgent) to 9, not {priority!r}."
-        )
-    if type(max_attempts) is not int or not 1 <= max_attempts <= MAX_ATTEMPTS:
-        raise BadSubmission(
-            "/max_attempts", "out_of_range", f"max_attempts must be 1 to {MAX_ATTEMPTS}, not {max_attempts!r}."
-        )
-
-
-def _check_run_at(run_at: datetime | None) -> None:
-    if run_at is not None and run_at.utcoffset() is None:
-        raise BadSubmission("/run_at", "no_time_zone", f"The time {run_at.isoformat()} needs an offset from UTC.")
-    if run_at is not None and run_at.year not in RUN_AT_YEARS:
-        raise BadSubmission("/run_at", "out_of_range", f"The year must be 1970 to 9998, not {run_at.isoformat()}.")
-
-
-def _check_owner(owner: str) -> None:
-    if not is_storable(owner, at_most=MAX_OWNER_CHARACTERS):
-        raise BadSubmission(
-            "/owner",
-            "invalid",
-            f"An owner may have at most {MAX_OWNER_CHARACTERS} characters, without NUL or lone surrogates, "
-            f"not {_shown(owner)}.",
-        )
-
-
-def _payload_as_json(kind: Kind, payload: Any) -> tuple[Any, str]:
-    """The payload as the kind's type, and as JSON."""
-    try:
-        fitting = kind.read_payload({} if payload is None else payload)
-        return fitting, as_json(fitting, at_most=settings.ENV.MAX_BODY_BYTES)
-    except BadPayload:
-        raise
-    except NotFinite as error:
-        raise BadSubmission(f"/payload{error.pointer}", "not_finite", str(error)) from None
-    # A payload may contain objects that raise any exception.
-    except Exception as error:
-        raise BadSubmission("/payload", "not_storable", f"The payload cannot be stored: {error_of(error)}") from None
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
-    return shown if len(shown) <= MAX_SHOWN_CHARACTERS else f"{shown[:MAX_SHOWN_CHARACTERS]}…"
-
-
 def _check_name(child: Child, taken: Container[str], pointer: str) -> None:
     if not child.name or not is_storable(child.name, at_most=MAX_NAME_CHARACTERS):
         raise BadSubmission(
             f"{pointer}/name",
             "invalid",
             f"A child's name must have 1 to {MAX_NAME_CHARACTERS} characters, without NUL or lone surrogates, "
-            f"not {_shown(child.name)}.",
+            f"not {quoted(child.name)}.",
         )
     if child.name in taken:
-        raise BadSubmission(f"{pointer}/name", "duplicate", f"Two children are called {_shown(child.name)}.")
+        raise BadSubmission(f"{pointer}/name", "duplicate", f"Two children are called {quoted(child.name)}.")
 
 
 def _waits_for(child: Child, listed: Container[str], pointer: str) -> list[str]:
@@ -433,7 +476,7 @@ def _check_after(child: Child, names: Collection[str], listed: Container[str], p
         raise BadSubmission(
             f"{pointer}/after",
             "unknown",
-            f"{child.name!r} runs after {_shown(unknown[0])}, which is not listed before it.",
+            f"{child.name!r} runs after {quoted(unknown[0])}, which is not listed before it.",
         )
 
 
@@ -497,13 +540,17 @@ def _step(child: Child, pointer: str, *, is_unresolved: bool) -> Row | None:
         raise BadSubmission(f"{pointer}{error.pointer}", "invalid", str(error)) from None
 
 
-def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]]) -> None:
-    steps = [Step(job_id=row["id"], **step) for row in rows if (step := row.pop("step", None))]
-    with connection.cursor() as cursor:
-        for first in range(0, len(rows), INSERT_ROWS):
-            document = msgspec.json.encode(rows[first : first + INSERT_ROWS]).decode()
-            parameters: dict[str, Any] = {"rows": document, "priority_step": priority_step()}
-            cursor.execute(INSERT, parameters)
+def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]], *, has_keys: bool = False) -> None:
+    """has_keys: whether some are unique. Raises Taken, for a transaction to be rolled back, if somebody has inserted
+    one of those before.
+    """
+    steps = [Step(job_id=row["id"], **row["step"]) for row in rows if row.get("step")]
+    if has_keys:
+        # In the same order everywhere, so that no two who insert the same wait for each other in a circle.
+        keyed = sorted((row for row in rows if "unique_key" in row), key=itemgetter("unique_key"))
+        _insert_rows(keyed, INSERT + duplicates.UNLESS_HELD)
+        duplicates.require_still_free(keyed)
+    _insert_rows([row for row in rows if "unique_key" not in row] if has_keys else rows, INSERT)
     between_inserts()
     Step.objects.bulk_create(steps, batch_size=1_000)
     Dependency.objects.bulk_create(
@@ -512,6 +559,24 @@ def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]]) -> N
     transaction.on_commit(submission_committed)
     ready = {row["kind"] for row in rows if row["unfinished_dependencies"] == 0}
     bell.ring_after_commit(*ready)
+
+
+def _columns(row: Row) -> Row:
+    """What is inserted of the row: a step of a graph has a row of its own."""
+    return {name: value for name, value in row.items() if name != "step"} if "step" in row else row
+
+
+def _insert_rows(rows: Sequence[Row], sql: str) -> None:
+    with connection.cursor() as cursor:
+        for first in range(0, len(rows), INSERT_ROWS):
+            some = rows[first : first + INSERT_ROWS]
+            parameters: dict[str, Any] = {
+                "rows": msgspec.json.encode([_columns(row) for row in some]).decode(),
+                "priority_step": priority_step(),
+            }
+            cursor.execute(sql, parameters)
+            if cursor.rowcount != len(some):
+                raise Taken
 
 
 def _check_cap(kind: Kind, owner: str, *, more: int = 1) -> None:

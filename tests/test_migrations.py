@@ -38,7 +38,7 @@ AT_ONCE = (
 )
 # It takes its time, but nobody waits for it. Only outside a transaction.
 CONCURRENTLY = (
-    r"(CREATE|DROP) INDEX CONCURRENTLY .*",
+    r"(CREATE|CREATE UNIQUE|DROP) INDEX CONCURRENTLY .*",
     rf"ALTER TABLE {NAME} VALIDATE CONSTRAINT {NAME}",
 )
 

@@ -35,6 +35,7 @@ from orchestrator.submission import (
     BadSubmission,
     NotCancellable,
     NotRetryable,
+    NotUnique,
     TooManyUnfinished,
     cancel,
     retry,
@@ -184,9 +185,12 @@ class JobAdmin(ReadOnlyAdmin):
         given = form.cleaned_data
         try:
             new = submit(old.kind, given["payload"], owner=old.owner, priority=given["priority"])
-        except (TooManyUnfinished, BadSubmission) as refusal:
+        except (TooManyUnfinished, NotUnique, BadSubmission) as refusal:
             self.message_user(request, str(refusal), messages.WARNING)
             return opened(old)
+        if new.duplicate:
+            self.message_user(request, "There is such a unique job already: this one.", messages.WARNING)
+            return opened(new)
         self.log_change(request, old, f"Submitted it again, as {new.id}.")
         self.message_user(request, f"Submitted as a new job, like {old.id}.", messages.SUCCESS)
         return opened(new)

@@ -21,6 +21,7 @@ from orchestrator.http.job_views import as_change, owner_named
 from orchestrator.http.links import link, location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, example, problems
 from orchestrator.http.requests import BadInput, first_problems, problems_in, read_body, unknown_problems
+from orchestrator.http.unique_jobs import check_may_have, check_unique
 from orchestrator.kinds import BadPayload, InternalKind, Kind, Problem, UnknownKind, kind_open_to_clients
 from orchestrator.steering.actions import PERMISSIONS, eligible, start
 from orchestrator.steering.batches import Verb
@@ -42,7 +43,7 @@ class BulkView(APIView):
         request=NewJobs,
         responses={
             202: OpenApiResponse(AcceptedJobs, "Accepted; each will reach a final state."),
-            **problems(413, 415, 422),
+            **problems(409, 413, 415, 422),
         },
         examples=[
             example(None, "Two kinds", examples.NEW_JOBS_TOGETHER),
@@ -53,14 +54,16 @@ class BulkView(APIView):
     def post(self, request: Request) -> Response:
         asked = _read_jobs(request)
         try:
-            ids = submission.submit_all(asked)
+            accepted = submission.submit_all(asked)
         except submission.BadBatch as error:
             raise _refusal(error.problems, of=len(asked)) from None
-        accepted = [
-            {"job_id": str(id), "kind": kind.name, "link": link("job", id)}
-            for id, (kind, _) in zip(ids, asked, strict=True)
-        ]
-        return Response({"accepted": len(ids), "jobs": accepted}, status=202)
+        shown = []
+        for job, (kind, options) in zip(accepted, asked, strict=True):
+            check_may_have(request, job, kind, options["owner"])
+            link_to = link("job", job.id)
+            shown.append({"job_id": str(job.id), "kind": kind.name, "link": link_to, "duplicate": job.duplicate})
+        new = sum(not job.duplicate for job in accepted)
+        return Response({"accepted": new, "jobs": shown}, status=202)
 
 
 class BulkActionView(APIView):
@@ -155,6 +158,7 @@ def _read_jobs(request: Request) -> Asked:
             if name not in owners:
                 owners[name] = owner_of(request.user) if name is None else owner_named(name, request)
             kind.read_payload({} if options["payload"] is None else options["payload"])
+            check_unique(kind, options)
             asked.append((kind, options | {"owner": owners[name]}))
         except ValidationError as error:
             found += problems_in(error.detail, f"/{place}")

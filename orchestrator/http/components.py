@@ -103,7 +103,8 @@ def _name_of(kind: Kind) -> str:
 
 def _new_job(whole: dict[str, Any], kind: Kind, payload: dict[str, Any]) -> dict[str, Any]:
     """A new job of that kind, which has to be named but for the one that is meant where none is."""
-    fields = whole["properties"]
+    # What a kind declares itself is not asked for.
+    fields = {name: field for name, field in whole["properties"].items() if name != "unique" or not kind.unique}
     is_default = fields["kind"]["default"] == kind.name
     named = {"type": "string", "const": kind.name} | ({"default": kind.name} if is_default else {})
     may_lack = _fits_empty(kind)

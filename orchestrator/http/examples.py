@@ -21,6 +21,16 @@ NEW_JOBS: dict[str, Any] = {
     "The demo job": {},
     "Urgent, in more slices": {"kind": "demo.slices", "payload": {"slices": 10}, "priority": 0},
     "Later, with three attempts": {"kind": "demo.slices", "run_at": "2030-01-31T12:00:00Z", "max_attempts": 3},
+    "Only one at a time": {"kind": "demo.slices", "unique": {"key": "the nightly one"}},
+    "Once in an hour for each number of slices": {
+        "kind": "demo.slices",
+        "payload": {"slices": 3},
+        "unique": {"fields": ["slices"], "for_seconds": 3600, "on_conflict": "refuse"},
+    },
+    "Ten seconds after the last of many": {
+        "kind": "demo.slices",
+        "unique": {"key": "tidy up", "on_conflict": "postpone", "wait_seconds": 10, "max_wait_seconds": 60},
+    },
 }
 NEW_JOBS_TOGETHER: dict[str, Any] = {
     "jobs": [
@@ -31,8 +41,13 @@ NEW_JOBS_TOGETHER: dict[str, Any] = {
 ACCEPTED_JOBS = {
     "accepted": 2,
     "jobs": [
-        {"job_id": JOB, "kind": "demo.slices", "link": f"/jobs/{JOB}"},
-        {"job_id": f"{JOB[:-1]}1", "kind": "orchestration.two_batches", "link": f"/jobs/{JOB[:-1]}1"},
+        {"job_id": JOB, "kind": "demo.slices", "link": f"/jobs/{JOB}", "duplicate": False},
+        {
+            "job_id": f"{JOB[:-1]}1",
+            "kind": "orchestration.two_batches",
+            "link": f"/jobs/{JOB[:-1]}1",
+            "duplicate": False,
+        },
     ],
 }
 BULK: dict[str, Any] = {

@@ -54,6 +54,15 @@ class StrictIntegerField(serializers.IntegerField):
         return super().to_internal_value(number)
 
 
+class StrictFloatField(serializers.FloatField):
+    """A JSON number; neither a text nor true will do."""
+
+    def to_internal_value(self, data: Any) -> float:
+        if isinstance(data, bool | str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
 class QueryIntegerField(serializers.IntegerField):
     """An integer in a query, by its plain digits."""
 

@@ -15,6 +15,8 @@ from orchestrator.http.fields import (
     LinkField,
     QueryFloatField,
     StrictCharField,
+    StrictChoiceField,
+    StrictFloatField,
     StrictIntegerField,
     StrictMultipleChoiceField,
     StrictSerializer,
@@ -23,12 +25,50 @@ from orchestrator.http.links import link
 from orchestrator.kinds import MAX_ATTEMPTS, Kind
 from orchestrator.models import Attempt, Checkpoint, Job
 from orchestrator.states import UNFINISHED, Status
+from orchestrator.unique import MAX_FIELDS, MAX_KEY_CHARACTERS, MAX_SECONDS, ON_CONFLICT, BadUnique, Unique
 from orchestrator.upkeep.retention import kept_days
 
 # That one request may submit together.
 MAX_JOBS = 10_000
 
 WAITING_FOR = ("dependencies", "start_time", "retry", "snooze", "paused_kind", "worker")
+
+
+def _seconds(help_text: str) -> StrictFloatField:
+    return StrictFloatField(required=False, min_value=0, max_value=MAX_SECONDS, help_text=help_text)
+
+
+@extend_schema_serializer(component_name="Unique")
+class UniqueSerializer(StrictSerializer):
+    """What makes the job the same as another of its kind and owner: a key, fields of the payload, or the whole
+    payload. Of those only one is unfinished at any time.
+    """
+
+    key = StrictCharField(required=False, max_length=MAX_KEY_CHARACTERS, help_text="Equal for the same jobs.")
+    fields = serializers.ListField(  # type: ignore[assignment]
+        required=False,
+        child=StrictCharField(),
+        min_length=1,
+        max_length=MAX_FIELDS,
+        help_text="The fields of the payload that are equal for the same jobs.",
+    )
+    for_seconds = _seconds(
+        "A completed job stays the one until so long after its submission; one that failed or was cancelled does not."
+    )
+    on_conflict = StrictChoiceField(
+        choices=ON_CONFLICT,
+        required=False,
+        help_text="If there is such a job already: `return` it (the default), `replace` its payload, `postpone` it, "
+        "or `refuse` this one with 409. `replace` and `postpone` refuse, too, once it has started.",
+    )
+    wait_seconds = _seconds("With `postpone`: the job starts so long after the last submission.")
+    max_wait_seconds = _seconds("With `postpone`: its longest wait; by default ten times `wait_seconds`.")
+
+    def validate(self, attrs: dict[str, Any]) -> Any:
+        try:
+            return Unique(**attrs)
+        except BadUnique as error:
+            raise serializers.ValidationError({error.field: str(error)}) from None
 
 
 class NewJob(StrictSerializer):
@@ -62,6 +102,9 @@ class NewJob(StrictSerializer):
         help_text="The owner of the job: you, or another user if you may submit for others. Any name where "
         "REQUIRE_AUTH is off.",
     )
+    unique = UniqueSerializer(
+        required=False, allow_null=True, help_text="By default as the kind declares. For kinds that declare nothing."
+    )
 
 
 class NewJobs(StrictSerializer):
@@ -74,10 +117,11 @@ class AcceptedJob(serializers.Serializer[Any]):
     job_id = serializers.UUIDField()
     kind = serializers.CharField()
     link = LinkField(help_text="GET.")
+    duplicate = serializers.BooleanField(help_text="Whether it is a unique job that was there already.")
 
 
 class AcceptedJobs(serializers.Serializer[Any]):
-    accepted = serializers.IntegerField(help_text="How many.")
+    accepted = serializers.IntegerField(help_text="How many new ones.")
     jobs = AcceptedJob(many=True, help_text="In the order of the request.")
 
 
@@ -269,6 +313,19 @@ def _links(job: queries.JobDetail) -> dict[str, str | None]:
 
 
 @extend_schema_serializer(
+    component_name="DuplicateJob",
+    examples=[OpenApiExample("A job that was there", A_JOB | {"duplicate": True}, response_only=True)],
+)
+class DuplicateJobSerializer(JobSerializer):
+    """A unique job that was there already."""
+
+    duplicate = serializers.BooleanField(help_text="Always true.")
+
+    def to_representation(self, job: queries.JobDetail) -> dict[str, Any]:
+        return super().to_representation(job) | {"duplicate": True}
+
+
+@extend_schema_serializer(
     component_name="JobWithPayload",
     examples=[OpenApiExample("A job", A_JOB | A_JOBS_CONTENTS, response_only=True)],
 )
@@ -280,6 +337,18 @@ class JobWithPayloadSerializer(JobSerializer):
 
     def to_representation(self, job: queries.JobDetail) -> dict[str, Any]:
         return super().to_representation(job) | {"payload": job.payload, "checkpoints": job.passed_checkpoints}
+
+
+@extend_schema_serializer(component_name="KindUnique")
+class KindUniqueSerializer(serializers.Serializer[Any]):
+    """As `Unique`; `fields` is null where the whole payload counts."""
+
+    fields = serializers.ListField(child=serializers.CharField(), allow_null=True)  # type: ignore[assignment]
+    for_seconds = serializers.FloatField()
+    on_conflict = serializers.ChoiceField(choices=ON_CONFLICT)
+    wait_seconds = serializers.FloatField(allow_null=True)
+    max_wait_seconds = serializers.FloatField(allow_null=True)
+    across_owners = serializers.BooleanField(help_text="Whether the jobs of all owners are compared.")
 
 
 @extend_schema_serializer(component_name="Kind")
@@ -303,6 +372,9 @@ class KindSerializer(serializers.Serializer[Any]):
         help_text="Whether it can only be submitted from Python, not by `POST /jobs`.",
     )
     max_unfinished_per_owner = serializers.IntegerField(source="kind.limits.max_unfinished_per_owner", allow_null=True)
+    unique = KindUniqueSerializer(
+        source="kind.unique", allow_null=True, help_text="What makes its jobs unique; null if they may be equal."
+    )
     kept_days = serializers.SerializerMethodField(help_text="How long a job is kept after its end; 0: for ever.")
     paused_at = serializers.DateTimeField(
         allow_null=True, help_text="No job of the kind has been started since; null if it is not paused."

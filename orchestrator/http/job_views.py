@@ -10,13 +10,21 @@ from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from access.permissions import UnknownOwner, may, owner_of, owner_to_submit_for, require_visible, with_owners
+from access.permissions import (
+    UnknownOwner,
+    may,
+    owner_of,
+    owner_to_submit_for,
+    require_visible,
+    with_owners,
+)
 from orchestrator import queries, submission
 from orchestrator.http import examples, openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
 from orchestrator.http.idempotency import idempotent
 from orchestrator.http.job_serializers import (
+    DuplicateJobSerializer,
     JobChange,
     JobFilters,
     JobSerializer,
@@ -26,10 +34,19 @@ from orchestrator.http.job_serializers import (
     WaitOption,
 )
 from orchestrator.http.links import location
-from orchestrator.http.openapi import ETAG, IDEMPOTENCY_KEY, IF_NONE_MATCH, LOCATION, example, problems
+from orchestrator.http.openapi import (
+    ETAG,
+    IDEMPOTENCY_KEY,
+    IF_NONE_MATCH,
+    LOCATION,
+    LOCATION_OF_JOB,
+    example,
+    problems,
+)
 from orchestrator.http.pagination import NewestFirst
 from orchestrator.http.requests import BadInput, read_body, read_id, read_query
 from orchestrator.http.responses import cache_headers, etag_of, not_modified
+from orchestrator.http.unique_jobs import check_may_have, check_unique
 from orchestrator.kinds import Problem, kind_open_to_clients
 from orchestrator.models import Job
 from orchestrator.states import Status
@@ -48,11 +65,12 @@ class JobsView(APIView):
         summary="Submit a job",
         description="An empty body submits the demo job: five slices of one second, which can be watched and "
         "cancelled. `internal` kinds are refused; the error names the endpoint to use instead.",
-        parameters=[IDEMPOTENCY_KEY, LOCATION],
+        parameters=[IDEMPOTENCY_KEY, LOCATION_OF_JOB],
         request=NewJob,
         responses={
+            200: OpenApiResponse(DuplicateJobSerializer, "There is such a unique job already: this one."),
             202: OpenApiResponse(JobSerializer, "Accepted; it will reach a final state."),
-            **problems(413, 415, 422),
+            **problems(409, 413, 415, 422),
         },
         examples=[example(None, name, body) for name, body in examples.NEW_JOBS.items()],
     )
@@ -61,9 +79,12 @@ class JobsView(APIView):
         asked = read_body(NewJob, request)
         kind = kind_open_to_clients(asked["kind"])
         owner = owner_named(asked["owner"], request) if "owner" in asked else owner_of(request.user)
+        check_unique(kind, asked)
         job = submission.submit(**asked | {"kind": kind, "owner": owner})
-        shown = job_shown(request, job.id)
-        return Response(shown, status=202, headers=location(request, shown["links"]["self"]))
+        check_may_have(request, job, kind, owner)
+        shown = job_shown(request, job.id) | ({"duplicate": True} if job.duplicate else {})
+        headers = location(request, shown["links"]["self"])
+        return Response(shown, status=200 if job.duplicate else 202, headers=headers)
 
     @extend_schema(
         operation_id="list_jobs",

@@ -38,6 +38,7 @@ def _response_header(name: str, type: OpenApiTypes, statuses: list[int], descrip
 
 
 LOCATION = _response_header("Location", OpenApiTypes.URI, [202], "The URL of its status.")
+LOCATION_OF_JOB = _response_header("Location", OpenApiTypes.URI, [200, 202], "The URL of its status.")
 LOCATION_OF_NEW = _response_header("Location", OpenApiTypes.URI, [201], "The URL of the new resource.")
 IF_NONE_MATCH = OpenApiParameter(
     "If-None-Match",

@@ -11,6 +11,17 @@ def add_index(model: str, table: str, index: models.Index, definition: str) -> m
     )
 
 
+def add_unique_index(
+    model: str, table: str, constraint: models.UniqueConstraint, definition: str
+) -> migrations.SeparateDatabaseAndState:
+    """A constraint that is a unique index, because it has a condition; built likewise."""
+    create = _create(table, constraint.name, definition).replace("CREATE INDEX", "CREATE UNIQUE INDEX")
+    return migrations.SeparateDatabaseAndState(
+        state_operations=[migrations.AddConstraint(model, constraint)],
+        database_operations=[migrations.RunSQL(create, _drop(constraint.name))],
+    )
+
+
 def remove_index(model: str, table: str, name: str, definition: str) -> migrations.SeparateDatabaseAndState:
     """Dropped without anybody waiting. definition: to build it again, should the migration be undone."""
     return migrations.SeparateDatabaseAndState(

@@ -135,7 +135,8 @@ def _retry(ids: Collection[UUID], found_at: datetime, check: Callable[[], None])
 def _retry_together(ended: QuerySet[Job]) -> None:
     uncapped = [kind.name for kind in all_kinds() if not kind_limits.limits_of(kind).max_unfinished_per_owner]
     with transaction.atomic():
-        jobs = _hold(_alone(ended).filter(kind__in=uncapped, pruning=False))
+        # Of a unique job another one may be unfinished by now, which would fail all of them.
+        jobs = _hold(_alone(ended).filter(kind__in=uncapped, pruning=False, unique_key=None))
         bell.ring_after_commit(*transitions.reopen(*[job.id for job in jobs]))
         audit.record_many("job.retry", [(job.id, job.kind, {"status": job.status}) for job in jobs])
 

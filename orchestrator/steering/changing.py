@@ -12,10 +12,10 @@ from uuid import UUID
 from django.db import transaction
 
 from access import audit
+from orchestrator.inputs import BadSubmission, check_numbers, check_run_at
 from orchestrator.models import Job
 from orchestrator.queue import places
 from orchestrator.states import Status
-from orchestrator.submission import BadSubmission, _check_numbers, _check_run_at
 
 
 class NotChangeable(Exception):
@@ -42,8 +42,8 @@ class Change:
 
     def __post_init__(self) -> None:
         if self.priority is not None:
-            _check_numbers(self.priority, 1)
-        _check_run_at(self.run_at)
+            check_numbers(self.priority, 1)
+        check_run_at(self.run_at)
         if self.priority is None and not self.has_time:
             raise BadSubmission("", "nothing_to_change", "Give a priority, a run_at, or both.")
 

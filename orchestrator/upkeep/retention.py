@@ -51,6 +51,7 @@ SELECT old.id FROM (VALUES %s) AS kept (kind, days), LATERAL (
     SELECT id FROM orchestrator_job AS job
     WHERE kind = kept.kind AND parent_id IS NULL AND NOT pruning
       AND finished_at < statement_timestamp() - kept.days * interval '1 day' {unless_protected}
+      AND (unique_until IS NULL OR unique_until <= statement_timestamp())
     ORDER BY finished_at
     LIMIT {limit}
     FOR UPDATE SKIP LOCKED

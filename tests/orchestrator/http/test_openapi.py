@@ -22,14 +22,14 @@ PROBLEMS = {"400", "401", "403", "406", "429", "503"}
 CODES = {
     ("post", "/orchestrate/{username}"): {"202", "400", "403", "404", "413", "415", "422"} | PROBLEMS,
     ("get", "/status/{username}/{job_id}"): {"200", "400", "404"} | PROBLEMS,
-    ("post", "/jobs"): {"202", "400", "403", "413", "415", "422"} | PROBLEMS,
+    ("post", "/jobs"): {"200", "202", "400", "403", "409", "413", "415", "422"} | PROBLEMS,
     ("get", "/jobs"): {"200", "400"} | PROBLEMS,
     ("get", "/jobs/{job_id}"): {"200", "304", "400", "404"} | PROBLEMS,
-    ("post", "/jobs/bulk"): {"202", "400", "403", "413", "415", "422"} | PROBLEMS,
     **{
         ("post", f"/jobs/{verb}"): {"200", "202", "400", "403", "413", "415", "422"} | PROBLEMS
         for verb in ("cancel", "retry", "change")
     },
+    ("post", "/jobs/bulk"): {"202", "400", "403", "409", "413", "415", "422"} | PROBLEMS,
     ("patch", "/jobs/{job_id}"): {"200", "400", "403", "404", "409", "413", "415"} | PROBLEMS,
     ("delete", "/jobs/{job_id}"): {"200", "202", "400", "404", "409", "403"} | PROBLEMS,
     ("post", "/jobs/{job_id}/retry"): {"202", "400", "403", "404", "409", "413", "415", "422"} | PROBLEMS,
