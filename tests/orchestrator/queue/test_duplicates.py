@@ -269,6 +269,17 @@ def test_replacing_gives_a_job_that_has_not_started_the_new_payload(kind: Declar
     assert (second.ready, second.rank, second.run_at) == (True, first.rank, first.run_at)
 
 
+def test_the_key_of_its_kinds_limits_follows_the_payload(kind: DeclareKind) -> None:
+    syncing, unique = kind(key=lambda payload: payload["customer"]), Unique(key="a", on_conflict="replace")
+    job = submit(syncing, {"customer": "x"}, unique=unique)
+    Job.objects.filter(id=job.id).update(ready=False, blocked_by="key:x")
+
+    submit(syncing, {"customer": "y"}, unique=unique)
+    tick.make_due_ready()
+
+    assert (again(job).limit_key, again(job).blocked_by, again(job).ready) == ("y", None, True)
+
+
 def test_of_two_starts_replacing_takes_the_earlier(kind: DeclareKind) -> None:
     tidying, unique = kind(), Unique(key="a", on_conflict="replace")
     soon, later = timezone.now() + AN_HOUR, timezone.now() + 2 * AN_HOUR
