@@ -8,7 +8,14 @@ from django.contrib.auth.models import Group, Permission
 from django.db.models import Q
 
 VIEWERS = {
-    "orchestrator": ("view_job", "view_attempt", "view_kind", "view_worker"),
+    "orchestrator": (
+        "view_job",
+        "view_attempt",
+        "view_kind",
+        "view_worker",
+        "view_notification",
+        "view_delivery",
+    ),
     "scheduler": ("view_task", "view_taskresult", "view_taskschedule"),
     "ingestion": ("view_ingestion", "view_record", "view_recorderror"),
 }

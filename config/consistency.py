@@ -17,7 +17,7 @@ BROKER_EXAMPLE = (
 
 def require_consistent(env: Environment) -> None:
     """Raises ImproperlyConfigured with what is wrong first, and what would be right."""
-    for contradictions in (_access, _times, _apps, _proxies):
+    for contradictions in (_access, _times, _apps, _networks):
         for contradiction in contradictions(env):
             raise ImproperlyConfigured(contradiction)
     # Several nodes of a broker are several URLs.
@@ -53,15 +53,16 @@ def _apps(env: Environment) -> Iterator[str]:
             )
 
 
-def _proxies(env: Environment) -> Iterator[str]:
-    for proxy in names_in(env.TRUSTED_PROXIES):
-        try:
-            ip_network(proxy)
-        except ValueError as error:
-            yield (
-                f"TRUSTED_PROXIES names {proxy!r}: {error}; write addresses or networks, such as "
-                "10.0.0.5,172.20.0.0/16."
-            )
+def _networks(env: Environment) -> Iterator[str]:
+    for setting in ("TRUSTED_PROXIES", "WEBHOOK_PRIVATE_NETWORKS"):
+        for network in names_in(getattr(env, setting)):
+            try:
+                ip_network(network)
+            except ValueError as error:
+                yield (
+                    f"{setting} names {network!r}: {error}; write addresses or networks, such as "
+                    "10.0.0.5,172.20.0.0/16."
+                )
 
 
 def importable(name: str) -> bool:

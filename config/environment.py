@@ -201,6 +201,25 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
             description="Different retention for some kinds, separated by commas: scheduler.add=2,demo.slices=0.5",
         ),
     ] = ""
+    DELIVERY_DAYS: Annotated[
+        float,
+        Meta(ge=0, le=36_500, description="How long the log of sent notifications is kept. 0: forever."),
+    ] = 30
+    WEBHOOK_PRIVATE_NETWORKS: Annotated[
+        str,
+        Meta(
+            description="Networks to which webhooks may be sent though they are not public, separated by commas. "
+            "Towards them http:// is allowed, too."
+        ),
+    ] = ""
+    PUBLIC_URL: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://[^\s/?#]+/?)?$",
+            description="Where users reach this service, such as https://muster.example.org: for links in messages. "
+            "Empty: no links.",
+        ),
+    ] = ""
     MAX_BODY_BYTES: Annotated[int, Meta(ge=1_000, description="Maximum size of a request body in bytes.")] = 5_000_000
     MAX_RESULT_BYTES: Annotated[
         int, Meta(ge=1_000, description="Maximum size of a job's result in bytes, as JSON.")

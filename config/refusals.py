@@ -23,7 +23,8 @@ from orchestrator.http.requests import BadInput, problems_in
 from orchestrator.http.responses import problem, shortened
 from orchestrator.http.strict_json import BadJSON
 from orchestrator.kinds import BadConcurrencyKey, BadPayload, InternalKind, Problem, UnknownKind
-from orchestrator.models import Job
+from orchestrator.models import Delivery, Job, Notification
+from orchestrator.notifications.services import BadNotification, NotRepeatable
 from orchestrator.queue.pausing import UnknownQueue
 from orchestrator.steering.changing import NotChangeable
 from orchestrator.steering.selection import BadFilter
@@ -60,6 +61,7 @@ REFUSALS: dict[type[BaseException], Refusal] = {
     BadGraph: BAD_INPUT,
     BadKey: BAD_INPUT,
     BadFilter: BAD_INPUT,
+    BadNotification: BAD_INPUT,
     BadRecurrence: BAD_INPUT,
     BadBackfill: BAD_INPUT,
     NotPermitted: Refusal(HTTPStatus.FORBIDDEN, "not-permitted", "Not permitted"),
@@ -81,6 +83,16 @@ REFUSALS: dict[type[BaseException], Refusal] = {
         "Schedule not found",
         "No schedule has this id, or you may not see it.",
     ),
+    Notification.DoesNotExist: Refusal(
+        HTTPStatus.NOT_FOUND,
+        "no-such-notification",
+        "Notification not found",
+        "No notification has this id, or you may not see it.",
+    ),
+    Delivery.DoesNotExist: Refusal(
+        HTTPStatus.NOT_FOUND, "no-such-delivery", "Delivery not found", "The notification has no delivery of this id."
+    ),
+    NotRepeatable: Refusal(HTTPStatus.CONFLICT, "not-repeatable", "The message cannot be sent again yet"),
     NotPending: Refusal(HTTPStatus.CONFLICT, "not-pending", "The task cannot be cancelled"),
     NotEnded: Refusal(HTTPStatus.CONFLICT, "not-ended", "The task cannot be run again yet"),
     NotCancellable: Refusal(HTTPStatus.CONFLICT, "not-cancellable", "The job cannot be cancelled"),

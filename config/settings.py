@@ -210,6 +210,9 @@ REST_FRAMEWORK = {
     "URL_FORMAT_OVERRIDE": None,
 }
 
+# A mail server that does not answer must not keep a worker's thread.
+EMAIL_TIMEOUT = 15
+
 REST_KNOX = {"AUTH_HEADER_PREFIX": "Bearer", "TOKEN_TTL": timedelta(days=ENV.TOKEN_DEFAULT_DAYS)}
 
 UNFOLD = {
@@ -249,6 +252,7 @@ SPECTACULAR_SETTINGS = {
         {"name": "tasks", "description": "Additions, one by one or in batches."},
         {"name": "schedules", "description": "Recurring tasks."},
         {"name": "ingestion", "description": "Student records in bulk."},
+        {"name": "notifications", "description": "Who is told of the ends of jobs."},
         {"name": "audit", "description": "Who changed what."},
         {"name": "health", "description": "Liveness and readiness."},
     ],
@@ -265,6 +269,9 @@ SPECTACULAR_SETTINGS = {
         "JobStatus": "orchestrator.states.Status",
         "TaskStatus": "scheduler.models.TaskStatus",
         "UniqueOnConflict": "orchestrator.unique.ON_CONFLICT",
+        "NotificationVia": "orchestrator.models.Notification.Via",
+        "AuditVia": "access.models.AuditEntry.Via",
+        "DeliveryState": "orchestrator.models.Delivery.State",
     },
 }
 

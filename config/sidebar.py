@@ -25,6 +25,8 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
         _item("Kinds", "category", "orchestrator", "kind"),
         _item("Workers", "memory", "orchestrator", "worker"),
         _item("Failed attempts", "error", "orchestrator", "attempt"),
+        _item("Notifications", "notifications", "orchestrator", "notification"),
+        _item("Deliveries", "outgoing_mail", "orchestrator", "delivery"),
     ]
     records = [
         _item("Students", "school", "ingestion", "record"),

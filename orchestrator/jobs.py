@@ -1,20 +1,31 @@
-"""The kinds shipped with the orchestrator: the two-batch orchestration, and a job to watch and cancel."""
+"""The kinds shipped with the orchestrator: the two-batch orchestration, a job to watch and cancel, notifications."""
 
 from __future__ import annotations
 
 import random
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 import msgspec
+from asgiref.sync import async_to_sync
 from django.conf import settings
+from django.db.models import Q
 
+from orchestrator.async_running import AsyncRunningJob
+from orchestrator.ended import EndedJob
 from orchestrator.graphs import references
 from orchestrator.graphs.references import MissingValue
 from orchestrator.kinds import Child, job
+from orchestrator.notifications import delivering, recording
+from orchestrator.notifications import digests as digests  # Parts of the tick.
 from orchestrator.running import RunningJob
 from orchestrator.steering import actions
 from orchestrator.steering.batches import BulkAction
 from orchestrator.steering.selection import BULK_ACTION
+
+P = TypeVar("P")
+R = TypeVar("R")
 
 STEP_SECONDS = settings.ENV.ORCHESTRATION_STEP_SECONDS
 DRAWS = 5
@@ -140,3 +151,60 @@ def bulk_action(job: RunningJob, payload: BulkAction) -> dict[str, Any]:
             job.sleep(actions.OTHERS_SECONDS)  # Somebody else is at the last batches, or was until it died.
     tell()
     return actions.result(job.row.id, payload)
+
+
+class OneDelivery(msgspec.Struct, forbid_unknown_fields=True):
+    delivery: int
+
+
+class OneNotification(msgspec.Struct, forbid_unknown_fields=True):
+    notification: UUID
+
+
+def _delivery_gave_up(job: EndedJob[OneDelivery], error: str) -> None:
+    delivering.give_up(Q(id=job.payload.delivery), error)
+
+
+def _digest_gave_up(job: EndedJob[OneNotification], error: str) -> None:
+    delivering.give_up(Q(digest_job=job.id), error)
+
+
+THREADS = next((name for name, queue in settings.QUEUES.items() if queue.pool == "threads"), "")
+
+
+def _in_some_pool(send: Callable[[AsyncRunningJob, P], Awaitable[R]]) -> Callable[[Any, P], Any]:
+    """As it is, on an event loop; where no queue has threads, as a function that a process runs."""
+    if THREADS:
+        return send
+
+    def send_in_process(job: Any, payload: P) -> R:
+        return async_to_sync(send)(job, payload)
+
+    send_in_process.__doc__ = send.__doc__
+    return send_in_process
+
+
+# Tried for about a day: the first ten attempts within an hour and a half at most, then two an hour on average.
+SENDING: dict[str, Any] = {
+    "queue": THREADS or next(iter(settings.QUEUES)),
+    "atomic": False,
+    "max_attempts": 60,
+    "backoff_seconds": 5,
+    "backoff_ceiling_seconds": 3_600,
+    "timeout_seconds": 120,
+    "internal": "POST /notifications",
+}
+
+
+@job(recording.DELIVER, payload=OneDelivery, on_failure=_delivery_gave_up, **SENDING)
+@_in_some_pool
+async def deliver(job: AsyncRunningJob, payload: OneDelivery) -> dict[str, int]:
+    """Sends a webhook's message about the end of a job, after the earlier ones about that job."""
+    return {"sent": await delivering.send_in_order(payload.delivery)}
+
+
+@job(recording.DIGEST, payload=OneNotification, on_failure=_digest_gave_up, **SENDING)
+@_in_some_pool
+async def send_digest(job: AsyncRunningJob, payload: OneNotification) -> dict[str, int]:
+    """Sends one message about the ends of many jobs."""
+    return {"jobs": await delivering.send_digest(payload.notification, UUID(job.id))}

@@ -8,6 +8,8 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from orchestrator.ids import uuid7
+from orchestrator.notification_models import Delivery as Delivery
+from orchestrator.notification_models import Notification as Notification
 from orchestrator.states import FINAL, UNFINISHED, Status
 
 # Of jobs whose kinds have limits, those that run, and those that a limit has let go on.
@@ -159,6 +161,10 @@ class Job(models.Model):
     pruning = models.BooleanField(db_default=False, help_text="It is being deleted, its children first.")
     unique_key = models.UUIDField(null=True, help_text="What it shares with the same jobs: see orchestrator.unique.")
     unique_until = models.DateTimeField(null=True, help_text="It keeps its key until then, once it has completed.")
+
+    notify = ArrayField(
+        models.UUIDField(), null=True, help_text="Notifications that its end is told by, beside those that match it."
+    )
 
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True)

@@ -88,6 +88,8 @@ class Claimed(msgspec.Struct):
     progress_total: int | None
     progress_message: str
     limit_key: str | None
+    notify: list[UUID] | None
+    watched_since: datetime | None  # When the last notification changed that jobs need not name.
     began_at: int  # Of the claim's transaction.
     claimed_at: datetime
 
@@ -95,7 +97,10 @@ class Claimed(msgspec.Struct):
         return f"{self.kind} {self.id}"
 
 
-CLAIMED = ", ".join(f"job.{name}" for name in Claimed.__struct_fields__[:-2]) + f", {BEGAN_AT}, clock_timestamp()"
+WATCHED_SINCE = "(SELECT max(changed_at) FROM orchestrator_notification WHERE automatic AND enabled)"
+CLAIMED = ", ".join(
+    [*(f"job.{name}" for name in Claimed.__struct_fields__[:-3]), WATCHED_SINCE, BEGAN_AT, "clock_timestamp()"]
+)
 
 
 class Stop(BaseException):

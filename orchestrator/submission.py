@@ -32,7 +32,7 @@ from orchestrator.kinds import BadConcurrencyKey, BadPayload, Kind, P, Problem, 
 from orchestrator.kinds import Child as Child  # Users' pipelines import it from here.
 from orchestrator.models import Dependency, Job, Step
 from orchestrator.pg_values import is_storable
-from orchestrator.queue import after_failure, bell, duplicates, kind_limits, pipelines, transitions, unblocking
+from orchestrator.queue import after_failure, bell, duplicates, ends, kind_limits, pipelines, transitions, unblocking
 from orchestrator.queue.duplicates import Holder, Keyed, Row, Taken
 from orchestrator.queue.duplicates import NotUnique as NotUnique
 from orchestrator.queue.transitions import priority_step
@@ -50,17 +50,17 @@ retrying = Failpoint("retrying")
 INSERT = """
 INSERT INTO orchestrator_job (
     id, kind, queue, owner, priority, payload, max_attempts, parent_id, name, unfinished_dependencies,
-    limit_key, unresolved, schedule_id, scheduled_for, run_at, rank, ready, unique_key, unique_until
+    limit_key, unresolved, schedule_id, scheduled_for, notify, run_at, rank, ready, unique_key, unique_until
 )
 SELECT new.id, new.kind, new.queue, new.owner, new.priority, new.payload, new.max_attempts, new.parent_id, new.name,
-       new.unfinished_dependencies, new.limit_key, new.unresolved, new.schedule_id, new.scheduled_for,
+       new.unfinished_dependencies, new.limit_key, new.unresolved, new.schedule_id, new.scheduled_for, new.notify,
        due.at, due.at + new.priority * %(priority_step)s,
        new.unfinished_dependencies = 0 AND NOT new.unresolved AND due.at <= statement_timestamp(),
        new.unique_key, statement_timestamp() + new.unique_for * interval '1 second'
 FROM json_to_recordset(%(rows)s) AS new (
     id uuid, kind text, queue text, owner text, priority integer, payload jsonb, max_attempts integer,
     parent_id uuid, name text, unfinished_dependencies integer, limit_key text, unresolved boolean,
-    schedule_id uuid, scheduled_for timestamptz, run_at timestamptz,
+    schedule_id uuid, scheduled_for timestamptz, notify uuid[], run_at timestamptz,
     unique_key uuid, unique_for float, wait float
 ),
 LATERAL (
@@ -74,6 +74,7 @@ INSERT_ROWS = 10_000
 MAX_ROWS_AT_ONCE = 100_000
 
 MAX_NAME_CHARACTERS = 100
+MAX_NOTIFY = 10
 
 
 class TooManyUnfinished(Exception):
@@ -134,6 +135,7 @@ def submit(
     occurrence: Occurrence | None = None,
     unique: Unique | None = None,
     unique_for: timedelta | None = None,
+    notify: Sequence[UUID] = (),
 ) -> Job:
     """Accepts one job, with its children, in the caller's transaction if there is one: the job exists if and only
     if what the caller wrote does.
@@ -142,6 +144,7 @@ def submit(
     schedule that submits it.
     unique: as declared by the kind if not given. unique_for: in place of its period; without `unique`, by the whole
         payload. If there is such a job already it is returned, with `duplicate` set, or as `unique` says.
+    notify: ids of notifications by which its end is told, beside those that match it.
 
     Raises UnknownKind, BadPayload, BadSubmission, TooManyUnfinished or NotUnique; then nothing was written.
     """
@@ -154,6 +157,7 @@ def submit(
         run_at=run_at,
         max_attempts=max_attempts,
         occurrence=occurrence,
+        notify=notify,
     )
     children = _planned(kind, payload) if children is None else children
     once = duplicates.make_unique(job, kind, unique, unique_for, is_pipeline=bool(children))
@@ -418,6 +422,7 @@ def _row(
     max_attempts: int | None = None,
     is_template: bool = False,
     occurrence: Occurrence | None = None,
+    notify: Sequence[UUID] = (),
 ) -> Row:
     """A job's columns, checked. Its id is final once `_pipeline` has returned.
 
@@ -440,12 +445,21 @@ def _row(
         "parent_id": None,
         "name": "",
         "unfinished_dependencies": 0,
+        "notify": _known_notifications(notify) if notify else None,
         "unresolved": is_template,
         "schedule_id": occurrence and occurrence.schedule_id,
         "scheduled_for": occurrence and occurrence.scheduled_for,
         "run_at": run_at,
         **({} if kind.key is None or is_template else {"limit_key": kind.key_of(fitting)}),
     }
+
+
+def _known_notifications(ids: Sequence[UUID]) -> list[UUID]:
+    """The ids, each once; raises BadSubmission if there are too many, or one is of none."""
+    if len(ids) > MAX_NOTIFY or (unknown := ends.unknown_among(ids)):
+        detail = f"At most {MAX_NOTIFY}." if len(ids) > MAX_NOTIFY else f"There is no notification {unknown[0]}."
+        raise BadSubmission("/notify", "invalid", detail)
+    return list(dict.fromkeys(ids))
 
 
 def _check_name(child: Child, taken: Container[str], pointer: str) -> None:

@@ -17,7 +17,7 @@ from orchestrator.http.api_view import APIView
 from orchestrator.http.bulk_serializers import BulkAnswer, BulkChangeRequest, BulkRequest
 from orchestrator.http.idempotency import idempotent
 from orchestrator.http.job_serializers import MAX_JOBS, AcceptedJobs, NewJob, NewJobs
-from orchestrator.http.job_views import as_change, owner_named
+from orchestrator.http.job_views import as_change, owner_named, visible_notifications
 from orchestrator.http.links import link, location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, example, problems
 from orchestrator.http.requests import BadInput, first_problems, problems_in, read_body, unknown_problems
@@ -157,6 +157,7 @@ def _read_jobs(request: Request) -> Asked:
             name = options.get("owner")
             if name not in owners:
                 owners[name] = owner_of(request.user) if name is None else owner_named(name, request)
+            options["notify"] = visible_notifications(options.get("notify") or [], request)
             kind.read_payload({} if options["payload"] is None else options["payload"])
             check_unique(kind, options)
             asked.append((kind, options | {"owner": owners[name]}))

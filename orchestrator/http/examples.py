@@ -200,6 +200,60 @@ AN_AUDIT_ENTRY = {
     "before": {"status": "RUNNING"},
     "after": None,
 }
+NOTIFICATION = "01980c5e-7a00-7000-8000-00000000000a"
+A_SECRET = {"secret": "whsec_bm90IGEgc2VjcmV0LCBhbiBleGFtcGxlIG9mIDMyIA=="}
+NEW_NOTIFICATIONS: dict[str, Any] = {
+    "A webhook for all my jobs": {"name": "my service", "via": "webhook", "target": "https://example.org/hooks/jobs"},
+    "Failures of a kind, in Slack": {
+        "name": "failed demos",
+        "via": "slack",
+        "target": "https://hooks.slack.com/services/T000/B000/XXXX",
+        "kind": "demo.slices",
+        "statuses": ["FAILED"],
+        "digest_seconds": 300,
+    },
+    "A webhook for jobs that name it": {
+        "name": "on request",
+        "via": "webhook",
+        "target": "https://example.org/hooks/some",
+        "automatic": False,
+    },
+}
+A_NOTIFICATION = {
+    "id": NOTIFICATION,
+    "name": "my service",
+    "owner": "ada",
+    "via": "webhook",
+    "target": "https://example.org/hooks/jobs",
+    "kind": "",
+    "statuses": ["COMPLETED", "FAILED", "CANCELLED"],
+    "automatic": True,
+    "children": False,
+    "digest_seconds": 0,
+    "enabled": True,
+    "disabled_reason": "",
+    "created_at": "2030-01-31T12:00:00.000000Z",
+    "changed_at": "2030-01-31T12:00:00.000000Z",
+    "links": {
+        "self": f"/notifications/{NOTIFICATION}",
+        "deliveries": f"/notifications/{NOTIFICATION}/deliveries",
+        "test": f"/notifications/{NOTIFICATION}/test",
+    },
+}
+A_DELIVERY = {
+    "id": 4711,
+    "message_id": "msg_01980c5e7a0070008000000000000001",
+    "job": JOB,
+    "job_kind": "demo.slices",
+    "type": "job.completed",
+    "state": "DELIVERED",
+    "attempts": 1,
+    "response_status": 204,
+    "response": "",
+    "error": "",
+    "created_at": "2030-01-31T12:00:05.000000Z",
+    "delivered_at": "2030-01-31T12:00:05.100000Z",
+}
 BAD_PRIORITY = {
     "type": "urn:muster:problem:bad-input",
     "title": "Invalid request",

@@ -25,6 +25,7 @@ from orchestrator.http.links import link
 from orchestrator.kinds import MAX_ATTEMPTS, Kind
 from orchestrator.models import Attempt, Checkpoint, Job
 from orchestrator.states import UNFINISHED, Status
+from orchestrator.submission import MAX_NOTIFY
 from orchestrator.unique import MAX_FIELDS, MAX_KEY_CHARACTERS, MAX_SECONDS, ON_CONFLICT, BadUnique, Unique
 from orchestrator.upkeep.retention import kept_days
 
@@ -104,6 +105,13 @@ class NewJob(StrictSerializer):
     )
     unique = UniqueSerializer(
         required=False, allow_null=True, help_text="By default as the kind declares. For kinds that declare nothing."
+    )
+    notify = serializers.ListField(
+        child=serializers.UUIDField(),
+        required=False,
+        allow_null=True,
+        max_length=MAX_NOTIFY,
+        help_text="Ids of notifications by which its end is told, beside those that match it by themselves.",
     )
 
 

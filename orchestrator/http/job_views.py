@@ -16,6 +16,7 @@ from access.permissions import (
     owner_of,
     owner_to_submit_for,
     require_visible,
+    visible,
     with_owners,
 )
 from orchestrator import queries, submission
@@ -48,7 +49,7 @@ from orchestrator.http.requests import BadInput, read_body, read_id, read_query
 from orchestrator.http.responses import cache_headers, etag_of, not_modified
 from orchestrator.http.unique_jobs import check_may_have, check_unique
 from orchestrator.kinds import Problem, kind_open_to_clients
-from orchestrator.models import Job
+from orchestrator.models import Job, Notification
 from orchestrator.states import Status
 from orchestrator.steering.changing import Change, change
 
@@ -80,7 +81,8 @@ class JobsView(APIView):
         kind = kind_open_to_clients(asked["kind"])
         owner = owner_named(asked["owner"], request) if "owner" in asked else owner_of(request.user)
         check_unique(kind, asked)
-        job = submission.submit(**asked | {"kind": kind, "owner": owner})
+        notify = visible_notifications(asked.get("notify") or [], request)
+        job = submission.submit(**asked | {"kind": kind, "owner": owner, "notify": notify})
         check_may_have(request, job, kind, owner)
         shown = job_shown(request, job.id) | ({"duplicate": True} if job.duplicate else {})
         headers = location(request, shown["links"]["self"])
@@ -219,6 +221,21 @@ def owner_named(name: str, request: Request) -> str:
         return owner_to_submit_for(request.user, name)
     except UnknownOwner as error:
         raise BadInput("", [Problem("/owner", "unknown_user", str(error))]) from None
+
+
+def visible_notifications(ids: list[UUID], request: Request) -> list[UUID]:
+    """The ids; raises BadInput for one of a notification that the user may not see."""
+    known = (
+        set(visible(Notification.objects.filter(id__in=ids), request.user).values_list("id", flat=True)) if ids else ()
+    )
+    unknown = [
+        Problem(f"/notify/{position}", "unknown", f"There is no notification {id}, or you may not see it.")
+        for position, id in enumerate(ids)
+        if id not in known
+    ]
+    if unknown:
+        raise BadInput("", unknown)
+    return ids
 
 
 def job_shown(request: Request, job_id: UUID) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from orchestrator.failures import MAX_ERROR_CHARACTERS, MAX_TRACEBACK_CHARACTERS
 from orchestrator.kinds import Kind, known_kind
 from orchestrator.models import Attempt, Job
 from orchestrator.pg_values import as_text
-from orchestrator.queue import after_failure, bell, pipelines, transitions, unblocking
+from orchestrator.queue import after_failure, bell, ends, pipelines, transitions, unblocking
 from orchestrator.running import Claimed
 from orchestrator.states import FINAL
 from orchestrator.telemetry import attempts
@@ -206,9 +206,10 @@ def complete(job: Claimed, result: str, *, began_at: int | None = None) -> None:
 
 def complete_together(jobs: Sequence[Claimed], results: Sequence[str]) -> set[UUID]:
     """Completes leased jobs whose handlers used no transaction, and counts them down, in a transaction of their own if
-    any of them are children. Returns as `transitions.complete_together` does.
+    others wait for any of them, or are to be told. Returns as `transitions.complete_together` does.
     """
-    with transaction.atomic() if any(job.parent_id for job in jobs) else nullcontext():
+    concerns_others = any(job.parent_id for job in jobs) or ends.are_watched(jobs)
+    with transaction.atomic() if concerns_others else nullcontext():
         completed = transitions.complete_together(jobs, results)
         count_down([job for job in jobs if job.id in completed])
         unblocking.released_after_commit(jobs)

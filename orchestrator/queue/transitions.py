@@ -20,10 +20,10 @@ from django.db.models.functions import Greatest, Now
 from orchestrator.attempt.session import BEGAN_AT, CLEAN, ConnectionMisused, transaction_began_at
 from orchestrator.kinds import Kind
 from orchestrator.models import Job, Step
-from orchestrator.queue import admission, unblocking
+from orchestrator.queue import admission, ends, unblocking
 from orchestrator.queue.claims import IN_ORDER, LIMIT_IDLENESS
 from orchestrator.running import CLAIMED, Claimed, RowMoved
-from orchestrator.states import UNFINISHED, Status
+from orchestrator.states import FINAL, UNFINISHED, Status
 
 # The most urgent ready jobs of a kind become this worker's, unless the kind is paused or the worker was declared dead.
 # The worker's row is locked so that nobody declares it dead meanwhile and overlooks the jobs. If the first of them
@@ -385,6 +385,7 @@ def complete(job: Claimed, result: str, *, began_at: int | None = None) -> None:
         if cursor.rowcount != 1:
             _check_transaction(began_at)
             raise RowMoved
+    ends.tell_completed([job])
 
 
 def complete_together(jobs: Sequence[Claimed], results: Sequence[str]) -> set[UUID]:
@@ -405,7 +406,9 @@ def complete_together(jobs: Sequence[Claimed], results: Sequence[str]) -> set[UU
                 "worker": jobs[0].worker_id,
             },
         )
-        return {id for (id,) in cursor.fetchall()}
+        completed = {id for (id,) in cursor.fetchall()}
+    ends.tell_completed([job for job in jobs if job.id in completed])
+    return completed
 
 
 def complete_locked(jobs: Sequence[Claimed], results: Sequence[str], *, worker_name: str) -> None:
@@ -433,6 +436,7 @@ def complete_locked(jobs: Sequence[Claimed], results: Sequence[str], *, worker_n
             cursor.execute(CANCELLED_MEANWHILE, [ids])
             if completed + cursor.fetchone()[0] != len(jobs):
                 raise RowMoved
+    ends.tell_completed(jobs)
 
 
 def _check_transaction(began_at: int | None) -> None:
@@ -465,6 +469,8 @@ def skip(ids: Sequence[UUID]) -> None:
     """Completes steps, locked by this transaction, that are not to run."""
     with connection.cursor() as cursor:
         cursor.execute(SKIP, {"ids": [str(id) for id in ids]})
+    if ends.is_anybody_told():
+        ends.tell(ids, Status.COMPLETED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -510,7 +516,10 @@ def _end(job: Job | Claimed, ending: Ending, status: Status, delay: timedelta, s
             "priority_step": priority_step(),
         },
     )
-    return next(iter(ended), None)
+    moved = next(iter(ended), None)
+    if moved and moved.status in FINAL:
+        ends.tell([moved.id], moved.status)
+    return moved
 
 
 def fail_unresolved(step_id: UUID, error: str) -> Job | None:
@@ -560,9 +569,16 @@ def _unstarted_children(parent_id: UUID) -> QuerySet[Job]:
 
 
 def _cancel(jobs: QuerySet[Job], **columns: Any) -> int:
-    return jobs.update(
+    told: list[UUID] = []
+    if ends.is_anybody_told():
+        # Locked, so that those which are told of are those which are cancelled.
+        told = list(jobs.select_for_update().values_list("id", flat=True))
+        jobs = Job.objects.filter(id__in=told)
+    count = jobs.update(
         status=Status.CANCELLED, ready=False, blocked_by=None, finished_at=Now(), updated_at=Now(), **columns
     )
+    ends.tell(told, Status.CANCELLED)
+    return count
 
 
 def cancel_pipeline(parent_id: UUID) -> bool:
@@ -576,6 +592,8 @@ def fail_pipeline(parent_id: UUID) -> bool:
     failed = Job.objects.filter(id=parent_id, status=Status.RUNNING, unwinding=True).update(
         status=Status.FAILED, unwinding=False, ready=False, blocked_by=None, finished_at=Now(), updated_at=Now()
     )
+    if failed == 1:
+        ends.tell([parent_id], Status.FAILED)
     return failed == 1
 
 

@@ -281,6 +281,8 @@ def fake_job(
         progress_total=None,
         progress_message="",
         limit_key=kind.key_of(fitting),
+        notify=None,
+        watched_since=None,
         began_at=0,
         claimed_at=datetime.now(UTC),
     )

@@ -74,14 +74,23 @@ class Bench:
         transitions.count_down([done.id])
 
     def complete(self, job: Any) -> None:
+        job.watched_since = None
         transitions.complete(job, "1")
 
     def complete_together(self, job: Any) -> None:
+        job.watched_since = None
         transitions.complete_together([job], ["1"])
 
     def complete_locked(self, job: Job) -> None:
         began_at = transaction_began_at(connection)
-        locked: Any = SimpleNamespace(id=job.id, attempt=job.attempt, began_at=began_at, claimed_at=timezone.now())
+        locked: Any = SimpleNamespace(
+            id=job.id,
+            attempt=job.attempt,
+            began_at=began_at,
+            claimed_at=timezone.now(),
+            notify=None,
+            watched_since=None,
+        )
         transitions.complete_locked([locked], ["1"], worker_name="")
 
     def fail(self, job: Job) -> None:
