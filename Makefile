@@ -17,7 +17,7 @@ COMPOSE ?= docker compose
 UV := uv==0.13.9
 LOCK := .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --annotation-style line
 
-.PHONY: help demo up test test-long compose-test chaos check bench lock hooks clean
+.PHONY: help demo up test test-long screenshots compose-test chaos check bench lock hooks clean
 .DEFAULT_GOAL := help
 
 help: ## List these commands.
@@ -37,6 +37,9 @@ test: .venv/dev.stamp ## Run the tests, some files at a time, on private servers
 
 test-long: .venv/dev.stamp ## Run the long tests: outages of both brokers, chaos on RabbitMQ, a crash at each failpoint.
 	@$(BIN)/python -m pytest -m long $(ARGS)
+
+screenshots: .venv/dev.stamp ## Take the pictures of README and docs with Chromium; of every page in four forms: make screenshots PICTURES=folder.
+	@$(if $(PICTURES),PICTURES=$(PICTURES)) $(BIN)/python -m pytest -q -o python_files=screenshots.py tests/browser/screenshots.py $(ARGS)
 
 compose-test: .venv/dev.stamp ## Test the running containers and kill each of them; needs an engine: make compose-test COMPOSE="docker compose".
 	@COMPOSE="$(COMPOSE)" $(BIN)/python -m pytest -o addopts=-ra --noconftest -o DJANGO_SETTINGS_MODULE= tests/compose/scenario.py $(ARGS)

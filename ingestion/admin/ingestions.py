@@ -37,7 +37,7 @@ class StatusFilter(admin.SimpleListFilter):
 
 @admin.register(Ingestion)
 class IngestionAdmin(ExactSearch, ReadOnlyAdmin):
-    list_display = ("task", "status", "owner", "progress", "stored", "failed", "mode", "on_conflict", "created")
+    list_display = ("task", "status", "owner", "progress", "stored", "failed", "created")
     list_display_links = ("task",)
     list_filter = (StatusFilter, "mode", "on_conflict")
     date_hierarchy = "created_at"
@@ -110,7 +110,7 @@ class IngestionAdmin(ExactSearch, ReadOnlyAdmin):
     def stored(self, ingestion: Any) -> str:
         return f"{ingestion.stored_records or 0:,}"
 
-    @admin.display(description="failed")
+    @admin.display(description="rejected")
     def failed(self, ingestion: Any) -> str:
         return f"{ingestion.failed_records or 0:,}"
 

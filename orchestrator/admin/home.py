@@ -61,13 +61,15 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     panels: list[tuple[str, Shown]] = [(each.template, each.read(request)) for each in _shown_to(request)]
     alerts = [alert for _, shown in panels for alert in shown.alerts]
     is_grave = any(alert.is_grave for alert in alerts)
+    failed = failed_lately(request)
     return context | {
         "layout": "orchestrator/admin/bare.html" if "HX-Request" in request.headers else "admin/base_site.html",
         "is_fullwidth": "1",
         "title": "Home",
         "panels": [{"template": template, **shown.context} for template, shown in panels],
+        "failed": failed,
         "alerts": sorted(alerts, key=lambda alert: not alert.is_grave),
-        "health": "m-is-bad" if is_grave else "m-is-odd" if alerts else "m-is-good",
+        "health": "m-is-bad" if is_grave else "m-is-odd" if alerts or failed else "m-is-good",
         "notes": [shown.note for _, shown in panels if shown.note],
         "sees_anything": bool(panels),
     }

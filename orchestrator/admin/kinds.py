@@ -95,7 +95,7 @@ def jobs_link(kind: Kind, count: int, status: Status) -> SafeString:
 class KindAdmin(ReadOnlyAdmin):
     list_display = (
         "name", "state", "queue", "ready_jobs", "oldest", "running_jobs", "done", "failed", "last_day", "run_time",
-        "run_times", "first_line",
+        "first_line",
     )  # fmt: skip
     list_filter = ("queue", StateFilter)
     ordering = ("name",)
@@ -212,15 +212,12 @@ class KindAdmin(ReadOnlyAdmin):
     @column("run time", "m-number")
     def run_time(self, kind: ListedKind) -> SafeString:
         within = f"95 % within {duration(kind.run_times.p95)}"
-        return format_html('<span title="{}">{}</span>', within, duration(kind.run_times.median))
+        drawn = run_times_sparkline(kind.run_times_by_hour)
+        return format_html('{} <span title="{}">{}</span>', drawn, within, duration(kind.run_times.median))
 
     @column("oldest", "m-number")
     def oldest(self, kind: ListedKind) -> SafeString | str:
         return for_how_long(kind.oldest_since)
-
-    @column("by the hour")
-    def run_times(self, kind: ListedKind) -> SafeString | str:
-        return run_times_sparkline(kind.run_times_by_hour)
 
     @column("last day")
     def last_day(self, kind: ListedKind) -> SafeString:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
@@ -11,7 +12,8 @@ from django.utils import timezone
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from orchestrator.models import Attempt, Job, Kind, Upkeep
+from ingestion.models import Ingestion, RecordError
+from orchestrator.models import Attempt, AttemptLog, Job, Kind, Upkeep
 from orchestrator.rollups import writing
 from orchestrator.states import Status
 from orchestrator.submission import submit
@@ -30,7 +32,7 @@ shop.PaymentRefused: 503 from the bank
 
 
 @pytest.fixture
-def busy(operator: User) -> dict[str, Job]:
+def busy(operator: User) -> dict[str, Any]:
     """Something of everything: jobs that failed, wait and run, a pipeline, workers, a schedule, rollups."""
     Kind.objects.create(name="demo.slices", queue="io")
     worker = make_worker_row(slots=8)
@@ -45,21 +47,28 @@ def busy(operator: User) -> dict[str, Job]:
         Status.RUNNING, worker=worker, worker_name=worker.name, progress_done=3, progress_total=5, started_at=ago
     )
     pipeline = submit("orchestration.two_batches", owner="ada")
+    AttemptLog.objects.create(job=failed, attempt=1, lines=[[1, ago.timestamp(), "WARNING", "shop", "slow bank"]])
+    ingestion = Ingestion.objects.create(job=make_job(kind="ingestion.ingest"), total_records=2)
+    RecordError.objects.create(
+        ingestion=ingestion, index=1, errors=[{"field": "grade", "code": "invalid", "message": "Must be 1 to 12."}]
+    )
     schedule = make_schedule()
     Upkeep.objects.create(part="tick", ran_at=timezone.now())
     Upkeep.objects.create(part="rollups", ran_at=timezone.now() - timedelta(seconds=50))
     writing.roll_up()
-    return {"failed": failed, "running": running, "pipeline": pipeline, "schedule": schedule}  # type: ignore[dict-item]
+    return {"failed": failed, "running": running, "pipeline": pipeline, "schedule": schedule, "ingestion": ingestion}
 
 
-def pages(busy: dict[str, Job]) -> list[str]:
+def pages(busy: dict[str, Any]) -> list[str]:
     jobs = [f"/admin/orchestrator/job/{busy[name].id}/change/" for name in ("failed", "running", "pipeline")]
     lists = ["orchestrator/job", "orchestrator/kind", "orchestrator/worker", "scheduler/task", "ingestion/ingestion"]
     schedule = f"/admin/scheduler/taskschedule/{busy['schedule'].id}/change/"
-    return ["/", "/admin/", *(f"/admin/{name}/" for name in lists), *jobs, schedule, "/admin/nowhere/"]
+    others = [f"ingestion/ingestion/{busy['ingestion'].id}", "orchestrator/kind/demo.slices"]
+    shown = [*lists, *(f"{name}/change" for name in others)]
+    return ["/", "/admin/", *(f"/admin/{name}/" for name in shown), *jobs, schedule, "/admin/nowhere/"]
 
 
-def test_an_operator_logs_in_and_sees_what_fails(browser: Browser, busy: dict[str, Job]) -> None:
+def test_an_operator_logs_in_and_sees_what_fails(browser: Browser, busy: dict[str, Any]) -> None:
     browser.open("/admin/")
     browser.find("[name=username]").send_keys("root")
     browser.find("[name=password]").send_keys("long enough to be one", Keys.ENTER)
@@ -72,7 +81,7 @@ def test_an_operator_logs_in_and_sees_what_fails(browser: Browser, busy: dict[st
     assert browser.foreign_requests() == []
 
 
-def test_a_job_is_cancelled_by_its_button(logged_in: Browser, busy: dict[str, Job]) -> None:
+def test_a_job_is_cancelled_by_its_button(logged_in: Browser, busy: dict[str, Any]) -> None:
     job = submit("demo.slices")
     logged_in.open(f"/admin/orchestrator/job/{job.id}/change/")
 
@@ -84,7 +93,7 @@ def test_a_job_is_cancelled_by_its_button(logged_in: Browser, busy: dict[str, Jo
     assert logged_in.complaints() == []
 
 
-def test_all_failed_jobs_are_retried_at_once(logged_in: Browser, busy: dict[str, Job]) -> None:
+def test_all_failed_jobs_are_retried_at_once(logged_in: Browser, busy: dict[str, Any]) -> None:
     for _ in range(59):
         make_job(Status.FAILED, error="no")
     logged_in.open("/admin/orchestrator/job/?status__exact=FAILED")
@@ -101,7 +110,7 @@ def test_all_failed_jobs_are_retried_at_once(logged_in: Browser, busy: dict[str,
     assert not Job.objects.filter(status=Status.FAILED).exists()
 
 
-def test_a_pipelines_graph_turns_from_waiting_to_done(logged_in: Browser, busy: dict[str, Job]) -> None:
+def test_a_pipelines_graph_turns_from_waiting_to_done(logged_in: Browser, busy: dict[str, Any]) -> None:
     parent = busy["pipeline"]
     logged_in.open(f"/admin/orchestrator/job/{parent.id}/change/")
     logged_in.wait_for(".m-graph .m-step.m-created")
@@ -113,7 +122,7 @@ def test_a_pipelines_graph_turns_from_waiting_to_done(logged_in: Browser, busy: 
     logged_in.wait_for_text("12 of 12 done")
 
 
-def test_every_page_fits_a_phone(logged_in: Browser, busy: dict[str, Job]) -> None:
+def test_every_page_fits_a_phone(logged_in: Browser, busy: dict[str, Any]) -> None:
     logged_in.resize(PHONE)
 
     too_wide = {}
@@ -126,7 +135,7 @@ def test_every_page_fits_a_phone(logged_in: Browser, busy: dict[str, Job]) -> No
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_is_accessible_and_its_own(logged_in: Browser, busy: dict[str, Job], axe: str, scheme: str) -> None:
+def test_every_page_is_accessible_and_its_own(logged_in: Browser, busy: dict[str, Any], axe: str, scheme: str) -> None:
     logged_in.prefer(scheme)
 
     found = {}
@@ -140,7 +149,7 @@ def test_every_page_is_accessible_and_its_own(logged_in: Browser, busy: dict[str
 
 
 def test_a_failed_job_is_reached_from_the_home_page_by_keyboard_alone(
-    logged_in: Browser, busy: dict[str, Job]
+    logged_in: Browser, busy: dict[str, Any]
 ) -> None:
     logged_in.open("/admin/")
     for _ in range(60):

@@ -100,6 +100,17 @@ def test_all_is_well_when_nothing_is_wrong(admin_client: Client) -> None:
     assert "All is well" in home(admin_client)
 
 
+def test_a_few_failed_jobs_are_said_although_work_goes_on(admin_client: Client) -> None:
+    make_everything_alive()
+    failed()
+    roll_up()
+
+    page = home(admin_client)
+
+    assert "Work goes on; 1 job failed in the last hour" in page
+    assert "All is well" not in page
+
+
 def test_a_queue_without_a_worker_and_a_stopped_tick_are_told(admin_client: Client) -> None:
     make_worker_row("io")
 
