@@ -31,6 +31,9 @@ RECOVERY_SECONDS = 60 + MAX_STEP_SECONDS
 LOOK_SECONDS = 0.1
 PROBE_PAUSE_SECONDS = 0.25
 
+# What an earlier run has made while the database's clock was ahead is none of the next one's.
+IN_THE_PAST = "UPDATE {table} SET created_at = clock_timestamp() WHERE created_at > clock_timestamp()"
+DATED = ("orchestrator_job", "scheduler_task")
 UNFINISHED = "SELECT id::text FROM orchestrator_job WHERE status IN ('CREATED', 'RUNNING') AND created_at >= %s"
 
 
@@ -75,6 +78,8 @@ class Run:
         self.seed = seed
         self.works = dict(load.WORK if works is None else works)
         self.ledger = Ledger(world.folder / f"{name}.jsonl")
+        for table in DATED:
+            world.query(IN_THE_PAST.format(table=table))
         [[self.began_at]] = world.query("SELECT clock_timestamp()")
         [[self.first_effect]] = world.query("SELECT coalesce(max(id), 0) FROM kinds_effect")
         self.outside_from = world.outside.stat().st_size
