@@ -132,9 +132,18 @@ def _as_id(term: str) -> UUID | None:
 
 
 def ask_first(
-    model_admin: ModelAdmin, request: HttpRequest, rows: QuerySet[Any], verb: str, note: str = ""
+    model_admin: ModelAdmin,
+    request: HttpRequest,
+    rows: QuerySet[Any],
+    verb: str,
+    note: str = "",
+    *,
+    in_background: bool = False,
 ) -> TemplateResponse | None:
-    """The page that asks whether an action is meant for so many rows; None if that has been confirmed."""
+    """The page that asks whether an action is meant for so many rows; None if that has been confirmed.
+
+    in_background: whether it is done to all of them, not only to MAX_AT_ONCE.
+    """
     if "confirmed" in request.POST:
         return None
     count = rows.order_by()[:MAX_COUNTED].count()
@@ -150,7 +159,7 @@ def ask_first(
         "select_across": request.POST.get("select_across", "0"),
         "selected": request.POST.getlist("_selected_action"),
         "max_at_once": MAX_AT_ONCE,
-        "is_cut": count > MAX_AT_ONCE or count >= MAX_COUNTED,
+        "is_cut": not in_background and (count > MAX_AT_ONCE or count >= MAX_COUNTED),
     }
     return TemplateResponse(request, "orchestrator/admin/confirm.html", context)
 

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -21,6 +21,7 @@ from access.permissions import is_granted
 from orchestrator import queries
 from orchestrator.admin import job_page, search
 from orchestrator.admin.base import MAX_AT_ONCE, ReadOnlyAdmin, act_on_each, ask_first, is_across
+from orchestrator.admin.bulk import act_on_all
 from orchestrator.admin.change_place import ChangePlaceForm
 from orchestrator.admin.filters import CreatedFilter, KindFilter, PipelineFilter, QueueFilter, ScheduleFilter
 from orchestrator.admin.rendering import cut, label, with_id
@@ -30,7 +31,8 @@ from orchestrator.models import Job
 from orchestrator.shown.lists import column
 from orchestrator.shown.words import age, duration
 from orchestrator.states import UNFINISHED, Status
-from orchestrator.steering.changing import NotChangeable, change
+from orchestrator.steering.batches import Verb
+from orchestrator.steering.changing import Change, NotChangeable, change
 from orchestrator.submission import (
     BadSubmission,
     NotCancellable,
@@ -43,8 +45,6 @@ from orchestrator.submission import (
 )
 
 REFUSALS = (NotCancellable, NotRetryable, TooManyUnfinished, UnknownKind, Job.DoesNotExist)
-CAN_CANCEL = Q(status__in=UNFINISHED)
-CAN_RETRY = Q(status__in=(Status.FAILED, Status.CANCELLED), parent=None)
 
 
 def confirmation(verb: str, description: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class JobAdmin(ReadOnlyAdmin):
     ordering = ("-id",)
     search_fields = ("pk",)
     search_help_text = search.HELP
-    actions = ("cancel_selected", "retry_selected")
+    actions = ("cancel_selected", "retry_selected", "urgent_selected", "least_urgent_selected", "start_selected")
     actions_detail = ("cancel_this", "retry_this", "change_place", "run_again")
     change_form_template = "orchestrator/admin/job.html"
     fields = ("kind",)
@@ -111,11 +111,23 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Cancel the selected jobs", permissions=["cancel"])
     def cancel_selected(self, request: HttpRequest, jobs: QuerySet[Job]) -> TemplateResponse | None:
-        return self._act_on_many(request, jobs, CAN_CANCEL, "Cancel", self._cancel)
+        return self._act_on_many(request, jobs, "cancel", self._cancel)
 
     @admin.action(description="Retry the selected jobs", permissions=["retry"])
     def retry_selected(self, request: HttpRequest, jobs: QuerySet[Job]) -> TemplateResponse | None:
-        return self._act_on_many(request, jobs, CAN_RETRY, "Retry", self._retry)
+        return self._act_on_many(request, jobs, "retry", self._retry)
+
+    @admin.action(description="Make the selected jobs the most urgent", permissions=["reschedule"])
+    def urgent_selected(self, request: HttpRequest, jobs: QuerySet[Job]) -> TemplateResponse | None:
+        return act_on_all(self, request, "change", jobs, Change(priority=0))
+
+    @admin.action(description="Make the selected jobs the least urgent", permissions=["reschedule"])
+    def least_urgent_selected(self, request: HttpRequest, jobs: QuerySet[Job]) -> TemplateResponse | None:
+        return act_on_all(self, request, "change", jobs, Change(priority=9))
+
+    @admin.action(description="Start the selected jobs as soon as possible", permissions=["reschedule"])
+    def start_selected(self, request: HttpRequest, jobs: QuerySet[Job]) -> TemplateResponse | None:
+        return act_on_all(self, request, "change", jobs, Change(at_once=True))
 
     @action(  # type: ignore[untyped-decorator]
         description="Cancel",
@@ -199,14 +211,13 @@ class JobAdmin(ReadOnlyAdmin):
         self,
         request: HttpRequest,
         jobs: QuerySet[Job],
-        can: Q,
-        verb: str,
+        verb: Verb,
         act: Callable[[HttpRequest, QuerySet[Job]], None],
     ) -> TemplateResponse | None:
         """Asks, and then acts. Of all that match only those count to which that can be done."""
         if is_across(request):
-            jobs = jobs.filter(can)
-        if (question := ask_first(self, request, jobs, verb)) is None:
+            return act_on_all(self, request, verb, jobs)
+        if (question := ask_first(self, request, jobs, verb.capitalize())) is None:
             act(request, jobs)
         return question
 

@@ -80,7 +80,7 @@ class BulkActionView(APIView):
         if asked["dry_run"]:
             found = count(eligible(self.verb, jobs, change))
             return Response(self._answer(dry_run=True, matched=found.matched, exact=found.exact))
-        started = start(self.verb, jobs, described, owner=owner_of(request.user), change=change)
+        started = start(self.verb, jobs, described.given, owner=owner_of(request.user), change=change)
         answer = self._answer(matched=started.matched, more=started.more)
         if started.job is None:
             return Response(answer)

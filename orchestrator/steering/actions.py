@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -29,7 +29,7 @@ from orchestrator.states import UNFINISHED, Status
 from orchestrator.steering import batches
 from orchestrator.steering.batches import BulkAction, Verb
 from orchestrator.steering.changing import Change
-from orchestrator.steering.selection import BULK_ACTION, JobFilter
+from orchestrator.steering.selection import BULK_ACTION
 from orchestrator.submission import submit
 
 PERMISSIONS: dict[Verb, str] = {
@@ -103,13 +103,14 @@ class _NothingMatched(Exception):
 
 
 def start(
-    verb: Verb, jobs: QuerySet[Job], described: JobFilter, *, owner: str = "", change: Change | None = None
+    verb: Verb, jobs: QuerySet[Job], described: Mapping[str, Any], *, owner: str = "", change: Change | None = None
 ) -> Started:
     """Has it done to the jobs as they are now. Once that is committed, whoever asked helps for a moment.
 
-    jobs: those that match, and to which it may be done. described: for the record. owner: who sees how far it is.
+    jobs: those that match, and to which it may be done. described: the filter, for the record. owner: who sees how far
+    it is.
     """
-    asked = BulkAction(verb, msgspec.to_builtins(described.given), change.as_json() if change else None)
+    asked = BulkAction(verb, msgspec.to_builtins(dict(described)), change.as_json() if change else None)
     try:
         with transaction.atomic():
             job = submit(BULK_ACTION, msgspec.to_builtins(asked), owner=owner)

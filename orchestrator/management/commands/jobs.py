@@ -175,7 +175,7 @@ class Command(BaseCommand):
             return self._tell(options, {"action": verb, "matched": found.matched, "exact": found.exact}, _sum(found))
         if found.matched and not (options["yes"] or len(described.ids) == 1 or self._confirms(verb, _sum(found))):
             raise CommandError("Nothing was done.")
-        started = start(verb, jobs, described, change=change)
+        started = start(verb, jobs, described.given, change=change)
         if started.job is None:
             return self._tell(options, {"action": verb, "matched": 0}, "No job matches that this can be done to.")
         if options["no_wait"]:

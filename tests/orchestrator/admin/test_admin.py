@@ -273,7 +273,9 @@ def test_an_action_asks_first_with_the_number_of_jobs(admin_client: Client) -> N
     assert set(Job.objects.values_list("status", flat=True)) == {Status.CREATED}
 
 
-def test_an_action_on_all_that_match_reaches_beyond_the_page(admin_client: Client) -> None:
+def test_an_action_on_all_that_match_reaches_beyond_the_page(
+    admin_client: Client, django_capture_on_commit_callbacks: Any
+) -> None:
     failed = [failed_job() for _ in range(3)]
     other = submit("demo.slices")
 
@@ -283,10 +285,39 @@ def test_an_action_on_all_that_match_reaches_beyond_the_page(admin_client: Clien
         "_selected_action": [str(failed[0].pk)],
         "confirmed": "yes",
     }
-    page = admin_client.post(f"{reverse(JOBS)}?kind=demo.slices", chosen, follow=True).content.decode()
+    with django_capture_on_commit_callbacks(execute=True):
+        page = admin_client.post(f"{reverse(JOBS)}?kind=demo.slices", chosen, follow=True).content.decode()
 
-    assert "Retried 3 jobs." in page
+    assert "Retry 3 jobs: <a href" in page
+    assert set(Job.objects.filter(id__in=[job.id for job in failed]).values_list("status", flat=True)) == {"CREATED"}
     assert Job.objects.get(id=other.id).attempt == 0
+
+
+def test_an_action_on_all_that_match_asks_with_their_number_and_leaves_children_alone(admin_client: Client) -> None:
+    submit("orchestration.two_batches", owner="ada")
+    chosen = {"action": "cancel_selected", "select_across": "1", "_selected_action": [str(failed_job().pk)]}
+
+    page = admin_client.post(reverse(JOBS), chosen).content.decode()
+    of_children = admin_client.post(f"{reverse(JOBS)}?part=child", chosen).content.decode()
+
+    assert "Cancel 1 job?" in page
+    assert "Cancel 12 jobs?" in of_children
+
+
+@pytest.mark.parametrize(
+    ("action", "priority", "ready"),
+    [("urgent_selected", 0, False), ("least_urgent_selected", 9, False), ("start_selected", 5, True)],
+)
+def test_places_of_jobs_are_changed(
+    admin_client: Client, django_capture_on_commit_callbacks: Any, action: str, priority: int, ready: bool
+) -> None:
+    job = submit("demo.slices", run_at=timezone.now() + timedelta(hours=1))
+
+    with django_capture_on_commit_callbacks(execute=True):
+        act(admin_client, action, job)
+
+    changed = Job.objects.get(id=job.id)
+    assert (changed.priority, changed.ready) == (priority, ready)
 
 
 def test_an_action_stops_when_its_time_is_up_and_says_how_many_are_left(

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.django_db
 
 def start(verb: Verb, change: Change | None = None, **wanted: Any) -> Started:
     described = JobFilter(**wanted)
-    return actions.start(verb, described.apply(Job.objects.all()), described, change=change)
+    return actions.start(verb, described.apply(Job.objects.all()), described.given, change=change)
 
 
 @pytest.fixture
