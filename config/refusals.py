@@ -29,9 +29,10 @@ from orchestrator.queue.pausing import UnknownQueue
 from orchestrator.steering.changing import NotChangeable
 from orchestrator.steering.selection import BadFilter
 from orchestrator.submission import BadSubmission, NotCancellable, NotRetryable, NotUnique, TooManyUnfinished
-from scheduler.models import Task, TaskSchedule
+from scheduler.models import Calendar, Task, TaskSchedule
 from scheduler.recurrence.rules import BadRecurrence
 from scheduler.services.backfills import BadBackfill
+from scheduler.services.calendars import CalendarInUse
 from scheduler.services.tasks import NotEnded, NotPending
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,10 @@ REFUSALS: dict[type[BaseException], Refusal] = {
         HTTPStatus.NOT_FOUND, "no-such-delivery", "Delivery not found", "The notification has no delivery of this id."
     ),
     NotRepeatable: Refusal(HTTPStatus.CONFLICT, "not-repeatable", "The message cannot be sent again yet"),
+    Calendar.DoesNotExist: Refusal(
+        HTTPStatus.NOT_FOUND, "no-such-calendar", "Calendar not found", "No calendar has this name."
+    ),
+    CalendarInUse: Refusal(HTTPStatus.CONFLICT, "calendar-in-use", "The calendar cannot be deleted"),
     NotPending: Refusal(HTTPStatus.CONFLICT, "not-pending", "The task cannot be cancelled"),
     NotEnded: Refusal(HTTPStatus.CONFLICT, "not-ended", "The task cannot be run again yet"),
     NotCancellable: Refusal(HTTPStatus.CONFLICT, "not-cancellable", "The job cannot be cancelled"),

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import timedelta
-from decimal import Decimal
-from typing import Any, ClassVar
+from typing import ClassVar, cast
+from zoneinfo import ZoneInfo
 
 from django.contrib.postgres.fields import ArrayField
-from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q, Value
 from django.db.models.functions import Now
 from django.db.models.lookups import Exact
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
-from orchestrator.ids import uuid7
 from orchestrator.models import Job
-from scheduler.recurrence.rules import Recurrence, make_rule, zone_named
+from scheduler.fields import DECIMALS as DECIMALS
+from scheduler.fields import DIGITS as DIGITS
+from scheduler.fields import MAX_OPERATION_LENGTH as MAX_OPERATION_LENGTH
+from scheduler.fields import BaseModel, Operands, operand, plain, texts
+from scheduler.fields import ExactField as ExactField
+from scheduler.recurrence.calendars import Calendar as BusinessCalendar
+from scheduler.recurrence.exceptions import Exceptions, OnClosed
+from scheduler.recurrence.reading import moments, read_calendar
+from scheduler.recurrence.rules import NO_EXCEPTIONS, BadRecurrence, Recurrence, make_rule, zone_named
 
 COUNT = models.IntegerField()
 # The columns of a recurrence, of which one is given; days and hours are one together.
@@ -33,9 +41,6 @@ FIRE = "scheduler.fire"
 # The kind of job that adds two numbers. A schedule of it makes tasks, one of any other kind makes jobs.
 ADD = "scheduler.add"
 
-# An operand: so many digits before the point, and as many after it as the smallest number that a double holds.
-DIGITS, DECIMALS = 30, 324
-MAX_OPERATION_LENGTH = 100
 
 MAX_NAME_LENGTH, MAX_DESCRIPTION_LENGTH = 100, 2_000
 
@@ -43,51 +48,54 @@ MAX_NAME_LENGTH, MAX_DESCRIPTION_LENGTH = 100, 2_000
 MAX_BEAT_INTERVAL = 2**31 - 1
 
 
-class BaseModel(models.Model):
-    """What every row here has."""
+class Calendar(models.Model):
+    """Days and hours at which the schedules that name it may run."""
 
-    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    name = models.CharField(primary_key=True, max_length=MAX_NAME_LENGTH)
+    description = models.TextField(max_length=MAX_DESCRIPTION_LENGTH, blank=True, db_default="", default="")
+    country = models.CharField(
+        max_length=3, blank=True, db_default="", default="", help_text="Closed on its public holidays: DE."
+    )
+    subdivision = models.CharField(
+        max_length=10, blank=True, db_default="", default="", help_text="The part of the country: BY."
+    )
+    weekdays = texts(help_text="The open ones, MO to SU; all if there are none.")
+    hours = texts(help_text="Open from one time to another: 09:00-17:00; at any time if there are none.")
+    closed_days = texts(help_text="Days, or from one to another: 2030-12-24, 2030-12-24/2031-01-01.")
+    open_days = texts(help_text="Days that are open whatever else is said.")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     updated_at = models.DateTimeField(db_default=Now(), editable=False)
 
-    class Meta:
-        abstract = True
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def rules(self) -> BusinessCalendar:
+        """What it says; raises BadRecurrence where it says what cannot be."""
+        return read_calendar(
+            self.name,
+            country=self.country,
+            subdivision=self.subdivision,
+            weekdays=self.weekdays,
+            hours=self.hours,
+            closed_days=self.closed_days,
+            open_days=self.open_days,
+        )
 
 
-class ExactField(models.DecimalField):  # type: ignore[type-arg]
-    """A decimal that is kept with the digits it has: a column with a fixed number of them pads each with zeros."""
-
-    def db_type(self, connection: Any) -> str:
-        return "numeric"
-
-
-def plain(number: Decimal | int) -> str:
-    """All digits that it has, without zeros at the end of its decimals."""
-    text = f"{Decimal(number):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+def calendars_named(names: Collection[str]) -> dict[str, BusinessCalendar]:
+    """Those of the calendars that there are, by their names. One that is broken is as good as none."""
+    found = {}
+    for row in Calendar.objects.filter(name__in=names) if names else ():
+        with suppress(BadRecurrence):
+            found[row.name] = row.rules
+    return found
 
 
-def _operand(**options: Any) -> ExactField:
-    return ExactField(max_digits=DIGITS + DECIMALS, decimal_places=DECIMALS, **options)
-
-
-class Operands(BaseModel):
-    """What to add, and how urgently."""
-
-    a = _operand()
-    b = _operand()
-    operation = models.CharField(
-        max_length=MAX_OPERATION_LENGTH, blank=True, db_default="", help_text="As it was sent, if as a string."
-    )
-    priority = models.SmallIntegerField(
-        db_default=5,
-        default=5,
-        validators=[MinValueValidator(0), MaxValueValidator(9)],
-        help_text="0 is the most urgent, 9 the least.",
-    )
-
-    class Meta:
-        abstract = True
+def _known(place: int, name: str, known: Mapping[str, BusinessCalendar]) -> BusinessCalendar:
+    if name not in known:
+        raise BadRecurrence(f"calendars/{place}", f"There is no calendar {name!r}; GET /calendars/ lists them.")
+    return known[name]
 
 
 class TaskSchedule(Operands):
@@ -106,6 +114,11 @@ class TaskSchedule(Operands):
         QUEUE = "queue", "let it wait until earlier ones have ended"
         CANCEL_RUNNING = "cancel_running", "cancel the oldest ones that have not ended"
 
+    class OnClosed(models.TextChoices):
+        SKIP = "skip", "do not run"
+        NEXT = "next", "run on the next open day"
+        PREVIOUS = "previous", "run on the last open day before"
+
     name = models.CharField(
         max_length=MAX_NAME_LENGTH, blank=True, db_default="", default="", help_text="Unique among its owner's."
     )
@@ -114,8 +127,8 @@ class TaskSchedule(Operands):
     payload = models.JSONField(
         null=True, blank=True, help_text="Of its jobs; none if it adds two numbers, which are a and b."
     )
-    a = _operand(null=True, blank=True)
-    b = _operand(null=True, blank=True)
+    a = operand(null=True, blank=True)
+    b = operand(null=True, blank=True)
     owner = models.CharField(max_length=150, blank=True, db_default="")
     scheduled_at = models.DateTimeField(help_text="The start, from which every occurrence is computed.")
     ends_at = models.DateTimeField(null=True, blank=True)
@@ -135,6 +148,17 @@ class TaskSchedule(Operands):
         db_default=0, default=0, help_text="An occurrence starts up to so much later, always by the same amount."
     )
 
+    exclude = texts(help_text="Days and times at which it does not run.")
+    include = texts(help_text="Times at which it runs besides, and days on which it runs whatever excludes them.")
+    calendars = ArrayField(
+        models.CharField(max_length=MAX_NAME_LENGTH),
+        default=list,
+        blank=True,
+        db_default=Value([], ArrayField(models.CharField(max_length=MAX_NAME_LENGTH))),
+        help_text="Names of calendars, all of which have to be open.",
+    )
+    on_closed = models.CharField(max_length=8, choices=OnClosed, default=OnClosed.SKIP, db_default=OnClosed.SKIP)
+
     enabled = models.BooleanField(default=True)
     next_run_at = models.DateTimeField(null=True, editable=False)
     last_run_at = models.DateTimeField(null=True, editable=False)
@@ -152,6 +176,9 @@ class TaskSchedule(Operands):
 
     interval_schedule = models.ForeignKey(IntervalSchedule, null=True, on_delete=models.PROTECT, editable=False)
     periodic_task = models.OneToOneField(PeriodicTask, null=True, on_delete=models.SET_NULL, editable=False)
+
+    # Those of many schedules, by name, where they were read together.
+    loaded_calendars: Mapping[str, BusinessCalendar] | None = None
 
     class Meta:
         permissions: ClassVar = [
@@ -223,7 +250,19 @@ class TaskSchedule(Operands):
             cron=self.cron,
             rrule=self.rrule,
         )
-        return Recurrence(rule, self.scheduled_at, zone_named(self.timezone), self.ends_at)
+        zone = zone_named(self.timezone)
+        return Recurrence(rule, self.scheduled_at, zone, self.ends_at, self._exceptions(zone))
+
+    def _exceptions(self, zone: ZoneInfo) -> Exceptions:
+        if not (self.exclude or self.include or self.calendars):
+            return NO_EXCEPTIONS
+        known = calendars_named(self.calendars) if self.loaded_calendars is None else self.loaded_calendars
+        return Exceptions(
+            moments("exclude", self.exclude, zone),
+            moments("include", self.include, zone),
+            tuple(_known(place, name, known) for place, name in enumerate(self.calendars)),
+            cast("OnClosed", str(self.on_closed)),
+        )
 
     def schedule_celery_beat_task(self) -> None:
         """Makes the PeriodicTask through which Beat's admin shows, pauses and runs this schedule."""

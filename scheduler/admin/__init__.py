@@ -1,5 +1,5 @@
-"""The admin of tasks, of schedules, and of their rows in django-celery-beat. No rule about any of them."""
+"""The admin of tasks, schedules, calendars, and rows in django-celery-beat. No rule about any of them."""
 
-from scheduler.admin import beat, home, schedules, tasks
+from scheduler.admin import beat, calendars, home, schedules, tasks
 
-__all__ = ["beat", "home", "schedules", "tasks"]
+__all__ = ["beat", "calendars", "home", "schedules", "tasks"]

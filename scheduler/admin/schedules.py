@@ -53,7 +53,7 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
         fields = (
             "name", "description", "kind", "payload", "a", "b", "priority", "scheduled_at", "ends_at", "timezone",
             "interval", "every_x_days", "every_x_hours", "cron", "rrule", "schedule_x_times", "misfire_policy",
-            "overlap", "max_running", "jitter_seconds", "enabled",
+            "overlap", "max_running", "jitter_seconds", "exclude", "include", "calendars", "on_closed", "enabled",
         )  # fmt: skip
 
     kind = forms.ChoiceField(choices=_kinds_to_schedule, widget=UnfoldAdminSelectWidget, initial=ADD)
@@ -77,7 +77,7 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
             checked(self.instance)
         except BadRecurrence as refusal:
             for name in refusal.fields:
-                self.add_error(name, str(refusal))
+                self.add_error(name.partition("/")[0], str(refusal))
         except (UnknownKind, InternalKind, BadPayload, BadSubmission) as refusal:
             for problem in refusal.problems:
                 _, field, *rest = problem.pointer.split("/")
@@ -121,6 +121,13 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
                     ("overlap", "max_running"),
                     "enabled",
                 ),
+            },
+        ),
+        (
+            "Exceptions",
+            {
+                "description": 'Days and times in JSON: ["2030-12-24", "2030-12-24T09:00:00Z"]. Calendars by name.',
+                "fields": (("exclude", "include"), ("calendars", "on_closed")),
             },
         ),
         (

@@ -61,6 +61,12 @@ NEW_SCHEDULES: dict[str, Any] = {
         "overlap": "queue",
         "max_running": 1,
     },
+    "Every hour, but not on some days": {
+        "kind": "demo.slices",
+        "cron": "0 * * * *",
+        "exclude": ["2030-12-24", "2030-12-31T18:00:00Z"],
+        "include": ["2031-01-01T12:30:00"],
+    },
     "Weekdays at half past eight in Bucharest": {
         "a": 1,
         "b": 2,
@@ -104,6 +110,10 @@ SCHEDULE: dict[str, Any] = {
     "overlap": "allow",
     "max_running": 1,
     "jitter_seconds": 0,
+    "exclude": [],
+    "include": [],
+    "calendars": [],
+    "on_closed": "skip",
     "enabled": True,
     "next_run_at": "2030-01-31T12:00:30Z",
     "last_run_at": "2030-01-31T12:00:20.312000Z",
@@ -124,6 +134,28 @@ PREVIEW = {
         {"local": "2030-03-31T04:00:00+03:00", "utc": "2030-03-31T01:00:00Z"},
         {"local": "2030-04-01T03:30:00+03:00", "utc": "2030-04-01T00:30:00Z"},
     ],
+    "skipped": [
+        {"local": "2030-03-29T03:30:00+02:00", "utc": "2030-03-29T01:30:00Z", "reason": "excluded"},
+    ],
+}
+CALENDAR: dict[str, Any] = {
+    "url": "/calendars/berlin-office/",
+    "name": "berlin-office",
+    "description": "When somebody is there.",
+    "country": "DE",
+    "subdivision": "BE",
+    "weekdays": ["MO", "TU", "WE", "TH", "FR"],
+    "hours": ["09:00-17:00"],
+    "closed_days": ["2030-12-24/2031-01-01"],
+    "open_days": ["2030-12-27"],
+    "created_at": "2030-01-31T12:00:00.000000Z",
+    "updated_at": "2030-01-31T12:00:00.000000Z",
+}
+NEW_CALENDARS: dict[str, Any] = {
+    "Working days in Berlin": {
+        name: CALENDAR[name] for name in ("name", "country", "subdivision", "weekdays", "hours", "closed_days")
+    },
+    "Holidays alone": {"name": "german-holidays", "country": "DE"},
 }
 A_BACKFILL = {"from": "2024-01-30T00:00:00Z", "to": "2024-01-31T00:00:00Z", "dry_run": True}
 BACKFILLED = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -26,8 +26,9 @@ from orchestrator.http.links import link
 from scheduler.http.numbers import NOT_BOTH as NOT_BOTH_OPERANDS
 from scheduler.http.numbers import Number, Operand, Operation, read_operation
 from scheduler.models import ADD, MAX_DESCRIPTION_LENGTH, MAX_NAME_LENGTH, TaskSchedule
+from scheduler.recurrence.exceptions import MAX_CALENDARS, MAX_MOMENTS, Event
 from scheduler.recurrence.rules import MAX_CRON_LENGTH, MAX_INTERVAL, MAX_RRULE_LENGTH
-from scheduler.services.schedules import MAX_JITTER_SECONDS, MAX_RUNNING, MAX_TIMES
+from scheduler.services.schedules import MAX_JITTER_SECONDS, MAX_RUNNING, MAX_SKIPPED_SHOWN, MAX_TIMES
 from scheduler.services.work import MAX_PAYLOAD_BYTES, NOT_BOTH
 
 MAX_RUNS_SHOWN = 100
@@ -41,6 +42,12 @@ NO_RECURRENCE = "Give the recurrence that replaces the present one: a schedule n
 
 def _count(help_text: str, **options: Any) -> StrictIntegerField:
     return StrictIntegerField(required=False, allow_null=True, default=None, help_text=help_text, **options)
+
+
+def _moments(help_text: str) -> serializers.ListField:
+    return serializers.ListField(
+        child=StrictCharField(max_length=40), required=False, default=list, max_length=MAX_MOMENTS, help_text=help_text
+    )
 
 
 class PayloadField(serializers.JSONField):
@@ -137,6 +144,24 @@ class ScheduleBody(StrictSerializer):
         max_value=MAX_JITTER_SECONDS,
         help_text="Each occurrence starts up to so many seconds later, always by the same time. For many schedules "
         "that are due at once.",
+    )
+    exclude = _moments(
+        "Days (2030-12-24) and times (2030-12-24T09:00:00Z; without an offset in `timezone`) at which it does not run."
+    )
+    include = _moments("Times at which it runs besides, and days on which it runs whatever excludes them.")
+    calendars = serializers.ListField(
+        child=StrictCharField(max_length=MAX_NAME_LENGTH),
+        required=False,
+        default=list,
+        max_length=MAX_CALENDARS,
+        help_text="Names of calendars (`GET /calendars/`), all of which have to be open.",
+    )
+    on_closed = StrictChoiceField(
+        choices=TaskSchedule.OnClosed.choices,
+        required=False,
+        default=TaskSchedule.OnClosed.SKIP,
+        help_text="What to do with an occurrence on a day that calendars have closed: skip it, or run it at the same "
+        "time of the next open day, or of the previous one.",
     )
     enabled = StrictBooleanField(required=False, help_text="Whether it runs; true by default.")
 
@@ -249,17 +274,26 @@ class Run(serializers.Serializer[Any]):
     utc = serializers.DateTimeField()
 
 
+class Skipped(Run):
+    reason = serializers.CharField(help_text="What excludes it, such as a holiday, or where it was moved.")
+
+
 class Preview(serializers.Serializer[Any]):
-    """When a schedule will run next."""
+    """When a schedule will run next, and what is skipped until then."""
 
     timezone = serializers.CharField()
     runs = Run(many=True)
+    skipped = Skipped(
+        many=True, help_text=f"At most the first {MAX_SKIPPED_SHOWN}, and of a long closed stretch the first ones."
+    )
 
 
-def preview(runs: Sequence[datetime], zone: ZoneInfo) -> dict[str, Any]:
+def preview(events: Sequence[Event], zone: ZoneInfo) -> dict[str, Any]:
+    shown = [({"local": each.at.astimezone(zone).isoformat(), "utc": each.at}, each.reason) for each in events]
     return {
         "timezone": zone.key,
-        "runs": [{"local": run.astimezone(zone).isoformat(), "utc": run} for run in runs],
+        "runs": [run for run, reason in shown if not reason],
+        "skipped": [run | {"reason": reason} for run, reason in shown if reason],
     }
 
 
@@ -291,6 +325,10 @@ class ScheduleSerializer(serializers.Serializer[TaskSchedule]):
     overlap = serializers.ChoiceField(choices=TaskSchedule.Overlap.choices)
     max_running = serializers.IntegerField()
     jitter_seconds = serializers.IntegerField()
+    exclude = serializers.ListField(child=serializers.CharField())
+    include = serializers.ListField(child=serializers.CharField())
+    calendars = serializers.ListField(child=serializers.CharField())
+    on_closed = serializers.ChoiceField(choices=TaskSchedule.OnClosed.choices)
     enabled = serializers.BooleanField()
     next_run_at = serializers.DateTimeField(
         allow_null=True, help_text="Null while it is paused, after its last run, or if it cannot fire."

@@ -36,12 +36,13 @@ from scheduler.http.schedule_serializers import (
 from scheduler.http.task_serializers import TaskSerializer
 from scheduler.http.task_views import accepted
 from scheduler.models import TaskSchedule
+from scheduler.recurrence.rules import zone_named
 from scheduler.services.backfills import backfill
 from scheduler.services.schedules import (
     change_schedule,
     create_schedule,
     delete_schedule,
-    next_runs,
+    next_events,
     run_now,
     set_enabled,
 )
@@ -298,5 +299,5 @@ def _schedule_response(request: Request, schedule: TaskSchedule) -> Response:
 
 def _preview(request: Request, schedule: TaskSchedule) -> Response:
     count = read_query(PreviewOptions, request)["n"]
-    runs = next_runs(schedule, count)
-    return Response(preview(runs, schedule.recurrence.zone))
+    events = next_events(schedule, count)
+    return Response(preview(events, zone_named(schedule.timezone)))

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from scheduler.http import schedule_views, task_views
+from scheduler.http import calendar_views, schedule_views, task_views
 
 urlpatterns = [
     path("tasks/", task_views.TasksView.as_view(), name="tasks"),
@@ -10,6 +10,8 @@ urlpatterns = [
     path("batch-request/", task_views.ShortBatchView.as_view(), name="batch"),
     path("tasks/<str:task_id>/", task_views.TaskView.as_view(), name="task"),
     path("tasks/<str:task_id>/run/", task_views.RunView.as_view(), name="task-run"),
+    path("calendars/", calendar_views.CalendarsView.as_view(), name="calendars"),
+    path("calendars/<str:name>/", calendar_views.CalendarView.as_view(), name="calendar"),
     path("task-schedules/", schedule_views.SchedulesView.as_view(), name="task-schedules"),
     path("task-schedules/preview/", schedule_views.PreviewView.as_view(), name="task-schedule-preview"),
     path("task-schedules/<str:schedule_id>/", schedule_views.ScheduleView.as_view(), name="task-schedule"),

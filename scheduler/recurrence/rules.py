@@ -13,17 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
+from heapq import merge
 from itertools import islice, takewhile
 from zoneinfo import ZoneInfo
 
 from scheduler.recurrence import clocks, cron, expansion, rrule
+from scheduler.recurrence.calendars import DAY, UnknownCountry
 from scheduler.recurrence.clocks import SECOND, to_instant, to_local
+from scheduler.recurrence.exceptions import Event, Exceptions, Expansion, TooManySkipped
 
 MICROSECOND, MINUTE = timedelta(microseconds=1), timedelta(minutes=1)
 MAX_INTERVAL = rrule.MAX_INTERVAL
 MAX_CRON_LENGTH, MAX_RRULE_LENGTH = cron.MAX_CRON_LENGTH, rrule.MAX_RRULE_LENGTH
 
+NO_EXCEPTIONS = Exceptions()
 # A recurrence is accepted if so many occurrences are found soon enough, so that it does not stop before it has begun.
 MIN_FOUND = 10
 
@@ -103,9 +107,42 @@ class Recurrence:
     start: datetime
     zone: ZoneInfo
     end: datetime | None = None
+    exceptions: Exceptions = NO_EXCEPTIONS
 
     def after(self, instant: datetime) -> Iterator[datetime]:
         """The occurrences later than the instant, rising, none twice; the first may be the start itself."""
+        if not self.exceptions:
+            yield from self._plain(instant)
+            return
+        for event in self.events(instant):
+            if not event.reason:
+                yield event.at
+
+    def events(self, instant: datetime) -> Iterator[Event]:
+        """The same, with those that are skipped: at most the first ones of a long closed stretch. Those that are
+        moved are about where they were.
+        """
+        if not self.exceptions:
+            yield from map(Event, self._plain(instant))
+            return
+        expansion = Expansion(self.exceptions, self.zone)
+        expand = expansion.skipped if self.exceptions.on_closed == "skip" else expansion.moved
+        latest = max(instant, self.start - MICROSECOND)
+        try:
+            for event in merge(expand(self._plain, instant), self._included(instant), key=lambda event: event.at):
+                if event.reason and event.at > instant:
+                    yield event
+                elif latest < event.at and (self.end is None or event.at <= self.end):
+                    latest = event.at
+                    yield event
+        except (TooManySkipped, UnknownCountry) as error:
+            raise BadRecurrence("calendars" if self.exceptions.calendars else "exclude", str(error)) from None
+
+    def _included(self, instant: datetime) -> list[Event]:
+        return [Event(at) for at in sorted(self.exceptions.included.instants) if at > instant]
+
+    def _plain(self, instant: datetime) -> Iterator[datetime]:
+        """The occurrences of the rule alone."""
         latest = max(instant, self.start - MICROSECOND)
         occurrences = self.rule.instants(self.start, self.zone, instant)
         while (occurrence := _next(occurrences)) and (self.end is None or occurrence <= self.end):
@@ -178,11 +215,40 @@ def require_firing(recurrence: Recurrence) -> None:
     """Raises BadRecurrence for a recurrence that never fires, or whose first occurrences take too long to find."""
     if recurrence.end is not None and recurrence.end < recurrence.start:
         raise BadRecurrence("ends_at", "The end is before the start.")
+    if recurrence.exceptions:
+        require_firing(replace(recurrence, exceptions=NO_EXCEPTIONS))
+        _require_exceptions_that_fire(recurrence)
+        return
     field = {Elapsed: "interval", Days: "every_x_days", Cron: "cron", RRule: "rrule"}[type(recurrence.rule)]
     if not list(islice(replace(recurrence, end=None).after(recurrence.start - SECOND), MIN_FOUND)):
         raise BadRecurrence(field, f"This never fires{_until_hint(recurrence)}.")
     if recurrence.first() is None:
         raise BadRecurrence("ends_at", "This never fires between its start and its end.")
+
+
+def _require_exceptions_that_fire(recurrence: Recurrence) -> None:
+    exceptions = recurrence.exceptions
+    if exceptions.on_closed != "skip" and counts_real_time(recurrence.rule):
+        raise BadRecurrence(
+            "on_closed", "Only rules with fixed hours can be moved to another day, such as cron 0 9 * * *; use skip."
+        )
+    if recurrence.first() is None:
+        name = "calendars" if exceptions.calendars else "exclude"
+        raise BadRecurrence(name, "All occurrences are excluded, so this never fires.")
+    for place, day in enumerate(sorted(exceptions.included.days)):
+        begin = to_instant(datetime.combine(day, time()), recurrence.zone)
+        plain = replace(recurrence, exceptions=NO_EXCEPTIONS)
+        if not plain.between(begin, begin + DAY - MICROSECOND, limit=1):
+            raise BadRecurrence(
+                f"include/{place}", f"Nothing is due on {day}, so there is nothing to include; give a time."
+            )
+
+
+def counts_real_time(rule: Rule) -> bool:
+    """Whether it goes through all hours alike, and has no times of day that could be kept on another one."""
+    if isinstance(rule, Cron):
+        return _cron(rule.expression).counts_real_time
+    return isinstance(rule, Elapsed) or (isinstance(rule, RRule) and _rrule(rule.text).freq in rrule.WITHIN_A_DAY)
 
 
 def _until_hint(recurrence: Recurrence) -> str:

@@ -20,6 +20,7 @@ from orchestrator.kinds import all_kinds
 from orchestrator.pg_values import as_text
 from scheduler.models import TaskSchedule
 from scheduler.recurrence.rules import Recurrence
+from scheduler.services.calendars import load_calendars
 from scheduler.services.occurrences import Occurrence, existing_occurrences, next_occurrence, submit_occurrences
 from scheduler.services.overlap import judge, unfinished_jobs
 
@@ -108,6 +109,7 @@ def _fire_pass(which: Q, now: datetime | None) -> int | None:
             .annotate(now=time_now)
             .order_by("next_run_at")[:SCHEDULES_A_PASS]
         )
+        load_calendars(due)
         return fire_locked(due, due[0].now) if due else None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +14,9 @@ from django.db.models.functions import Now
 from access import audit
 from orchestrator import submission
 from scheduler.models import TaskSchedule
+from scheduler.recurrence.exceptions import MAX_CALENDARS, Event
 from scheduler.recurrence.rules import MICROSECOND, BadRecurrence, Recurrence, require_firing
+from scheduler.services.calendars import lock_calendars
 from scheduler.services.occurrences import Occurrence, database_now, job_of, next_occurrence, task_of
 from scheduler.services.tasks import create_tasks
 from scheduler.services.work import WORK, check_work
@@ -23,10 +24,13 @@ from scheduler.services.work import WORK, check_work
 MAX_TIMES = 2**31 - 1
 # Past occurrences that one request may make tasks of: by a start that long ago, or by a backfill.
 MAX_MISSED = 10_000
+# Occurrences that are left out, of those that a preview shows.
+MAX_SKIPPED_SHOWN = 100
 MAX_RUNNING, MAX_JITTER_SECONDS = 10_000, 86_400
 
 # What an edit can change so that its occurrences are others.
-TIMES = {"interval", "every_x_days", "every_x_hours", "cron", "rrule", "timezone", "scheduled_at"}
+RULES = {"interval", "every_x_days", "every_x_hours", "cron", "rrule", "timezone", "scheduled_at"}
+TIMES = RULES | {"exclude", "include", "calendars", "on_closed"}
 # What the audit trail keeps of a whole schedule.
 AUDITED = (
     "owner", "name", "kind", "payload", "a", "b", *sorted(TIMES), "ends_at", "schedule_x_times", "misfire_policy",
@@ -43,8 +47,9 @@ def create_schedule(schedule: TaskSchedule) -> None:
     """
     schedule.scheduled_at = (schedule.scheduled_at or database_now()).replace(microsecond=0)
     check_work(schedule)
-    recurrence = checked(schedule)
     with transaction.atomic(), _refusing_taken_names(schedule):
+        lock_calendars(schedule.calendars)
+        recurrence = checked(schedule)
         schedule.next_run_at = recurrence.first() if schedule.enabled else None
         schedule.schedule_celery_beat_task()
         schedule.save(force_insert=True)
@@ -76,6 +81,7 @@ def _changed(schedule: TaskSchedule, changes: Mapping[str, Any]) -> TaskSchedule
     if changed & WORK:
         check_work(schedule)
     # Otherwise it is only paused, which a broken schedule can be too.
+    lock_calendars(schedule.calendars)
     if changed - {"enabled"} or schedule.enabled:
         _settle(schedule, begins_anew=bool(changed & TIMES))
     if not schedule.enabled:
@@ -134,6 +140,8 @@ def checked(schedule: TaskSchedule) -> Recurrence:
     if times is not None and times < schedule.run_count:
         raise BadRecurrence("schedule_x_times", f"It has already run {schedule.run_count:,} times.")
     _check_overlap(schedule)
+    if len(schedule.calendars) > MAX_CALENDARS:
+        raise BadRecurrence("calendars", f"At most {MAX_CALENDARS}, not {len(schedule.calendars):,}.")
     recurrence = schedule.recurrence
     require_firing(recurrence)
     if schedule._state.adding:
@@ -153,8 +161,14 @@ def _check_overlap(schedule: TaskSchedule) -> None:
 
 
 def next_runs(schedule: TaskSchedule, count: int) -> list[datetime]:
-    """When the schedule will run next or, while it is paused, would if it were resumed now. One that is not saved yet
-    is read as `create_schedule` would, which settles its start.
+    """When the schedule will run next, as `next_events` says."""
+    return [event.at for event in next_events(schedule, count) if not event.reason]
+
+
+def next_events(schedule: TaskSchedule, count: int) -> list[Event]:
+    """When the schedule will run next or, while it is paused, would if it were resumed now, that often; and what is
+    skipped until then, at most MAX_SKIPPED_SHOWN of it. One that is not saved yet is read as `create_schedule` would,
+    which settles its start.
 
     Raises BadRecurrence for a schedule that could not do what it says.
     """
@@ -170,8 +184,21 @@ def next_runs(schedule: TaskSchedule, count: int) -> list[datetime]:
         begin = schedule.next_run_at - MICROSECOND
     recurrence = checked(schedule)
     if schedule.schedule_x_times is not None:
-        count = min(count, schedule.schedule_x_times - schedule.run_count)
-    return list(islice(recurrence.after(begin), count))
+        count = min(count, schedule.schedule_x_times - schedule.run_count - len(schedule.queued))
+    return _first_events(recurrence, begin, count)
+
+
+def _first_events(recurrence: Recurrence, begin: datetime, count: int) -> list[Event]:
+    found: list[Event] = []
+    runs = skipped = 0
+    for event in recurrence.events(begin):
+        if runs >= count:
+            break
+        runs += not event.reason
+        skipped += bool(event.reason)
+        if not event.reason or skipped <= MAX_SKIPPED_SHOWN:
+            found.append(event)
+    return found
 
 
 @contextmanager
@@ -189,7 +216,7 @@ def _refusing_taken_names(schedule: TaskSchedule) -> Iterator[None]:
 
 
 def _audited(schedule: TaskSchedule) -> dict[str, Any]:
-    return {name: value for name in AUDITED if (value := getattr(schedule, name)) not in (None, "")}
+    return {name: value for name in AUDITED if (value := getattr(schedule, name)) not in (None, "", [])}
 
 
 def _audited_action(schedule: TaskSchedule, changed: set[str]) -> str:

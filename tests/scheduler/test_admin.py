@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from orchestrator.models import Job
 from orchestrator.states import Status
-from scheduler.models import Task, TaskSchedule
+from scheduler.models import Calendar, Task, TaskSchedule
 from scheduler.services.schedules import delete_schedule, run_now
 from scheduler.services.tasks import NewTask, create_tasks
 from tests.scheduler.factories import (
@@ -48,6 +48,7 @@ def form(**fields: Any) -> dict[str, Any]:
     """What a browser sends for a schedule."""
     whole = {
         "name": "", "description": "", "kind": "scheduler.add", "payload": "", "max_running": "1",
+        "exclude": "[]", "include": "[]", "calendars": "", "on_closed": "skip",
         "jitter_seconds": "0", "a": "1", "b": "2", "priority": "5",
         "scheduled_at_0": "2096-04-02", "scheduled_at_1": "12:00:00",
         "ends_at_0": "", "ends_at_1": "", "timezone": "UTC", "interval": "60", "every_x_days": "", "every_x_hours": "",
@@ -145,6 +146,26 @@ def test_a_schedule_of_jobs_is_made_changed_and_leads_to_its_jobs(admin_client: 
     assert (again(schedule).kind, again(schedule).payload, again(schedule).a) == ("scheduler.add", None, 1)
 
 
+def test_a_calendar_is_made_changed_and_deleted_while_no_schedule_names_it(admin_client: Client) -> None:
+    empty = {"description": "", "subdivision": "", "hours": "[]", "closed_days": "[]", "open_days": "[]"}
+    office = {"name": "office", "country": "DE", "weekdays": '["MO"]'} | empty
+    admin_client.post(reverse("admin:scheduler_calendar_add"), office)
+    schedule = make_job_schedule(calendars=["office"])
+    page = reverse("admin:scheduler_calendar_change", args=["office"])
+    delete = reverse("admin:scheduler_calendar_delete", args=["office"])
+
+    admin_client.post(page, office | {"weekdays": '["TU"]'})
+    bad = admin_client.post(page, office | {"weekdays": '["Tuesday"]'})
+    refused = admin_client.post(delete, {"post": "yes"})
+
+    assert Calendar.objects.get().weekdays == ["TU"]
+    assert "Must be one of MO" in bad.content.decode()
+    assert refused.status_code == 403
+    delete_schedule(schedule.id)
+    admin_client.post(delete, {"post": "yes"})
+    assert not Calendar.objects.exists()
+
+
 def test_jobs_are_found_by_their_schedule(admin_client: Client) -> None:
     job = run_now(make_job_schedule(kind="demo.slices").id)
     run_now(make_job_schedule().id)
@@ -183,6 +204,8 @@ def test_a_schedule_is_made_with_its_first_run_and_its_row_in_beat(admin_client:
         ({"kind": "scheduler.gone"}, "kind"),
         ({"payload": "{}"}, "payload"),
         ({"max_running": "2"}, "max_running"),
+        ({"calendars": "nowhere"}, "calendars"),
+        ({"exclude": '["Christmas"]'}, "exclude"),
         ({"priority": "10"}, "priority"),
     ],
 )

@@ -19,6 +19,8 @@ PATHS = {
     "/tasks/batch-request/": {"post"},
     "/tasks/{task_id}/": {"get", "delete"},
     "/tasks/{task_id}/run/": {"post"},
+    "/calendars/": {"get", "post"},
+    "/calendars/{name}/": {"get", "patch", "delete"},
     "/task-schedules/": {"get", "post"},
     "/task-schedules/preview/": {"post"},
     "/task-schedules/{schedule_id}/": {"get", "put", "patch", "delete"},
