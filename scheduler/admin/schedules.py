@@ -22,6 +22,7 @@ from orchestrator.kinds import BadPayload, InternalKind, UnknownKind, all_kinds
 from orchestrator.shown.lists import column
 from orchestrator.shown.words import age
 from orchestrator.submission import BadSubmission
+from scheduler.admin import schedule_page
 from scheduler.admin.base import IdOrOwnerSearch, act_on_rows
 from scheduler.models import ADD, TaskSchedule
 from scheduler.recurrence.rules import BadRecurrence
@@ -90,6 +91,7 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
 @admin.register(TaskSchedule)
 class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
     form = ScheduleForm
+    change_form_before_template = "scheduler/admin/schedule_runs.html"
     list_display = ("schedule", "state", "owner", "rule", "next_run", "last_run", "runs", "missed", "error_in_line")
     list_display_links = ("schedule",)
     list_filter = ("enabled",)
@@ -146,6 +148,17 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
             },
         ),
     )
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        schedule = self.get_object(request, object_id) if object_id else None
+        shown = schedule_page.context(schedule) if schedule else {}
+        return super().changeform_view(request, object_id, form_url, {**(extra_context or {}), **shown})
 
     def get_fieldsets(self, request: HttpRequest, obj: TaskSchedule | None = None) -> Any:
         """A schedule that is not saved yet has no status."""

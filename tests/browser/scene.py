@@ -235,6 +235,14 @@ def _schedules(now: datetime) -> Any:
         make_schedule(now + timedelta(hours=hours), cron=cron, timezone="Europe/Berlin")
         for hours, cron in ((1, "*/20 8-18 * * mon-fri"), (3, "0 6 * * *"), (9, "30 2 1 * *"))
     ]
+    for back in range(60):
+        at = (now - timedelta(hours=4 * back)).replace(minute=20, second=0, microsecond=0)
+        status = Status.FAILED if back in (7, 31) else Status.COMPLETED
+        make_job(
+            status, kind="reports.monthly", queue="default", schedule_id=made[0].id, scheduled_for=at, created_at=at,
+            run_at=at, started_at=at + timedelta(milliseconds=80), finished_at=at + timedelta(seconds=3 + back % 4),
+            error="OperationalError: the accounts are locked" if status == Status.FAILED else "",
+        )  # fmt: skip
     return made[0]
 
 

@@ -10,12 +10,14 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from orchestrator.models import Job
 from orchestrator.states import Status
 from scheduler.models import Calendar, Task, TaskSchedule
 from scheduler.services.schedules import delete_schedule, run_now
 from scheduler.services.tasks import NewTask, create_tasks
+from tests.factories import make_job
 from tests.scheduler.factories import (
     MONDAY,
     again,
@@ -304,3 +306,36 @@ def test_who_may_only_look_can_change_nothing() -> None:
 def test_a_task_is_called_by_its_operands_with_all_their_digits(number: Decimal | int, said: str) -> None:
     assert str(Task(a=Decimal(number), b=Decimal(0))) == f"{said} + 0"
     assert str(TaskSchedule(a=number, b=Decimal(0))).startswith(f"{said} + 0 ")
+
+
+def test_a_schedule_shows_its_past_and_future_runs(admin_client: Client) -> None:
+    now = timezone.now()
+    schedule = make_job_schedule(now + timedelta(days=1), cron="0 12 * * *")
+    for day, status in ((1, Status.COMPLETED), (2, Status.FAILED)):
+        at = now - timedelta(days=day)
+        make_job(status, schedule_id=schedule.id, scheduled_for=at, error="ValueError: 503", started_at=at)
+
+    page = admin_client.get(reverse(CHANGE, args=[schedule.id])).content.decode()
+
+    assert "until today: 1 COMPLETED, 1 FAILED" in page
+    assert "to come: 13" in page or "to come: 12" in page
+    assert "ValueError: 503" in page
+    assert f"?schedule={schedule.id}" in page
+
+
+def test_of_a_schedule_of_every_second_a_bounded_number_of_runs_is_computed(admin_client: Client) -> None:
+    schedule = make_job_schedule(timezone.now() + timedelta(hours=1), interval=1)
+
+    page = admin_client.get(reverse(CHANGE, args=[schedule.id])).content.decode()
+
+    assert "to come: more than 2,000" in page
+    assert "It has not run yet." in page
+
+
+def test_a_schedule_that_has_ended_says_so(admin_client: Client) -> None:
+    schedule = make_schedule()
+    TaskSchedule.objects.update(next_run_at=None)
+
+    page = admin_client.get(reverse(CHANGE, args=[schedule.id])).content.decode()
+
+    assert "will not within the next two" in page
