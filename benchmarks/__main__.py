@@ -1,8 +1,8 @@
 """Runs the benchmarks: `python -m benchmarks [--only tasks,reads] [--quick]`.
 
 A full run takes an hour or two and writes benchmarks/RESULTS.md; a partial run updates its part. `flatness_50m`, which
-fills a table for half an hour, runs only if it is named. A quick run does a hundredth of the work, to show that
-everything works; its numbers mean little and are not kept.
+fills a table for half an hour, and `admin_pages` run only if they are named. A quick run does a hundredth of the work,
+to show that everything works; its numbers mean little and are not kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.servers import NotSo, Servers
 # In the order of the results. Each module registers its benchmark.
 MODULES = (
     "tasks", "singles", "latency", "flatness", "pipelines", "ingestion", "reads", "heartbeats", "footprint",
-    "scale_out", "ordinary",
+    "scale_out", "ordinary", "admin_pages",
 )  # fmt: skip
 
 
