@@ -20,7 +20,15 @@ VIEWERS = {
     "ingestion": ("view_ingestion", "view_record", "view_recorderror"),
 }
 OPERATORS = {
-    "orchestrator": ("cancel_job", "retry_job", "reschedule_job", "pause_kind", "pause_queue", "view_payload"),
+    "orchestrator": (
+        "cancel_job",
+        "retry_job",
+        "reschedule_job",
+        "exceed_client_limits",
+        "pause_kind",
+        "pause_queue",
+        "view_payload",
+    ),
     "scheduler": ("cancel_task", "retry_task", "pause_taskschedule"),
     "ingestion": ("cancel_ingestion",),
 }

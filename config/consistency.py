@@ -17,7 +17,7 @@ BROKER_EXAMPLE = (
 
 def require_consistent(env: Environment) -> None:
     """Raises ImproperlyConfigured with what is wrong first, and what would be right."""
-    for contradictions in (_access, _times, _apps, _networks):
+    for contradictions in (_access, _times, _clients, _apps, _networks):
         for contradiction in contradictions(env):
             raise ImproperlyConfigured(contradiction)
     # Several nodes of a broker are several URLs.
@@ -42,6 +42,12 @@ def _times(env: Environment) -> Iterator[str]:
         yield "TOKEN_DEFAULT_DAYS must be at most TOKEN_MAX_DAYS."
     if env.LEASE_SECONDS < env.HEARTBEAT_SECONDS * 2:
         yield "LEASE_SECONDS must be at least twice HEARTBEAT_SECONDS."
+
+
+def _clients(env: Environment) -> Iterator[str]:
+    first, _, last = env.CLIENT_PRIORITIES.partition("-")
+    if first > last:
+        yield f"CLIENT_PRIORITIES {env.CLIENT_PRIORITIES!r} begins after its end: write the least first, as in 3-9."
 
 
 def _apps(env: Environment) -> Iterator[str]:

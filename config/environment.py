@@ -268,6 +268,30 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     REQUESTS_PER_MINUTE: Annotated[int, Meta(ge=1, description="Requests allowed per user and minute.")] = 60_000
 
+    CLIENT_PRIORITIES: Annotated[
+        str,
+        Meta(
+            pattern="^[0-9]-[0-9]$",
+            description="Priorities that clients may ask for, unless they may exceed the limits of clients.",
+        ),
+    ] = "3-9"
+    CLIENT_MAX_ATTEMPTS: Annotated[
+        int, Meta(ge=1, le=1_000, description="Attempts that they may ask for, for a job.")
+    ] = 25
+    CLIENT_RUN_AT_DAYS: Annotated[
+        float, Meta(gt=0, le=36_500, description="How far ahead the start of their jobs may be.")
+    ] = 366
+    CLIENT_MAX_UNFINISHED: Annotated[
+        int, Meta(ge=1, description="Unfinished jobs that each of them may have, children not counted.")
+    ] = 50_000
+    CLIENT_MAX_SCHEDULES: Annotated[int, Meta(ge=0, description="Schedules that each of them may have.")] = 100
+    CLIENT_MIN_SCHEDULE_SECONDS: Annotated[
+        int, Meta(ge=1, le=86_400, description="Minimum time between two runs of one of their schedules.")
+    ] = 60
+    DEMO_KINDS: Annotated[bool, Meta(description="Let clients submit the demo kinds although REQUIRE_AUTH is on.")] = (
+        False
+    )
+
     FAILPOINTS: Annotated[
         str, Meta(description="For tests: a folder whose files name the points at which processes crash.")
     ] = ""

@@ -18,6 +18,7 @@ from rest_framework import exceptions
 from access.permissions import NotPermitted
 from orchestrator.database_errors import is_read_only, leave_read_only
 from orchestrator.graphs.checks import BadGraph
+from orchestrator.http.client_limits import QuotaExceeded
 from orchestrator.http.idempotency import BadKey, IdempotencyKeyReused
 from orchestrator.http.requests import BadInput, problems_in
 from orchestrator.http.responses import problem, shortened
@@ -107,6 +108,7 @@ REFUSALS: dict[type[BaseException], Refusal] = {
     IdempotencyKeyReused: Refusal(
         HTTPStatus.UNPROCESSABLE_ENTITY, "key-used-otherwise", "Idempotency-Key already used"
     ),
+    QuotaExceeded: Refusal(HTTPStatus.TOO_MANY_REQUESTS, "quota-exceeded", "More than one client may have"),
     TooManyUnfinished: Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too-many-unfinished", "Too many unfinished jobs"),
 }
 

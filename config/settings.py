@@ -48,6 +48,9 @@ EXTRA_APPS = names_in(ENV.EXTRA_APPS)
 ALLOWED_HOSTS = names_in(ENV.ALLOWED_HOSTS)
 TRUSTED_PROXIES = names_in(ENV.TRUSTED_PROXIES)
 
+_first, _, _last = ENV.CLIENT_PRIORITIES.partition("-")
+CLIENT_PRIORITIES = range(int(_first), int(_last) + 1)
+
 # Days by the names of kinds.
 RETENTION_DAYS_BY_KIND = {
     kind: float(days) for kind, _, days in (each.partition("=") for each in names_in(ENV.RETENTION_DAYS_BY_KIND))

@@ -53,6 +53,15 @@ class InternalKind(Exception):
         super().__init__(detail)
 
 
+class DemoKind(InternalKind):
+    """The demo kinds are switched off."""
+
+    def __init__(self, kind: Kind) -> None:
+        detail = f"The demo kind {kind.name!r} is switched off here (DEMO_KINDS); name one of GET /kinds."
+        self.problems = [Problem("/kind", "demo_kind", detail)]
+        Exception.__init__(self, detail)
+
+
 class BadPayload(ValueError):
     """The payload does not match the kind's payload type."""
 
@@ -499,7 +508,14 @@ def kind_open_to_clients(name: str) -> Kind:
     kind = kind_named(name)
     if kind.internal:
         raise InternalKind(kind)
+    if is_switched_off(kind):
+        raise DemoKind(kind)
     return kind
+
+
+def is_switched_off(kind: Kind) -> bool:
+    """Whether it is a demo kind where clients may not submit those."""
+    return kind.name.startswith("demo.") and settings.ENV.REQUIRE_AUTH and not settings.ENV.DEMO_KINDS
 
 
 def forget_kind(name: str) -> None:

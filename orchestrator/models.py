@@ -180,6 +180,7 @@ class Job(models.Model):
             ("retry_job", "Can retry jobs"),
             ("reschedule_job", "Can change the priority and the start of jobs"),
             ("submit_for_others", "Can submit jobs for other users"),
+            ("exceed_client_limits", "Can ask for more than the limits of clients allow"),
             ("view_payload", "Can see payloads and results of jobs"),
         ]
         indexes: ClassVar = [

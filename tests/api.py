@@ -54,8 +54,8 @@ def api() -> Api:
 
 @pytest.fixture
 def asks_for_tokens(settings: Settings) -> None:
-    """As in production, only users get in."""
-    settings.ENV = msgspec.structs.replace(settings.ENV, REQUIRE_AUTH=True)
+    """As in production, only users get in; they may submit the demo kinds."""
+    settings.ENV = msgspec.structs.replace(settings.ENV, REQUIRE_AUTH=True, DEMO_KINDS=True)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from rest_framework.response import Response
 
 from access.permissions import owner_of
 from orchestrator import submission
-from orchestrator.http import examples
+from orchestrator.http import client_limits, examples
 from orchestrator.http.api_view import APIView
 from orchestrator.http.bulk_serializers import BulkAnswer, BulkChangeRequest, BulkRequest
 from orchestrator.http.idempotency import idempotent
@@ -52,7 +53,9 @@ class BulkView(APIView):
     )
     @idempotent
     def post(self, request: Request) -> Response:
-        asked = _read_jobs(request)
+        limits = client_limits.limits_of(request.user)
+        asked = _read_jobs(request, limits)
+        client_limits.check_unfinished(Counter(options["owner"] for _, options in asked), limits)
         try:
             accepted = submission.submit_all(asked)
         except submission.BadBatch as error:
@@ -74,6 +77,7 @@ class BulkActionView(APIView):
 
     def act(self, request: Request) -> Response:
         asked = read_body(self.input, request)
+        client_limits.check(asked.get("change", {}), client_limits.limits_of(request.user), "/change")
         change = as_change(asked["change"]) if "change" in asked else None
         described = JobFilter(**asked["filter"])
         jobs = permitted(request.user, described, PERMISSIONS[self.verb])
@@ -144,7 +148,7 @@ class ChangeJobsView(BulkActionView):
         return self.act(request)
 
 
-def _read_jobs(request: Request) -> Asked:
+def _read_jobs(request: Request, limits: client_limits.ClientLimits) -> Asked:
     """What is asked for; raises BadInput with what is wrong with each job."""
     items = _items(request.data)
     serializer, owners = NewJob(), dict[str | None, str]()
@@ -160,6 +164,7 @@ def _read_jobs(request: Request) -> Asked:
             options["notify"] = visible_notifications(options.get("notify") or [], request)
             kind.read_payload({} if options["payload"] is None else options["payload"])
             check_unique(kind, options)
+            client_limits.check(options, limits)
             asked.append((kind, options | {"owner": owners[name]}))
         except ValidationError as error:
             found += problems_in(error.detail, f"/{place}")

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.http.openapi import PROBLEM_HEADERS, REPLAYED
-from orchestrator.kinds import BadPayload, Kind, all_kinds
+from orchestrator.kinds import BadPayload, Kind, all_kinds, is_switched_off
 
 
 def publish_headers(result: dict[str, Any], **_: Any) -> dict[str, Any]:
@@ -81,7 +81,7 @@ ANYTHING_WITH_NUL = {
 
 def publish_payload_types(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Makes every kind's payload type a component, and the new job of each kind another."""
-    kinds = [kind for kind in all_kinds() if not kind.internal]
+    kinds = [kind for kind in all_kinds() if not (kind.internal or is_switched_off(kind))]
     payloads, components = msgspec.json.schema_components(
         [kind.payload_type for kind in kinds], ref_template="#/components/schemas/{name}"
     )

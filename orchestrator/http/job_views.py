@@ -20,7 +20,7 @@ from access.permissions import (
     with_owners,
 )
 from orchestrator import queries, submission
-from orchestrator.http import examples, openapi
+from orchestrator.http import client_limits, examples, openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
 from orchestrator.http.idempotency import idempotent
@@ -81,6 +81,9 @@ class JobsView(APIView):
         kind = kind_open_to_clients(asked["kind"])
         owner = owner_named(asked["owner"], request) if "owner" in asked else owner_of(request.user)
         check_unique(kind, asked)
+        limits = client_limits.limits_of(request.user)
+        client_limits.check(asked, limits)
+        client_limits.check_unfinished({owner: 1}, limits)
         notify = visible_notifications(asked.get("notify") or [], request)
         job = submission.submit(**asked | {"kind": kind, "owner": owner, "notify": notify})
         check_may_have(request, job, kind, owner)
@@ -144,8 +147,10 @@ class JobView(APIView):
     )
     def patch(self, request: Request, job_id: str) -> Response:
         id = read_id(job_id=job_id)
-        wanted = as_change(read_body(JobChange, request, partial=True))
+        asked = read_body(JobChange, request, partial=True)
+        wanted = as_change(asked)
         require_visible(request.user, Job, id, to="orchestrator.reschedule_job")
+        client_limits.check(asked, client_limits.limits_of(request.user))
         return Response(job_shown(request, change(id, wanted).id))
 
     @extend_schema(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from orchestrator.http.client_limits import NO_LIMITS, ClientLimits, priorities_allowed
 from orchestrator.http.fields import as_integer
 from orchestrator.http.requests import BadInput, unknown_problems
 from orchestrator.kinds import Problem
@@ -29,7 +30,7 @@ class Batch:
     problems: list[Problem] = field(default_factory=list)
 
 
-def read_task(data: Any, *, owner: str) -> NewTask:
+def read_task(data: Any, *, owner: str, limits: ClientLimits = NO_LIMITS) -> NewTask:
     """A task from what a client sent; raises BadInput with all that is wrong with it."""
     if type(data) is not dict:
         raise BadInput("", [Problem("", "invalid", 'A task is an object, such as {"a": 1.5, "b": 2}.')])
@@ -52,12 +53,14 @@ def read_task(data: Any, *, owner: str) -> NewTask:
         priority = 5
     elif type(priority) is not int or not 0 <= priority <= 9:
         problems.append(Problem("/priority", "out_of_range", "An integer from 0 (most urgent) to 9."))
+    elif priority not in limits.priorities:
+        problems.append(Problem("/priority", "client_limit", priorities_allowed(limits)))
     if problems:
         raise BadInput("", problems)
     return NewTask(a=a, b=b, operation=operation, priority=priority, owner=owner)
 
 
-def read_batch(body: Any, *, owner: str) -> Batch:
+def read_batch(body: Any, *, owner: str, limits: ClientLimits = NO_LIMITS) -> Batch:
     """A batch of tasks from what a client sent; raises BadInput for anything else. A bad task is listed once,
     by what is first wrong with it.
     """
@@ -72,7 +75,7 @@ def read_batch(body: Any, *, owner: str) -> Batch:
     batch = Batch()
     for index, item in enumerate(items):
         try:
-            batch.tasks.append(read_task(item, owner=owner))
+            batch.tasks.append(read_task(item, owner=owner, limits=limits))
             batch.indexes.append(index)
         except BadInput as error:
             first = error.problems[0]

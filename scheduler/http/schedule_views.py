@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.db import transaction
 from drf_spectacular.utils import OpenApiResponse, PolymorphicProxySerializer, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -20,6 +21,7 @@ from orchestrator.http.parsers import ExactJSONParser
 from orchestrator.http.requests import read_body, read_id, read_query
 from scheduler import queries
 from scheduler.http import examples
+from scheduler.http.schedule_limits import check_count, check_schedule
 from scheduler.http.schedule_serializers import (
     BackfillBody,
     Backfilled,
@@ -72,7 +74,9 @@ class SchedulesView(APIView):
     def post(self, request: Request) -> Response:
         columns = read_body(ScheduleBody, request)
         schedule = TaskSchedule(owner=owner_of(request.user), **columns)
+        check_count(request.user, schedule.owner)
         create_schedule(schedule)
+        check_schedule(request.user, schedule)
         shown = ScheduleSerializer(schedule).data
         return Response(shown, status=201, headers=location(request, shown["url"]))
 
@@ -153,7 +157,10 @@ class ScheduleView(APIView):
     def _change(self, request: Request, schedule_id: str, *, partial: bool) -> Response:
         schedule = _visible_schedule(request, schedule_id, to="scheduler.change_taskschedule")
         changes = read_body(ScheduleBody, request, partial=partial)
-        return _schedule_response(request, change_schedule(schedule.id, changes))
+        with transaction.atomic():
+            changed = change_schedule(schedule.id, changes)
+            check_schedule(request.user, changed)
+        return _schedule_response(request, changed)
 
 
 class PreviewView(APIView):

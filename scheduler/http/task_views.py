@@ -7,7 +7,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from access.permissions import owner_of, require_visible, with_owners
-from orchestrator.http import openapi
+from orchestrator.http import client_limits, openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
 from orchestrator.http.idempotency import idempotent
@@ -54,7 +54,9 @@ class TasksView(APIView):
     )
     @idempotent
     def post(self, request: Request) -> Response:
-        new = read_task(request.data, owner=owner_of(request.user))
+        owner, limits = owner_of(request.user), client_limits.limits_of(request.user)
+        new = read_task(request.data, owner=owner, limits=limits)
+        client_limits.check_unfinished({owner: 1}, limits)
         return accepted(request, create_task(new))
 
     @extend_schema(
@@ -148,7 +150,9 @@ class BatchView(APIView):
     @idempotent
     def post(self, request: Request) -> Response:
         skips = read_query(BatchOptions, request)["on_error"] == "skip"
-        batch = read_batch(request.data, owner=owner_of(request.user))
+        owner, limits = owner_of(request.user), client_limits.limits_of(request.user)
+        batch = read_batch(request.data, owner=owner, limits=limits)
+        client_limits.check_unfinished({owner: len(batch.tasks)}, limits)
         errors = truncate_errors(batch.problems, of=len(batch.tasks) + len(batch.problems))
         if errors and not (skips and batch.tasks):
             raise BadInput("", errors)

@@ -60,7 +60,8 @@ def submit_occurrences(occurrences: Iterable[Occurrence], now: datetime) -> list
 
 
 def _submit_jobs(kind: Kind, occurrences: Sequence[Occurrence], now: datetime) -> list[Refused]:
-    if submission.goes_one_by_one(kind):
+    # A unique job that there is already takes the place of one occurrence, not of all of them.
+    if submission.goes_one_by_one(kind) or kind.unique:
         return [refused for each in occurrences if (refused := _submit_job(kind, each, now))]
     submission.submit_many(kind, [job_of(each, now) for each in occurrences])
     return []
@@ -72,7 +73,7 @@ def _submit_job(kind: Kind, occurrence: Occurrence, now: datetime) -> Refused | 
         submission.submit(
             kind, job.payload, owner=job.owner, priority=job.priority, run_at=job.run_at, occurrence=job.occurrence
         )
-    except TooManyUnfinished as refusal:
+    except (TooManyUnfinished, submission.NotUnique) as refusal:
         return Refused(occurrence, str(refusal))
     return None
 

@@ -137,7 +137,7 @@ def test_each_role_may_do_to_anothers_work_what_its_permissions_say(
     moment = timezone.now() - timedelta(days=1)
     body = b'{"from": "%s", "to": "%s", "dry_run": true}' % ((moment.isoformat().encode(),) * 2)
     if not path.endswith("backfill/"):
-        body = b'{"priority": 1}' if method == "PATCH" and path.startswith("/jobs/") else b""
+        body = b'{"priority": 4}' if method == "PATCH" and path.startswith("/jobs/") else b""
 
     response = client.send(method, path, body)
 

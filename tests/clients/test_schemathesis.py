@@ -32,6 +32,7 @@ def test_schemathesis_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     limits = {
         "MAX_UNFINISHED_ORCHESTRATIONS": "1000000",
         "MAX_WAIT_SECONDS": "0.1",
+        "DEMO_KINDS": "true",
         "MAX_FAILED_LOGINS_PER_MINUTE": "10000",
     }
     monkeypatch.setenv("SCHEMATHESIS_HOOKS", "tests.clients.formats")

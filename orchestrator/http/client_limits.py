@@ -1,0 +1,95 @@
+"""What a client may ask for who lacks the permission to exceed it. The settings CLIENT_… say how much that is.
+
+They bound what one client can do to the others, not what a job may be: code that submits jobs is not asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.utils import timezone
+
+from access.permissions import User, may
+from orchestrator.http.requests import BadInput
+from orchestrator.kinds import MAX_ATTEMPTS, Problem
+from orchestrator.models import Job
+from orchestrator.states import UNFINISHED
+
+PERMISSION = "orchestrator.exceed_client_limits"
+OR_PERMISSION = f"More requires the permission {PERMISSION}."
+# When a client with too many unfinished jobs may try again.
+RETRY_SECONDS = 10
+
+
+class QuotaExceeded(Exception):
+    """The client has as much of something as one may have; `retry_after_seconds` says when to try again."""
+
+    def __init__(self, detail: str) -> None:
+        self.retry_after_seconds = RETRY_SECONDS
+        super().__init__(f"{detail} {OR_PERMISSION}")
+
+
+class ClientLimits(NamedTuple):
+    """What a client may ask for; None: without a limit."""
+
+    priorities: range = range(10)
+    max_attempts: int = MAX_ATTEMPTS
+    latest_start: datetime | None = None
+    max_unfinished: int | None = None
+
+
+NO_LIMITS = ClientLimits()
+
+
+def limits_of(user: User) -> ClientLimits:
+    if may(user, PERMISSION):
+        return NO_LIMITS
+    return ClientLimits(
+        priorities=settings.CLIENT_PRIORITIES,
+        max_attempts=settings.ENV.CLIENT_MAX_ATTEMPTS,
+        latest_start=timezone.now() + timedelta(days=settings.ENV.CLIENT_RUN_AT_DAYS),
+        max_unfinished=settings.ENV.CLIENT_MAX_UNFINISHED,
+    )
+
+
+def check(asked: Mapping[str, Any], limits: ClientLimits, pointer: str = "") -> None:
+    """Raises BadInput where a job's priority, max_attempts or run_at is not what the client may ask for.
+
+    pointer: to what is asked within the body.
+    """
+    problems = []
+    if (priority := asked.get("priority")) is not None and priority not in limits.priorities:
+        problems.append(Problem("/priority", "client_limit", priorities_allowed(limits)))
+    if (attempts := asked.get("max_attempts")) is not None and attempts > limits.max_attempts:
+        detail = f"You may ask for at most {limits.max_attempts} attempts, not {attempts}. {OR_PERMISSION}"
+        problems.append(Problem("/max_attempts", "client_limit", detail))
+    run_at = asked.get("run_at")
+    if run_at is not None and limits.latest_start is not None and run_at > limits.latest_start:
+        detail = f"A job may start at the latest in {settings.ENV.CLIENT_RUN_AT_DAYS:g} days. {OR_PERMISSION}"
+        problems.append(Problem("/run_at", "client_limit", detail))
+    if problems:
+        raise BadInput("", [each._replace(pointer=pointer + each.pointer) for each in problems])
+
+
+def priorities_allowed(limits: ClientLimits) -> str:
+    first, last = limits.priorities[0], limits.priorities[-1]
+    return f"You may ask for the priorities {first} to {last}. {OR_PERMISSION}"
+
+
+def check_unfinished(owners: Mapping[str, int], limits: ClientLimits) -> None:
+    """Raises QuotaExceeded if an owner would have too many unfinished jobs with so many more. Those who submit at the
+    same moment do not see each other, so there can be a few more.
+    """
+    if limits.max_unfinished is None:
+        return
+    for owner, more in owners.items():
+        unfinished = Job.objects.filter(owner=owner, parent=None, status__in=UNFINISHED)
+        room = limits.max_unfinished - more
+        if owner and (room < 0 or unfinished[: room + 1].count() > room):
+            raise QuotaExceeded(
+                f"{owner!r} would have more than {limits.max_unfinished:,} unfinished jobs; wait for some to end, or "
+                "cancel some."
+            )

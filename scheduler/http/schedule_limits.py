@@ -1,0 +1,40 @@
+"""How many schedules a client may have, and how often they may run: see `orchestrator.http.client_limits`."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from django.conf import settings
+
+from access.permissions import User
+from orchestrator.http.client_limits import NO_LIMITS, OR_PERMISSION, QuotaExceeded, check, limits_of
+from orchestrator.http.requests import BadInput
+from orchestrator.kinds import Problem
+from scheduler.models import TaskSchedule
+from scheduler.services.schedules import next_runs
+
+# So many of the next runs are looked at.
+RUNS = 20
+RECURRENCES = ("rrule", "cron", "interval", "every_x_hours", "every_x_days")
+
+
+def check_count(user: User, owner: str) -> None:
+    """Raises QuotaExceeded if the client may not have one schedule more."""
+    if limits_of(user) is not NO_LIMITS:
+        there, allowed = TaskSchedule.objects.filter(owner=owner).count(), settings.ENV.CLIENT_MAX_SCHEDULES
+        if there >= allowed:
+            raise QuotaExceeded(f"You have {there:,} schedules, of which you may have {allowed:,}; delete some.")
+
+
+def check_schedule(user: User, schedule: TaskSchedule) -> None:
+    """Raises BadInput for a schedule, as it was written, that a client may not have; roll it back."""
+    limits = limits_of(user)
+    if limits is NO_LIMITS:
+        return
+    check({"priority": schedule.priority}, limits)
+    least = settings.ENV.CLIENT_MIN_SCHEDULE_SECONDS
+    gaps = [(after - before).total_seconds() for before, after in pairwise(next_runs(schedule, RUNS))]
+    if gaps and min(gaps) < least:
+        name = next(name for name in RECURRENCES if getattr(schedule, name) is not None)
+        detail = f"Two runs must be at least {least:,} s apart, and these are {min(gaps):,g} s. {OR_PERMISSION}"
+        raise BadInput("", [Problem(f"/{name}", "client_limit", detail)])

@@ -1,0 +1,115 @@
+"""What a client may ask for, and who may ask for more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.utils import timezone
+from pytest_django import Settings
+
+from config.consistency import require_consistent
+from orchestrator.models import Job
+from orchestrator.states import Status
+from tests.api import Api, pointers
+from tests.factories import make_job
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("asks_for_tokens")]
+
+EXCEED = "exceed_client_limits"
+SLICES: dict[str, Any] = {"kind": "demo.slices"}
+IN_TWO_YEARS = (timezone.now() + timedelta(days=730)).isoformat()
+
+
+def limit(settings: Settings, **values: Any) -> None:
+    settings.ENV = msgspec.structs.replace(settings.ENV, **values)
+
+
+@pytest.mark.parametrize(
+    ("asked", "would_be_right"),
+    [
+        ({"priority": 0}, "the priorities 3 to 9"),
+        ({"max_attempts": 1_000}, "at most 25 attempts"),
+        ({"run_at": IN_TWO_YEARS}, "in 366 days"),
+    ],
+)
+def test_what_is_beyond_the_limits_takes_a_permission(
+    asked: dict[str, Any], would_be_right: str, as_user: Callable[..., Api]
+) -> None:
+    refused = as_user("ada").post("/jobs", SLICES | asked)
+    together = as_user("bob").post("/jobs/bulk", {"jobs": [SLICES, SLICES | asked]})
+    allowed = as_user("grace", permissions=[EXCEED]).post("/jobs", SLICES | asked)
+
+    assert (refused.status_code, pointers(refused)) == (400, [f"/{next(iter(asked))}"])
+    assert would_be_right in refused.json()["detail"]
+    assert EXCEED in refused.json()["detail"]
+    assert pointers(together) == [f"/jobs/1/{next(iter(asked))}"]
+    assert allowed.status_code == 202
+
+
+def test_the_limits_themselves_may_be_asked_for(as_user: Callable[..., Api]) -> None:
+    assert as_user().post("/jobs", SLICES | {"priority": 3, "max_attempts": 25}).status_code == 202
+
+
+def test_a_job_is_not_moved_beyond_them_either(as_user: Callable[..., Api]) -> None:
+    ada = as_user()
+    job = make_job(owner="ada")
+
+    assert pointers(ada.send("PATCH", f"/jobs/{job.id}", b'{"priority": 0}')) == ["/priority"]
+    refused = ada.post("/jobs/change", {"filter": {"status": ["CREATED"]}, "change": {"priority": 0}})
+    assert pointers(refused) == ["/change/priority"]
+
+
+def test_nor_is_a_task_alone_or_in_a_batch(as_user: Callable[..., Api]) -> None:
+    ada, task = as_user(), {"a": 1, "b": 2, "priority": 1}
+
+    assert pointers(ada.post("/tasks/", task)) == ["/priority"]
+    assert pointers(ada.post("/tasks/batch-request/", [task | {"priority": 5}, task])) == ["/1/priority"]
+    assert as_user("grace", permissions=[EXCEED]).post("/tasks/", task).status_code == 202
+
+
+def test_unfinished_jobs_are_counted_and_finished_ones_and_children_are_not(
+    as_user: Callable[..., Api], settings: Settings
+) -> None:
+    limit(settings, CLIENT_MAX_UNFINISHED=2)
+    ada = as_user()
+    make_job(Status.COMPLETED, owner="ada")
+    make_job(owner="ada", parent=make_job(owner="ada"), name="a child")
+
+    accepted, refused = ada.post("/jobs", SLICES), ada.post("/jobs", SLICES)
+
+    assert (accepted.status_code, refused.status_code) == (202, 429)
+    assert refused["Retry-After"] == "10"
+    assert refused.json()["type"] == "urn:muster:problem:quota-exceeded"
+    assert as_user("bob").post("/jobs", SLICES).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/jobs/bulk", {"jobs": [SLICES] * 3}), ("/tasks/batch-request/", [{"a": 1, "b": 2}] * 3)],
+)
+def test_many_at_once_count_as_many(path: str, body: Any, as_user: Callable[..., Api], settings: Settings) -> None:
+    limit(settings, CLIENT_MAX_UNFINISHED=2)
+
+    assert as_user().post(path, body).status_code == 429
+    assert not Job.objects.exists()
+
+
+def test_demo_kinds_are_off_in_production(as_user: Callable[..., Api], settings: Settings) -> None:
+    limit(settings, DEMO_KINDS=False)
+
+    refused = as_user().post("/jobs")
+
+    assert (refused.status_code, pointers(refused)) == (400, ["/kind"])
+    assert "DEMO_KINDS" in refused.json()["detail"]
+
+
+def test_priorities_that_begin_after_their_end_are_no_setting(settings: Settings) -> None:
+    limit(settings, CLIENT_PRIORITIES="9-3")
+
+    with pytest.raises(ImproperlyConfigured, match="write the least first"):
+        require_consistent(settings.ENV)

@@ -1,0 +1,63 @@
+"""How many schedules a client may have, and how often they may run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from pytest_django import Settings
+
+from scheduler.models import TaskSchedule
+from tests.api import Api, pointers
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("asks_for_tokens")]
+
+HOURLY: dict[str, Any] = {"a": 1, "b": 2, "interval": 3_600}
+
+
+@pytest.mark.parametrize(
+    "often",
+    [{"interval": 59}, {"rrule": "FREQ=DAILY;BYHOUR=0;BYMINUTE=0;BYSECOND=0,1"}],
+)
+def test_a_schedule_that_runs_too_often_takes_a_permission(often: dict[str, Any], as_user: Callable[..., Api]) -> None:
+    body = {"a": 1, "b": 2} | often
+
+    refused = as_user("ada").post("/task-schedules/", body)
+    allowed = as_user("grace", permissions=["exceed_client_limits"]).post("/task-schedules/", body)
+
+    assert (refused.status_code, pointers(refused)) == (400, [f"/{next(iter(often))}"])
+    assert "at least 60 s apart" in refused.json()["detail"]
+    assert allowed.status_code == 201
+    assert not TaskSchedule.objects.filter(owner="ada").exists()
+
+
+def test_nor_may_it_be_changed_so(as_user: Callable[..., Api]) -> None:
+    ada = as_user()
+    url = ada.post("/task-schedules/", HOURLY).json()["url"]
+
+    assert pointers(ada.send("PATCH", url, b'{"interval": 1}')) == ["/interval"]
+    assert pointers(ada.send("PATCH", url, b'{"priority": 0}')) == ["/priority"]
+    assert TaskSchedule.objects.get().interval == 3_600
+
+
+def test_every_minute_and_a_single_run_are_allowed(as_user: Callable[..., Api]) -> None:
+    ada = as_user()
+
+    for body in ({"cron": "* * * * *"}, {"interval": 1, "schedule_x_times": 1}):
+        assert ada.post("/task-schedules/", {"a": 1, "b": 2} | body).status_code == 201
+
+
+def test_one_schedule_too_many_is_refused_until_one_is_deleted(
+    as_user: Callable[..., Api], settings: Settings
+) -> None:
+    settings.ENV = msgspec.structs.replace(settings.ENV, CLIENT_MAX_SCHEDULES=1)
+    ada = as_user()
+    url = ada.post("/task-schedules/", HOURLY).json()["url"]
+
+    refused = ada.post("/task-schedules/", HOURLY)
+    ada.delete(url)
+
+    assert (refused.status_code, refused.json()["type"]) == (429, "urn:muster:problem:quota-exceeded")
+    assert ada.post("/task-schedules/", HOURLY).status_code == 201
