@@ -6,6 +6,7 @@ Services say what they did by `record`. Who did it is known here: a middleware n
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from django.conf import settings
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import connection
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
@@ -30,6 +33,13 @@ Via = AuditEntry.Via
 
 # What an entry keeps of a text, of a list, and of all that changed.
 MAX_TEXT, MAX_ITEMS, MAX_FIELDS = 200, 50, 50
+
+# An entry for each of many objects. They may be thousands, for which the ORM takes ten times as long.
+RECORD_MANY = """
+INSERT INTO access_auditentry (actor, token, address, via, action, object_id, object_name, before, keep_until)
+SELECT %(actor)s, %(token)s, %(address)s::inet, %(via)s, %(action)s, each.id, each.name, each.before, %(keep_until)s
+FROM json_to_recordset(%(rows)s) AS each (id text, name text, before jsonb)
+"""
 
 _request: ContextVar[HttpRequest | None] = ContextVar("request", default=None)
 _command: ContextVar[bool] = ContextVar("command", default=False)
@@ -104,8 +114,19 @@ def record_many(action: str, changed: Iterable[tuple[object, object, Mapping[str
     """Keeps that this was done to each of several objects: its id, its name, and the fields that changed as they were
     before.
     """
-    who = _doer(_request.get())
-    AuditEntry.objects.bulk_create([_entry(who, action, id, name, before, None) for id, name, before in changed])
+    days = settings.ENV.AUDIT_DAYS
+    rows = [{"id": _text(id)[:150], "name": _text(name), "before": _small(before)} for id, name, before in changed]
+    parameters: dict[str, Any] = {
+        "actor": "",
+        "token": "",
+        "address": None,
+        **_doer(_request.get()),
+        "action": action,
+        "keep_until": timezone.now() + timedelta(days=days) if days else None,
+        "rows": json.dumps(rows, cls=DjangoJSONEncoder),
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(RECORD_MANY, parameters)
 
 
 def _entry(
