@@ -26,6 +26,7 @@ OPERATORS = {
         "reschedule_job",
         "exceed_client_limits",
         "pause_kind",
+        "limit_kind",
         "pause_queue",
         "view_payload",
     ),

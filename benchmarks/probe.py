@@ -2,6 +2,7 @@
 
 python -m benchmarks.probe create_tasks COUNT BATCH | claim COUNT | submit_steps COUNT | submit_fan CHILDREN
     | submit_leased_fan CHILDREN | submit_waits COUNT SECONDS | submit_async_waits COUNT SECONDS
+    | run_leased_steps COUNT | run_keyed_steps COUNT
 """
 
 from __future__ import annotations
@@ -88,6 +89,42 @@ def submit_async_waits(count: int, seconds: int) -> dict[str, Any]:
     return submit_waits(count, seconds, kind="bench.async_wait")
 
 
+def run_leased_steps(count: int) -> dict[str, Any]:
+    """Runs so many leased jobs as one thread does: claim a group, run it, complete it."""
+    return _run("bench.leased_step", [{}] * count)
+
+
+def run_keyed_steps(count: int) -> dict[str, Any]:
+    """The same of a kind with a limit per key, each of a key of its own."""
+    return _run("bench.keyed_step", [{"key": f"free {number}"} for number in range(count)])
+
+
+def _run(name: str, payloads: list[dict[str, Any]]) -> dict[str, Any]:
+    from django.db import connection
+
+    from orchestrator.kinds import kind_named
+    from orchestrator.submission import submit_many
+    from orchestrator.worker.process import WorkerProcess
+    from orchestrator.worker.runner import run_next
+
+    kind = kind_named(name)
+    process = WorkerProcess("probe@here", ["io"]).start()
+    assert process.lease.registered.wait(30)
+    warm_up = len(payloads) // 5
+    submit_many(kind, payloads[:warm_up])
+    while run_next(kind, process):
+        pass
+    submit_many(kind, payloads)
+    done, began_at = 0, time.perf_counter()
+    while ran := run_next(kind, process):
+        done += ran
+    seconds = time.perf_counter() - began_at
+    assert done >= len(payloads), done
+    process.end()
+    connection.close()
+    return {"rate": done / seconds}
+
+
 def _rung() -> dict[str, Any]:
     """Waits for the bell, which a thread of this process rings."""
     from orchestrator.queue import bell
@@ -105,6 +142,8 @@ if __name__ == "__main__":
         submit_leased_fan,
         submit_waits,
         submit_async_waits,
+        run_leased_steps,
+        run_keyed_steps,
     )
     command = {each.__name__: each for each in commands}[sys.argv[1]]
     print(json.dumps(command(*map(int, sys.argv[2:]))))

@@ -24,7 +24,8 @@ from orchestrator.http.requests import BadInput, problems_in
 from orchestrator.http.responses import problem, shortened
 from orchestrator.http.strict_json import BadJSON
 from orchestrator.kinds import BadConcurrencyKey, BadPayload, InternalKind, Problem, UnknownKind
-from orchestrator.models import Delivery, Job, Notification
+from orchestrator.limits import BadLimit
+from orchestrator.models import Delivery, Job, Kind, Notification
 from orchestrator.notifications.services import BadNotification, NotRepeatable
 from orchestrator.queue.pausing import UnknownQueue
 from orchestrator.steering.changing import NotChangeable
@@ -99,6 +100,13 @@ REFUSALS: dict[type[BaseException], Refusal] = {
         HTTPStatus.NOT_FOUND, "no-such-calendar", "Calendar not found", "No calendar has this name."
     ),
     CalendarInUse: Refusal(HTTPStatus.CONFLICT, "calendar-in-use", "The calendar cannot be deleted"),
+    Kind.DoesNotExist: Refusal(
+        HTTPStatus.NOT_FOUND,
+        "no-such-kind",
+        "Kind not found",
+        "No kind has this name, or no worker has reported it yet; GET /kinds lists the kinds.",
+    ),
+    BadLimit: BAD_INPUT,
     NotPending: Refusal(HTTPStatus.CONFLICT, "not-pending", "The task cannot be cancelled"),
     NotEnded: Refusal(HTTPStatus.CONFLICT, "not-ended", "The task cannot be run again yet"),
     NotCancellable: Refusal(HTTPStatus.CONFLICT, "not-cancellable", "The job cannot be cancelled"),

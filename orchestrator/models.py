@@ -218,6 +218,12 @@ class Job(models.Model):
                 fields=["owner", "kind"],
                 condition=Q(parent=None, status__in=UNFINISHED) & ~Q(owner=""),
             ),
+            # Serves: the same of jobs without an owner, of kinds that have such a cap.
+            models.Index(
+                name="job_unfinished_unowned",
+                fields=["kind"],
+                condition=Q(limited=True, parent=None, status__in=UNFINISHED, owner=""),
+            ),
             # Serves: pruning jobs of a kind by age, and the rollups. Children go with their parents.
             models.Index(
                 name="job_finished_by_kind",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -15,11 +16,17 @@ from django.conf import settings
 from django.db import connection
 from django.db.models import BooleanField, Field, JSONField, Model, QuerySet
 from django.db.models.expressions import RawSQL
+from django.utils import timezone
 
 from access.models import AuditEntry
 from access.permissions import NotPermitted, User, is_visible, may, owners_named, visibility_params, visible
-from orchestrator.kinds import all_kinds
+from orchestrator.kinds import Kind as DeclaredKind
+from orchestrator.kinds import all_kinds, known_kind
+from orchestrator.limits import merged
 from orchestrator.models import Attempt, Job, Kind
+from orchestrator.queue.waits import LimitWait, limit_of_lane, limit_wait
+from orchestrator.rollups import reading
+from orchestrator.rollups.reading import NO_TIMES
 from orchestrator.states import FINAL, Status
 
 Row = TypeVar("Row", bound=Model)
@@ -51,6 +58,13 @@ WHERE job_id = orchestrator_job.id
 KIND_IS_PAUSED = """
 EXISTS (SELECT FROM orchestrator_kind kind WHERE kind.name = orchestrator_job.kind AND kind.paused_at IS NOT NULL)
 """
+# The second, while a job may wait for a limit: how long that takes changes with what is not its own.
+LIMITS_SEEN_AT = """
+CASE WHEN orchestrator_job.finished_at IS NULL AND orchestrator_job.worker_id IS NULL
+      AND EXISTS (SELECT FROM orchestrator_kind kind WHERE kind.name = orchestrator_job.kind AND kind.limited)
+     THEN date_trunc('second', statement_timestamp())
+END
+"""
 # Whether a job's time has come, by the clock that decides.
 IS_DUE = "orchestrator_job.run_at <= statement_timestamp()"
 # Whether the user may see a job.
@@ -63,15 +77,16 @@ COLUMNS = {
 # What clients read again and again is SQL: the ORM takes three times as long to write it as PostgreSQL to run it.
 # A job with all that the API shows of it but its attempts.
 SHOWN_JOB = f"""
-SELECT {", ".join(COLUMNS.values())}, ({CHILDREN_COUNTS}), {KIND_IS_PAUSED}, {IS_DUE}, ({CHECKPOINTS})
+SELECT {", ".join(COLUMNS.values())}, ({CHILDREN_COUNTS}), {KIND_IS_PAUSED}, {IS_DUE}, {LIMITS_SEEN_AT},
+       ({CHECKPOINTS})
 FROM orchestrator_job
 WHERE id = %(id)s AND {IS_VISIBLE}
 """  # noqa: S608 It is made of constants.
 # What the API shows of a job changes with its updated_at, which every move writes (except the start of a parent, which
 # shows in its status), and with what is not its own: its children, its kind and the time.
-VERSION = ("updated_at", "status", "children_counts", "kind_is_paused", "is_due")
+VERSION = ("updated_at", "status", "children_counts", "kind_is_paused", "is_due", "limits_seen_at")
 JOB_VERSION = f"""
-SELECT updated_at, status, ({CHILDREN_COUNTS}), {KIND_IS_PAUSED}, {IS_DUE}
+SELECT updated_at, status, ({CHILDREN_COUNTS}), {KIND_IS_PAUSED}, {IS_DUE}, {LIMITS_SEEN_AT}
 FROM orchestrator_job
 WHERE id = %(id)s AND {IS_VISIBLE}
 """  # noqa: S608
@@ -108,6 +123,8 @@ if TYPE_CHECKING:
         failed_attempts: list[Attempt]
         # Only in `job_detail`.
         passed_checkpoints: list[dict[str, Any]]
+        limits_seen_at: datetime | None
+        limit_wait: LimitWait | None
 
 
 def visible_jobs(user: User) -> QuerySet[Job]:
@@ -126,12 +143,16 @@ def orchestration_of(user: User, username: str, job_id: UUID) -> Job:
 
 def job_detail(user: User, job_id: UUID) -> JobDetail:
     """The job with all that is shown of it; raises Job.DoesNotExist likewise."""
-    *columns, children_counts, kind_is_paused, is_due, checkpoints = _visible_row(SHOWN_JOB, user, id=job_id)
+    *columns, children_counts, kind_is_paused, is_due, limits_seen_at, checkpoints = _visible_row(
+        SHOWN_JOB, user, id=job_id
+    )
     job = cast("JobDetail", Job.from_db(connection.alias, list(COLUMNS), columns))
     job.children_counts, job.kind_is_paused, job.is_due = children_counts, kind_is_paused, is_due
     job.passed_checkpoints = [
         each | {"ended_at": datetime.fromisoformat(each["ended_at"])} for each in checkpoints or ()
     ]
+    job.limits_seen_at = limits_seen_at
+    job.limit_wait = limit_wait(job) if limits_seen_at and is_due and not job.unfinished_dependencies else None
     add_attempts([job])
     return job
 
@@ -196,7 +217,24 @@ def waiting_for(job: JobDetail) -> str | None:
         return "dependencies"
     if not job.is_due and not job.ready:
         return ("retry" if job.error else "snooze") if job.attempt else "start_time"
-    return "paused_kind" if job.kind_is_paused else "worker"
+    if job.kind_is_paused:
+        return "paused_kind"
+    if job.blocked_by:
+        return limit_of_lane(job.blocked_by)
+    wait: LimitWait | None = getattr(job, "limit_wait", None)
+    return wait.limit if wait else "worker"
+
+
+def expected_seconds(job: JobDetail) -> int | None:
+    """About how long a job has to wait for a limit; None if it waits for none, or if no job of its kind has ended."""
+    wait = job.limit_wait
+    if wait is None:
+        return None
+    if wait.seconds is not None:
+        return math.ceil(wait.seconds)
+    now = timezone.now()
+    _, runs = reading.times(now).get(job.kind, (NO_TIMES, NO_TIMES))
+    return None if runs.median is None else math.ceil(wait.rounds * runs.median)
 
 
 def created_between(rows: QuerySet[Row], after: datetime | None, before: datetime | None) -> QuerySet[Row]:
@@ -253,9 +291,29 @@ def log_lines(
 
 
 def known_kinds() -> list[dict[str, Any]]:
-    """The kinds there are, each with when it was paused, if it is."""
-    paused = dict(Kind.objects.filter(paused_at__isnull=False).values_list("name", "paused_at"))
-    return [{"kind": kind, "paused_at": paused.get(kind.name)} for kind in all_kinds()]
+    """The kinds there are, each with when it was paused, if it is, and its limits."""
+    rows = {row.name: row for row in Kind.objects.all()}
+    return [_known_kind(kind, rows.get(kind.name)) for kind in all_kinds()]
+
+
+def kind_detail(name: str) -> dict[str, Any]:
+    """The kind of that name likewise; raises Kind.DoesNotExist."""
+    kind, row = known_kind(name), Kind.objects.filter(name=name).first()
+    if kind is None:
+        raise Kind.DoesNotExist
+    return _known_kind(kind, row)
+
+
+def _known_kind(kind: DeclaredKind, row: Kind | None) -> dict[str, Any]:
+    """declared, changed: its limits by its code, and what operators have set instead."""
+    declared, changed = (row.declared_limits, row.limits) if row else (kind.limits.as_json(), {})
+    return {
+        "kind": kind,
+        "paused_at": row.paused_at if row else None,
+        "limits": merged(declared, changed),
+        "declared": declared,
+        "changed": changed,
+    }
 
 
 def wait_until_ended(jobs: QuerySet[Job], job_id: UUID, seconds: float, *, user_id: int | None = None) -> None:

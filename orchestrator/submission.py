@@ -50,16 +50,17 @@ retrying = Failpoint("retrying")
 INSERT = """
 INSERT INTO orchestrator_job (
     id, kind, queue, owner, priority, payload, max_attempts, parent_id, name, unfinished_dependencies,
-    limit_key, unresolved, schedule_id, scheduled_for, notify, run_at, rank, ready, unique_key, unique_until
+    limit_key, limited, unresolved, schedule_id, scheduled_for, notify, run_at, rank, ready, unique_key, unique_until
 )
 SELECT new.id, new.kind, new.queue, new.owner, new.priority, new.payload, new.max_attempts, new.parent_id, new.name,
-       new.unfinished_dependencies, new.limit_key, new.unresolved, new.schedule_id, new.scheduled_for, new.notify,
+       new.unfinished_dependencies, new.limit_key, coalesce(new.limited, false), new.unresolved, new.schedule_id,
+       new.scheduled_for, new.notify,
        due.at, due.at + new.priority * %(priority_step)s,
        new.unfinished_dependencies = 0 AND NOT new.unresolved AND due.at <= statement_timestamp(),
        new.unique_key, statement_timestamp() + new.unique_for * interval '1 second'
 FROM json_to_recordset(%(rows)s) AS new (
     id uuid, kind text, queue text, owner text, priority integer, payload jsonb, max_attempts integer,
-    parent_id uuid, name text, unfinished_dependencies integer, limit_key text, unresolved boolean,
+    parent_id uuid, name text, unfinished_dependencies integer, limit_key text, limited boolean, unresolved boolean,
     schedule_id uuid, scheduled_for timestamptz, notify uuid[], run_at timestamptz,
     unique_key uuid, unique_for float, wait float
 ),
@@ -450,8 +451,16 @@ def _row(
         "schedule_id": occurrence and occurrence.schedule_id,
         "scheduled_for": occurrence and occurrence.scheduled_for,
         "run_at": run_at,
-        **({} if kind.key is None or is_template else {"limit_key": kind.key_of(fitting)}),
+        **_limit_columns(kind, fitting, owner, is_template=is_template),
     }
+
+
+def _limit_columns(kind: Kind, payload: Any, owner: str, *, is_template: bool) -> Row:
+    """Those of jobs of kinds with a key, and of those that are counted without an owner: an index holds only them."""
+    columns: Row = {} if kind.key is None or is_template else {"limit_key": kind.key_of(payload)}
+    if not owner and kind_limits.limits_of(kind).max_unfinished_per_owner:
+        columns["limited"] = True
+    return columns
 
 
 def _known_notifications(ids: Sequence[UUID]) -> list[UUID]:
@@ -598,11 +607,13 @@ def _check_cap(kind: Kind, owner: str, *, more: int = 1) -> None:
     each other here until they commit.
     """
     most = kind_limits.limits_of(kind).max_unfinished_per_owner
-    if most is None or not owner:
+    if most is None:
         return
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{kind.name} {owner}"])
     unfinished = Job.objects.filter(owner=owner, kind=kind.name, parent=None, status__in=UNFINISHED)
+    if not owner:
+        unfinished = unfinished.filter(limited=True)
     created = list(unfinished.order_by("created_at").values_list("created_at", flat=True))
     if len(created) + more > most:
         since = created[0] if created else timezone.now()

@@ -56,6 +56,12 @@ def leased_step(job: RunningJob, payload: Nothing) -> int:
     return 1
 
 
+@job("bench.keyed_step", queue="io", key=lambda payload: payload["key"], max_running_per_key=1)
+def keyed_step(job: RunningJob) -> int:
+    """Does nothing, but once at a time for each key."""
+    return 1
+
+
 def fan_out_leased(payload: Fan) -> list[Child]:
     """So many leased steps, all at once."""
     return [Child(name=str(number), kind="bench.leased_step") for number in range(payload.children)]

@@ -126,6 +126,8 @@ def _waits(job: queries.JobDetail, now: datetime) -> str:
             return f"Waits for its start, in {until}."
         case "paused_kind":
             return "Waits because its kind is paused."
+        case "max_running" | "max_running_per_owner" | "max_running_per_key" | "rate" as limit:
+            return f"Waits for the limit {limit} of its kind."
         case _:
             return f"Waits for a worker of the queue {job.queue}."
 

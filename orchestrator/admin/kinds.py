@@ -19,10 +19,12 @@ from unfold.decorators import action
 
 from orchestrator.admin import kind_page
 from orchestrator.admin.base import MAX_COUNTED, ReadOnlyAdmin
+from orchestrator.admin.change_limits import ChangeLimitsForm
 from orchestrator.admin.charts import Bar, sparkline
 from orchestrator.admin.figures import run_times_sparkline
 from orchestrator.admin.rendering import counted, label, list_link
 from orchestrator.models import Kind
+from orchestrator.queue.limiting import change_limits
 from orchestrator.queue.pausing import pause_kind, resume_kind
 from orchestrator.rollups import reading
 from orchestrator.rollups.reading import MINUTE, NO_TIMES, Counts, Times, TimesAt, summed
@@ -101,7 +103,7 @@ class KindAdmin(ReadOnlyAdmin):
     ordering = ("name",)
     search_fields = ("name",)
     actions = ("pause_selected", "resume_selected")
-    actions_detail = ("pause_this", "resume_this")
+    actions_detail = ("pause_this", "resume_this", "change_limits_of_this")
     change_form_template = "orchestrator/admin/kind.html"
     fields = ("name",)
 
@@ -160,6 +162,29 @@ class KindAdmin(ReadOnlyAdmin):
     )
     def resume_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         return self._act_on_this(request, object_id, resume_kind, "Resumed")
+
+    def has_limit_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return self.is_granted(request, "limit")
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Limits …",
+        permissions=["limit"],
+        icon="speed",
+        dialog={
+            "title": "Change the limits of this kind?",
+            "description": "They hold within a second; what runs goes on. A number, a rate (10/m), or unlimited.",
+            "form_class": ChangeLimitsForm,
+            "form_submit_text": "Change the limits",
+        },
+    )
+    def change_limits_of_this(self, request: HttpRequest, form: ChangeLimitsForm, object_id: str) -> HttpResponse:
+        if self.get_object(request, object_id) is None:
+            raise Http404
+
+        def change(name: str) -> None:
+            change_limits(name, form.changes)
+
+        return self._act_on_this(request, object_id, change, "Changed the limits of")
 
     def _act_on_this(
         self, request: HttpRequest, object_id: str, act: Callable[[str], None], done: str

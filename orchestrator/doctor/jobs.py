@@ -98,11 +98,12 @@ def waiting_jobs() -> Finding:
     """Ready jobs start."""
     served = workers()["queues"]
     busy = set(names(BUSY))
-    paused = _paused()
+    # Jobs of kinds with limits wait for room, with workers that have nothing else to do.
+    meant_to_wait = _paused() | set(Kind.objects.filter(limited=True).values_list("name", flat=True))
     late = [
         (kind, queue, seconds)
         for kind, queue, seconds in waiting()
-        if seconds > WAITING_LONG_SECONDS and served.get(queue) and kind not in paused
+        if seconds > WAITING_LONG_SECONDS and served.get(queue) and kind not in meant_to_wait
     ]
     if not late:
         return ok("No ready job has waited long.")

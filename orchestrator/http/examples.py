@@ -79,6 +79,12 @@ JOB_CHANGES: dict[str, Any] = {
     "Before all others": {"priority": 0, "run_at": None},
     "Later": {"run_at": "2030-01-31T12:00:00Z"},
 }
+CHANGED_KINDS: dict[str, Any] = {
+    "At most five at once, two of an owner": {"max_running": 5, "max_running_per_owner": 2},
+    "Ten a minute for each owner": {"rate": "10/m", "rate_per": "owner"},
+    "As its code declares": {"max_running": None, "rate": None},
+    "Pause it": {"paused": True},
+}
 A_JOB = {
     "job_id": JOB,
     "kind": "demo.slices",
@@ -132,6 +138,7 @@ A_LOG_LINE = {
 }
 A_JOBS_CONTENTS: dict[str, Any] = {
     "payload": {"slices": 5, "seconds_per_slice": 1},
+    "limit": None,
     "checkpoints": [{"name": "charge the card", "ended_at": "2030-01-31T12:00:17.000000Z", "seconds": 0.84}],
 }
 NEW_PIPELINES: dict[str, Any] = {

@@ -11,7 +11,6 @@ from orchestrator import queries
 from orchestrator.http.examples import A_JOB, A_JOBS_CONTENTS
 from orchestrator.http.fields import (
     AwareDateTimeField,
-    DurationSecondsField,
     LinkField,
     QueryFloatField,
     StrictCharField,
@@ -22,17 +21,17 @@ from orchestrator.http.fields import (
     StrictSerializer,
 )
 from orchestrator.http.links import link
-from orchestrator.kinds import MAX_ATTEMPTS, Kind
+from orchestrator.kinds import MAX_ATTEMPTS
 from orchestrator.models import Attempt, Checkpoint, Job
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.submission import MAX_NOTIFY
 from orchestrator.unique import MAX_FIELDS, MAX_KEY_CHARACTERS, MAX_SECONDS, ON_CONFLICT, BadUnique, Unique
-from orchestrator.upkeep.retention import kept_days
 
 # That one request may submit together.
 MAX_JOBS = 10_000
 
-WAITING_FOR = ("dependencies", "start_time", "retry", "snooze", "paused_kind", "worker")
+LIMITS = ("max_running", "max_running_per_owner", "max_running_per_key", "rate")
+WAITING_FOR = ("dependencies", "start_time", "retry", "snooze", "paused_kind", "worker", *LIMITS)
 
 
 def _seconds(help_text: str) -> StrictFloatField:
@@ -320,6 +319,16 @@ def _links(job: queries.JobDetail) -> dict[str, str | None]:
     }
 
 
+class LimitWaitSerializer(serializers.Serializer[Any]):
+    name = serializers.ChoiceField(choices=LIMITS)
+    of = serializers.CharField(
+        allow_null=True, help_text="The owner or the concurrency key that has used it up; null: all of the kind."
+    )
+    expected_seconds = serializers.IntegerField(
+        allow_null=True, help_text="About how long it waits; null where nothing is known yet."
+    )
+
+
 @extend_schema_serializer(
     component_name="DuplicateJob",
     examples=[OpenApiExample("A job that was there", A_JOB | {"duplicate": True}, response_only=True)],
@@ -338,68 +347,22 @@ class DuplicateJobSerializer(JobSerializer):
     examples=[OpenApiExample("A job", A_JOB | A_JOBS_CONTENTS, response_only=True)],
 )
 class JobWithPayloadSerializer(JobSerializer):
-    """A job with its payload and its checkpoints."""
+    """A job with its payload, its checkpoints, and the limit it waits for."""
 
     payload = serializers.JSONField()
+    limit = LimitWaitSerializer(allow_null=True, help_text="The limit of its kind that it waits for.")
     checkpoints = CheckpointSerializer(many=True, help_text="What its handler has done once, in order.")
 
     def to_representation(self, job: queries.JobDetail) -> dict[str, Any]:
-        return super().to_representation(job) | {"payload": job.payload, "checkpoints": job.passed_checkpoints}
+        return super().to_representation(job) | {
+            "payload": job.payload,
+            "limit": _limit(job),
+            "checkpoints": job.passed_checkpoints,
+        }
 
 
-@extend_schema_serializer(component_name="KindUnique")
-class KindUniqueSerializer(serializers.Serializer[Any]):
-    """As `Unique`; `fields` is null where the whole payload counts."""
-
-    fields = serializers.ListField(child=serializers.CharField(), allow_null=True)  # type: ignore[assignment]
-    for_seconds = serializers.FloatField()
-    on_conflict = serializers.ChoiceField(choices=ON_CONFLICT)
-    wait_seconds = serializers.FloatField(allow_null=True)
-    max_wait_seconds = serializers.FloatField(allow_null=True)
-    across_owners = serializers.BooleanField(help_text="Whether the jobs of all owners are compared.")
-
-
-@extend_schema_serializer(component_name="Kind")
-class KindSerializer(serializers.Serializer[Any]):
-    name = serializers.CharField(source="kind.name")
-    queue = serializers.CharField(source="kind.queue")
-    execution = serializers.ChoiceField(choices=["leased", "transactional"], source="kind.execution")
-    description = serializers.CharField(source="kind.description")
-    priority = serializers.IntegerField(source="kind.priority")
-    max_attempts = serializers.IntegerField(source="kind.max_attempts")
-    batch_size = serializers.IntegerField(source="kind.batch_size")
-    timeout_seconds = DurationSecondsField(source="kind.timeout", allow_null=True)
-    backoff_seconds = DurationSecondsField(source="kind.backoff")
-    backoff_ceiling_seconds = DurationSecondsField(source="kind.backoff_ceiling")
-    on_cancel = serializers.ChoiceField(choices=["rollback", "keep"], source="kind.on_cancel")
-    is_pipeline = serializers.SerializerMethodField(
-        help_text="Whether every job of the kind is submitted with children."
-    )
-    internal = serializers.BooleanField(
-        source="kind.internal",
-        help_text="Whether it can only be submitted from Python, not by `POST /jobs`.",
-    )
-    max_unfinished_per_owner = serializers.IntegerField(source="kind.limits.max_unfinished_per_owner", allow_null=True)
-    unique = KindUniqueSerializer(
-        source="kind.unique", allow_null=True, help_text="What makes its jobs unique; null if they may be equal."
-    )
-    kept_days = serializers.SerializerMethodField(help_text="How long a job is kept after its end; 0: for ever.")
-    paused_at = serializers.DateTimeField(
-        allow_null=True, help_text="No job of the kind has been started since; null if it is not paused."
-    )
-    payload = serializers.SerializerMethodField(help_text="JSON Schema (2020-12) of the payload.")
-
-    def get_is_pipeline(self, shown: dict[str, Any]) -> bool:
-        return shown["kind"].plan is not None
-
-    def get_kept_days(self, shown: dict[str, Any]) -> float:
-        return kept_days(shown["kind"].name, shown["kind"].keep_days)
-
-    def get_payload(self, shown: dict[str, Any]) -> dict[str, Any]:
-        kind: Kind = shown["kind"]
-        return kind.payload_schema()
-
-
-@extend_schema_serializer(component_name="Kinds")
-class KindsSerializer(serializers.Serializer[Any]):
-    results = KindSerializer(many=True)
+def _limit(job: queries.JobDetail) -> dict[str, Any] | None:
+    wait = job.limit_wait
+    if wait is None:
+        return None
+    return {"name": wait.limit, "of": wait.of, "expected_seconds": queries.expected_seconds(job)}

@@ -30,7 +30,6 @@ from orchestrator.http.job_serializers import (
     JobFilters,
     JobSerializer,
     JobWithPayloadSerializer,
-    KindsSerializer,
     NewJob,
     WaitOption,
 )
@@ -193,17 +192,6 @@ class RetryView(APIView):
         require_visible(request.user, Job, id, to="orchestrator.retry_job")
         shown = job_shown(request, submission.retry(id).id)
         return Response(shown, status=202, headers=location(request, shown["links"]["self"]))
-
-
-class KindsView(APIView):
-    @extend_schema(
-        operation_id="list_kinds",
-        tags=["jobs"],
-        summary="List the kinds of job with the JSON Schemas of their payloads",
-        responses={200: KindsSerializer, **problems()},
-    )
-    def get(self, request: Request) -> Response:
-        return Response(KindsSerializer({"results": queries.known_kinds()}).data)
 
 
 def as_change(asked: dict[str, Any]) -> Change:

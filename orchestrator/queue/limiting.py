@@ -26,15 +26,21 @@ def change_limits(name: str, changes: Mapping[str, Any]) -> Limits:
     with transaction.atomic():
         row = Kind.objects.select_for_update().get(name=name)
         before = dict(row.limits)
-        row.limits = _changed(before, changes)
-        effective = merged(row.declared_limits, row.limits)
-        _check_key(name, effective)
+        row.limits, effective = check_changes(row, changes)
         row.limited = effective.holds_back
         if row.limits != before:
             row.save(update_fields=["limits", "limited"])
             audit.record("kind.limit", name, before=before, after=row.limits)
             transaction.on_commit(partial(unblocking.limits_changed, name))
     return effective
+
+
+def check_changes(kind: Kind, changes: Mapping[str, Any]) -> tuple[dict[str, Any], Limits]:
+    """What operators have set of the kind then, and the limits that hold; raises BadLimit."""
+    overrides = _changed(kind.limits, changes)
+    effective = merged(kind.declared_limits, overrides)
+    _check_key(kind.name, effective)
+    return overrides, effective
 
 
 def _changed(overrides: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

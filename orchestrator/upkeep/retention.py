@@ -24,7 +24,9 @@ from psycopg2.extras import execute_values
 from access import tokens
 from access.models import AuditEntry
 from orchestrator.kinds import all_kinds
-from orchestrator.models import IdempotencyKey, Job, Kind, Rollup, Worker
+from orchestrator.limits import Rate
+from orchestrator.models import IdempotencyKey, Job, Kind, RateStart, Rollup, Worker
+from orchestrator.queue import kind_limits
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ LOCK_SECONDS, STATEMENT_SECONDS = 0.1, 2
 # How long one tick prunes. What is left is done by the next one.
 PRUNING_SECONDS = 0.5
 
+# How long a start is kept at the least that a rate counts, so that a rate can be lowered.
+MIN_START_SECONDS = 3_600
 # How long a worker's row is kept after its end.
 ENDED_WORKER_DAYS = 7
 # How long figures are kept.
@@ -148,6 +152,17 @@ def idempotency_keys() -> bool:
 def worker_rows() -> bool:
     long_ended = Worker.objects.filter(ended_at__lt=Now() - timedelta(days=ENDED_WORKER_DAYS), in_flight_batch={})
     return delete_some(long_ended.exclude(Exists(Job.objects.filter(worker=OuterRef("id")))))
+
+
+@pruning
+def starts_of_rates() -> bool:
+    """Those that no rate of their kind counts any more."""
+    old = Q()
+    for name in Kind.objects.values_list("name", flat=True):
+        rate = kind_limits.known_limits_of(name).rate
+        seconds = max(MIN_START_SECONDS, Rate.parse(rate).seconds if rate else 0)
+        old |= Q(kind=name, started_at__lt=Now() - timedelta(seconds=seconds))
+    return bool(old) and delete_some(RateStart.objects.filter(old))
 
 
 @pruning

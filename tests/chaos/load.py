@@ -96,6 +96,28 @@ def a_long_job_that_does_not_listen(client: Client, rng: random.Random) -> None:
     client.job(rng.choice(LEASED), {"number": number(rng), "seconds": rng.uniform(0.5, 2), "deaf": True})
 
 
+@work(1)
+def some_jobs_of_a_limited_kind(client: Client, rng: random.Random) -> None:
+    """Some of them die with their worker, are cancelled or fail, and a limit changes meanwhile."""
+    for _ in range(4):
+        job_id = client.job("tests.effect_limited", keyed(rng), priority=rng.randint(0, 9))
+    if rng.random() < 0.3:
+        client.cancel(job_id)
+    if rng.random() < 0.3:
+        client.ask("PATCH", "/kinds/tests.effect_limited", json={"max_running": rng.choice((2, 3, None))})
+
+
+@work(0.7)
+def some_jobs_of_a_kind_with_a_rate(client: Client, rng: random.Random) -> None:
+    for _ in range(4):
+        client.job("tests.effect_rated", keyed(rng) | {"seconds": 0}, priority=rng.randint(0, 9))
+
+
+def keyed(rng: random.Random) -> dict[str, Any]:
+    failures = int(rng.random() < 0.1)
+    return {"number": number(rng), "key": rng.choice("abcdef"), "seconds": rng.uniform(0, 0.5), "failures": failures}
+
+
 @work(1.5)
 def a_job_in_steps(client: Client, rng: random.Random) -> None:
     steps = rng.randint(2, 12)

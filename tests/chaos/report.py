@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+import tests.chaos.limits  # noqa: F401 More invariants.
 from tests.chaos.faults import FAULTS
 from tests.chaos.invariants import (
     Books,

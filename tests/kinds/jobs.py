@@ -147,6 +147,12 @@ class Mishaps(msgspec.Struct, forbid_unknown_fields=True):
     kills: bool = False
 
 
+class Keyed(Mishaps):
+    """The same of a job with a concurrency key."""
+
+    key: str = ""
+
+
 class NotYet(Exception):
     """The attempt was meant to fail; a later one will not."""
 
@@ -221,6 +227,24 @@ async def effect_on_loop(running: AsyncRunningJob, payload: Mishaps) -> dict[str
 @job("tests.effect_in_child", queue="default", payload=Mishaps, **PATIENT)
 def effect_in_child(running: RunningJob, payload: Mishaps) -> dict[str, int]:
     """The same, leased, in a child of the prefork pool."""
+    return leave_effect(running, payload)
+
+
+@job(
+    "tests.effect_limited", queue="io", payload=Keyed,
+    key=lambda payload: payload.key, max_running=4, max_running_per_key=1, **PATIENT,
+)  # fmt: skip
+def effect_limited(running: RunningJob, payload: Keyed) -> dict[str, int]:
+    """The same, of which four run at once, but one of a key."""
+    return leave_effect(running, payload)
+
+
+@job(
+    "tests.effect_rated", queue="default", payload=Keyed,
+    key=lambda payload: payload.key, rate="6/2s", rate_per="key", burst=3, **PATIENT,
+)  # fmt: skip
+def effect_rated(running: RunningJob, payload: Keyed) -> dict[str, int]:
+    """The same, of which six of a key start within two seconds."""
     return leave_effect(running, payload)
 
 

@@ -281,12 +281,20 @@ def test_the_advice_when_to_try_again_is_never_in_the_past(capped: Kind) -> None
     assert refusal.value.retry_after_seconds == 1
 
 
-def test_a_cap_is_each_owners_own_and_nobodys_without_one(capped: Kind, kind: DeclareKind) -> None:
-    for owner in ("ada", "ada", "bob", "bob", "", "", ""):
+def test_a_cap_is_each_owners_own(capped: Kind, kind: DeclareKind) -> None:
+    for owner in ("ada", "ada", "bob", "bob", "", ""):
         submit(capped, owner=owner)
     submit(kind(max_unfinished_per_owner=1), owner="ada")
 
-    assert Job.objects.count() == 8
+    assert Job.objects.count() == 7
+
+
+def test_a_cap_holds_for_jobs_without_an_owner_together(capped: Kind) -> None:
+    for _ in range(2):
+        submit(capped)
+
+    with pytest.raises(TooManyUnfinished, match="'' already has 2 unfinished"):
+        submit(capped)
 
 
 def test_a_job_that_ended_makes_room(capped: Kind) -> None:

@@ -84,10 +84,25 @@ def test_a_kind_is_paused_and_resumed_on_its_page(admin_client: Client) -> None:
     assert Kind.objects.get().paused_at is None
 
 
+def change_limits(client: Client, **form: str) -> dict[str, Any]:
+    path = reverse("admin:orchestrator_kind_change_limits_of_this", args=[Kind.objects.get().name])
+    client.post(path, {"_form_submitted": "True"} | form)
+    return dict(Kind.objects.get().limits)
+
+
+def test_limits_are_changed_on_its_page(admin_client: Client) -> None:
+    assert change_limits(admin_client, max_running="5", rate="10/m") == {"max_running": 5, "rate": "10/m"}
+    assert "5 (set here)" in page(admin_client)
+    assert change_limits(admin_client, max_running="unlimited") == {"max_running": None}
+    assert change_limits(admin_client, max_running="none", rate="1/m") == {"max_running": None}
+    assert change_limits(staff_with("view_kind"), max_running="1") == {"max_running": None}
+
+
 def test_whoever_may_only_look_is_offered_no_button() -> None:
     client = staff_with("view_kind")
 
     assert "/pause_this/" not in page(client)
+    assert "/change_limits_of_this/" not in page(client)
     assert act(client, "pause_this").status_code == 403
     assert Kind.objects.get().paused_at is None
 

@@ -94,9 +94,13 @@ def test_null_is_as_good_as_leaving_a_field_out(api: Api) -> None:
     assert (Job.objects.get().priority, Job.objects.get().max_attempts) == (5, 3)
 
 
-def test_submitting_takes_few_statements(api: Api, django_assert_num_queries: DjangoAssertNumQueries) -> None:
+def test_submitting_takes_few_statements(
+    api: Api, django_assert_num_queries: DjangoAssertNumQueries, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # The INSERT, the reads of the job and of the answer, each SAVEPOINT and RELEASE of the request (outside of tests a
-    # transaction) and of the submission.
+    # transaction) and of the submission. A process reads the limits of all kinds three times a second at most.
+    monkeypatch.setattr("orchestrator.queue.kind_limits.KNOWN_SECONDS", 60)
+    api.post("/jobs")
     with django_assert_num_queries(7):
         api.post("/jobs")
 
@@ -116,7 +120,7 @@ def test_a_job_is_returned_with_all_its_fields(api: Api) -> None:
 
     answer = shown(api, job)
 
-    assert answer.keys() == A_JOB | {"payload", "checkpoints"}
+    assert answer.keys() == A_JOB | {"payload", "checkpoints", "limit"}
     assert (answer["job_id"], answer["status"], answer["owner"]) == (str(job.id), "COMPLETED", "ada")
     assert answer["progress"] == {"done": 2, "total": 3, "message": "two of three"}
     assert (answer["result"], answer["error"], answer["attempts"], answer["children"]) == ({"a": 1}, "", [], None)
@@ -129,6 +133,7 @@ def test_a_job_is_returned_with_just_the_documented_fields(api: Api) -> None:
     Checkpoint.objects.create(job=parent, name="charge", seconds=0.5)
 
     told, listed = shown(api, parent), api.get("/jobs").json()["results"][-1]
+    told["limit"] = {"name": "rate", "of": None, "expected_seconds": None}  # It waits for none.
 
     assert names(told) == declared(JobWithPayloadSerializer())
     assert names(listed) == declared(JobSerializer())

@@ -36,6 +36,8 @@ CODES = {
     ("get", "/queues"): {"200"} | PROBLEMS,
     ("patch", "/queues/{queue}"): {"200", "400", "403", "404", "413", "415"} | PROBLEMS,
     ("get", "/kinds"): {"200"} | PROBLEMS,
+    ("get", "/kinds/{kind}"): {"200", "404"} | PROBLEMS,
+    ("patch", "/kinds/{kind}"): {"200", "404", "413", "415"} | PROBLEMS,
     ("post", "/api/data/ingest/"): {"202", "400", "403", "413", "415", "422"} | PROBLEMS,
     ("post", "/api/data/ingest/stream/"): {"202", "400", "403", "411", "413", "415", "422"} | PROBLEMS,
     ("get", "/api/data/status/{task_id}/"): {"200", "400", "404"} | PROBLEMS,
