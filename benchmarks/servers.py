@@ -234,6 +234,7 @@ def muster_environment(servers: Servers, database_url: str, **settings: str) -> 
         "ORCHESTRATION_STEP_SECONDS": "0",
         "INGESTION_EXTERNAL_CALL_SECONDS": "0",
         "REQUESTS_PER_MINUTE": "100000000",
+        "REQUESTS_PER_MINUTE_PER_ADDRESS": "100000000",
         "QUEUES": queues(),
         "WEB_PORT": str(free_port()),
         "FLOWER_PORT": str(free_port()),

@@ -267,6 +267,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     REQUESTS_PER_MINUTE: Annotated[int, Meta(ge=1, description="Requests allowed per user and minute.")] = 60_000
+    REQUESTS_PER_MINUTE_PER_ADDRESS: Annotated[
+        int, Meta(ge=1, description="Requests allowed per address and minute, counted before a token is looked up.")
+    ] = 120_000
 
     CLIENT_PRIORITIES: Annotated[
         str,

@@ -207,7 +207,10 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["orchestrator.http.responses.JSONRenderer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "orchestrator.http.negotiation.Negotiation",
     "DEFAULT_THROTTLE_CLASSES": ["orchestrator.http.throttling.UserThrottle"],
-    "DEFAULT_THROTTLE_RATES": {"user": f"{ENV.REQUESTS_PER_MINUTE}/minute"},
+    "DEFAULT_THROTTLE_RATES": {
+        "user": f"{ENV.REQUESTS_PER_MINUTE}/minute",
+        "address": f"{ENV.REQUESTS_PER_MINUTE_PER_ADDRESS}/minute",
+    },
     "DEFAULT_SCHEMA_CLASS": "orchestrator.http.openapi.Schema",
     "EXCEPTION_HANDLER": "config.refusals.problem_response",
     "URL_FORMAT_OVERRIDE": None,

@@ -11,15 +11,32 @@ from rest_framework import views
 from rest_framework.request import Request
 
 from orchestrator.http.requests import PAGE_PARAMETERS, BadInput, unknown_problems
+from orchestrator.http.throttling import AddressThrottle
 
 
 class APIView(views.APIView):
     """An endpoint of the API. The parameters that `extend_schema` documents are those that it knows."""
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        if self.throttle_classes:
+            self._check_address(request)
         super().initial(request, *args, **kwargs)
         if request.query_params:
             _refuse_unknown(request.query_params, parameters_of(type(self), request.method or ""))  # type: ignore[arg-type]
+
+    def _check_address(self, request: Request) -> None:
+        """Before authentication, which asks the database."""
+        throttle = AddressThrottle()
+        if not throttle.allow_request(request, self):
+            self.throttled(request, throttle.wait())
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """Says what is left of the limit on requests."""
+        finalized = super().finalize_response(request, response, *args, **kwargs)
+        if limit := getattr(request, "rate_limit", None):
+            for name, value in limit.headers().items():
+                finalized[name] = value
+        return finalized
 
 
 def _refuse_unknown(given: Mapping[str, Any], known: frozenset[str] | None) -> None:

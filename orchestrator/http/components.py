@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from orchestrator.http.openapi import PROBLEM_HEADERS, REPLAYED
+from orchestrator.http.openapi import PROBLEM_HEADERS, RATE_LIMIT, REPLAYED
 from orchestrator.kinds import BadPayload, Kind, all_kinds, is_switched_off
 
 
@@ -17,6 +17,8 @@ def publish_headers(result: dict[str, Any], **_: Any) -> dict[str, Any]:
         takes_key = any(each["name"] == "Idempotency-Key" for each in operation.get("parameters", []))
         for status, response in operation["responses"].items():
             headers = dict(response.get("headers", {}))
+            if "429" in operation["responses"]:
+                headers |= RATE_LIMIT
             if "application/problem+json" in response.get("content", {}):
                 headers |= PROBLEM_HEADERS.get(status, {})
             if takes_key and status < "300":

@@ -111,6 +111,13 @@ PROBLEM_HEADERS = {
     "429": {"Retry-After": _RETRY_AFTER},
     "503": {"Retry-After": _RETRY_AFTER},
 }
+RATE_LIMIT = {
+    "RateLimit": {
+        "schema": {"type": "string"},
+        "description": 'What is left of the limit on requests, as in `"user";r=59999;t=42`: for so many seconds.',
+    },
+    "RateLimit-Policy": {"schema": {"type": "string"}, "description": 'The limit, as in `"user";q=60000;w=60`.'},
+}
 REPLAYED = {
     "schema": {"const": "true"},
     "description": "This is the response to an earlier request with the same `Idempotency-Key`.",

@@ -1,10 +1,11 @@
-"""How many requests a user may send."""
+"""How many requests a user, and an address, may send."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from math import ceil
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rest_framework.request import Request
 from rest_framework.throttling import SimpleRateThrottle
@@ -16,26 +17,64 @@ if TYPE_CHECKING:
     from rest_framework.views import APIView
 
 
-class UserThrottle(SimpleRateThrottle):
-    """So many requests a minute for each user, or for each address where users are not known.
+class MinuteThrottle(SimpleRateThrottle):
+    """So many requests a minute for each of those who send them.
 
     They are counted by this process alone, in windows of a minute: REST framework's list of every request's time, in a
     cache, would cost more than the request.
     """
 
-    scope = "user"
+    scope: str
     num_requests: int
     duration: int
 
     def allow_request(self, request: Request, view: APIView) -> bool:
         window, passed = divmod(self.timer(), self.duration)
         self._wait = self.duration - passed
+        count = requests_counted.add((self.scope, self.who(request)), window)
+        request._request.rate_limit = RateLimit(  # type: ignore[attr-defined]
+            self.scope, self.num_requests, max(self.num_requests - count, 0), self._wait, self.duration
+        )
+        return count <= self.num_requests
+
+    def who(self, request: Request) -> Any:
         # The address is that of the connection: a client can write anything into X-Forwarded-For.
-        who = request.user.pk if request.user.is_authenticated else address_of(request)
-        return requests_counted.add(who, window) <= self.num_requests
+        return address_of(request)
 
     def wait(self) -> float:
         return self._wait
+
+
+class UserThrottle(MinuteThrottle):
+    """So many for each user, or for each address where users are not known."""
+
+    scope = "user"
+
+    def who(self, request: Request) -> Any:
+        return request.user.pk if request.user.is_authenticated else super().who(request)
+
+
+class AddressThrottle(MinuteThrottle):
+    """So many for each address, whoever sends them: before a token is looked up."""
+
+    scope = "address"
+
+
+class RateLimit(NamedTuple):
+    """What is left of a limit in the present window."""
+
+    scope: str
+    limit: int
+    remaining: int
+    reset_seconds: float
+    window_seconds: int
+
+    def headers(self) -> dict[str, str]:
+        """As draft-ietf-httpapi-ratelimit-headers has them."""
+        return {
+            "RateLimit-Policy": f'"{self.scope}";q={self.limit};w={self.window_seconds}',
+            "RateLimit": f'"{self.scope}";r={self.remaining};t={ceil(self.reset_seconds)}',
+        }
 
 
 class Counts:

@@ -18,6 +18,7 @@ from config.local.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 60
+RATES = ("REQUESTS_PER_MINUTE", "REQUESTS_PER_MINUTE_PER_ADDRESS")
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def service(**settings: str) -> Iterator[str]:
             *("--blocking-threads", "8", "config.wsgi:application"),
         ],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": database_url(), "REQUESTS_PER_MINUTE": "1000000", **settings},
+        env={**os.environ, "DATABASE_URL": database_url(), **dict.fromkeys(RATES, "1000000"), **settings},
     )
     try:
         wait_for(address, server)

@@ -13,7 +13,7 @@ from django.test import Client
 from pytest_django import Settings
 
 from orchestrator import queries, submission
-from orchestrator.http.throttling import Counts, UserThrottle
+from orchestrator.http.throttling import AddressThrottle, Counts, MinuteThrottle, UserThrottle
 from orchestrator.models import Job
 from tests.api import JSON, Api, Response, pointers
 from tests.factories import make_job
@@ -198,7 +198,7 @@ def test_too_many_query_parameters_are_refused(api: Api) -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The throttle's time, which the test sets."""
     now = [600.0]
-    monkeypatch.setattr(UserThrottle, "timer", lambda _: now[0])
+    monkeypatch.setattr(MinuteThrottle, "timer", lambda _: now[0])
     return now
 
 
@@ -214,6 +214,30 @@ def test_one_request_too_many_in_a_minute_is_refused(
     assert_problem(refused, 429)
     assert refused["Retry-After"] == "60"
     assert api.get("/api/health/").status_code == 200
+
+
+def test_every_response_says_what_is_left_of_the_limit(
+    api: Api, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(UserThrottle, "rate", "2/minute", raising=False)
+    clock[0] = 615.5
+
+    left = [api.get("/kinds")["RateLimit"] for _ in range(3)]
+
+    assert left == [f'"user";r={remaining};t=45' for remaining in (1, 0, 0)]
+    assert api.get("/kinds")["RateLimit-Policy"] == '"user";q=2;w=60'
+    assert "RateLimit" not in api.get("/api/health/")
+
+
+def test_an_address_is_refused_before_its_token_is_looked_up(
+    api: Api, asks_for_tokens: None, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AddressThrottle, "rate", "2/minute", raising=False)
+
+    answers = [api.get("/kinds", Authorization=f"Bearer {n:064}") for n in range(3)]
+
+    assert [answer.status_code for answer in answers] == [401, 401, 429]
+    assert (answers[2]["Retry-After"], answers[2]["RateLimit"]) == ("60", '"address";r=0;t=60')
 
 
 def test_the_next_minute_is_a_new_one(api: Api, clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
