@@ -25,6 +25,7 @@ OPERATORS = {
         "retry_job",
         "reschedule_job",
         "exceed_client_limits",
+        "signal_job",
         "pause_kind",
         "limit_kind",
         "pause_queue",

@@ -28,6 +28,7 @@ from orchestrator.limits import BadLimit
 from orchestrator.models import Delivery, Job, Kind, Notification
 from orchestrator.notifications.services import BadNotification, NotRepeatable
 from orchestrator.queue.pausing import UnknownQueue
+from orchestrator.signalling import AlreadySent, BadSignal, NotAwaited
 from orchestrator.steering.changing import NotChangeable
 from orchestrator.steering.selection import BadFilter
 from orchestrator.submission import BadSubmission, NotCancellable, NotRetryable, NotUnique, TooManyUnfinished
@@ -62,6 +63,7 @@ REFUSALS: dict[type[BaseException], Refusal] = {
     BadPayload: BAD_INPUT,
     BadSubmission: BAD_INPUT,
     BadGraph: BAD_INPUT,
+    BadSignal: BAD_INPUT,
     BadKey: BAD_INPUT,
     BadFilter: BAD_INPUT,
     BadNotification: BAD_INPUT,
@@ -113,6 +115,8 @@ REFUSALS: dict[type[BaseException], Refusal] = {
     NotRetryable: Refusal(HTTPStatus.CONFLICT, "not-retryable", "The job cannot be retried"),
     NotChangeable: Refusal(HTTPStatus.CONFLICT, "not-changeable", "The job cannot be changed any more"),
     NotUnique: Refusal(HTTPStatus.CONFLICT, "not-unique", "There is such a unique job already"),
+    NotAwaited: Refusal(HTTPStatus.CONFLICT, "not-awaited", "Nothing waits for this signal"),
+    AlreadySent: Refusal(HTTPStatus.CONFLICT, "already-sent", "The signal was sent already"),
     IdempotencyKeyReused: Refusal(
         HTTPStatus.UNPROCESSABLE_ENTITY, "key-used-otherwise", "Idempotency-Key already used"
     ),

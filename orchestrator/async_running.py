@@ -49,6 +49,10 @@ class AsyncRunningJob(BaseRunningJob):
         """The results of the jobs that this one waited for, by name: a child's `after`, a parent's children."""
         return await sync_to_async(self.read_inputs)()
 
+    async def signals(self) -> dict[str, Any]:
+        """The signals that were sent to the job, or to its pipeline, by name."""
+        return await sync_to_async(self.read_signals)()
+
     async def sleep(self, seconds: float) -> None:
         """Waits, and is a checkpoint all the while."""
         self.check()

@@ -12,9 +12,13 @@ from uuid import UUID
 import msgspec
 from django.utils import timezone
 
-from orchestrator.graphs import checks
+from orchestrator.graphs import checks, rows
+from orchestrator.graphs.checks import BadGraph
+from orchestrator.graphs.references import BadReference, escaped
+from orchestrator.kinds import Child, Problem
 from orchestrator.models import Dependency, Job
 from orchestrator.models import Step as StepRow
+from orchestrator.pipelines import Pipeline
 from orchestrator.states import FINAL, Status
 from orchestrator.submission import BadSubmission, submit
 
@@ -42,6 +46,28 @@ def submit_pipeline(
     except BadSubmission as error:
         error.problems = [each._replace(pointer=_in_request(each.pointer, graph.steps)) for each in error.problems]
         raise
+
+
+def start(pipeline: Pipeline, *, owner: str = "", priority: int | None = None, run_at: datetime | None = None) -> Job:
+    """Starts a pipeline that was put together in Python; its steps may be listed in any order.
+
+    Raises BadGraph for steps that wait for each other, or what `submit` raises; then nothing was written.
+    """
+    steps = {each.name: each for each in pipeline}
+    after = {name: [*each.after, *_referred_to(each)] for name, each in steps.items()}
+    known = {name: [each for each in names if each in steps] for name, names in after.items()}
+    children = [steps[name] for name in checks.in_order(known)] if len(steps) == len(pipeline) else list(pipeline)
+    result = checks.of_last(after) if pipeline.result is msgspec.UNSET else pipeline.result
+    payload = {"name": pipeline.name, "result": result}
+    return submit(PIPELINE, payload, owner=owner, priority=priority, run_at=run_at, children=children)
+
+
+def _referred_to(child: Child) -> list[str]:
+    try:
+        return list(rows.referred_to(child))
+    except BadReference as error:
+        pointer = f"/steps/{escaped(child.name)}{error.pointer}"
+        raise BadGraph([Problem(pointer, "reference", str(error))]) from None
 
 
 def _in_request(pointer: str, children: Sequence[Any]) -> str:
@@ -110,6 +136,7 @@ def pipeline_detail(job: Job) -> dict[str, Any]:
     steps = steps_of(job.id, Step)
     if not steps:
         raise Job.DoesNotExist
+    signals = dict(StepRow.objects.filter(job__parent=job.id, waits_since__isnull=False).values_list("job", "signal"))
     outcomes = dict(StepRow.objects.filter(job__parent=job.id).exclude(outcome="").values_list("job", "outcome"))
     now = timezone.now()
     done = sum(step.status == Status.COMPLETED or step.id in outcomes for step in steps)
@@ -128,17 +155,18 @@ def pipeline_detail(job: Job) -> dict[str, Any]:
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
-        "steps": [_shown(step, outcomes.get(step.id, ""), now) for step in steps],
+        "steps": [_shown(step, outcomes.get(step.id, ""), signals.get(step.id), now) for step in steps],
     }
 
 
-def _shown(step: Step, outcome: str, now: datetime) -> dict[str, Any]:
+def _shown(step: Step, outcome: str, signal: str | None, now: datetime) -> dict[str, Any]:
     return {
         "name": step.name,
         "job_id": step.id,
         "kind": step.kind,
         "status": step.status,
         "outcome": outcome and ("SKIPPED" if outcome == StepRow.Outcome.SKIPPED else "PASSED"),
+        "signal": signal if step.status == Status.CREATED else None,
         "after": [each.name for each in step.after],
         "waited_seconds": _seconds(step.could_start_at, step.started_at, now) if step.has_run else None,
         "seconds": _seconds(step.started_at, step.finished_at, now) if step.has_run else None,

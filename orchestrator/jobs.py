@@ -16,9 +16,10 @@ from orchestrator.async_running import AsyncRunningJob
 from orchestrator.ended import EndedJob
 from orchestrator.graphs import references
 from orchestrator.graphs.references import MissingValue
-from orchestrator.kinds import Child, job
+from orchestrator.kinds import job
 from orchestrator.notifications import delivering, recording
 from orchestrator.notifications import digests as digests  # Parts of the tick.
+from orchestrator.pipelines import Pipeline, chain, group, step
 from orchestrator.running import RunningJob
 from orchestrator.steering import actions
 from orchestrator.steering.batches import BulkAction
@@ -41,18 +42,12 @@ class Slices(msgspec.Struct, forbid_unknown_fields=True):
     seconds_per_slice: Annotated[float, msgspec.Meta(ge=0, le=3_600)] = 1
 
 
-def two_batches(payload: Nothing) -> list[Child]:
+def two_batches(payload: Nothing) -> Pipeline:
     """Five draws at once, their sum, five draws offset by it, their sum; the job itself combines both sums."""
-    first = [Child(name=f"first_draw_{n}", kind="orchestration.draw") for n in range(1, DRAWS + 1)]
-    second = [
-        Child(name=f"second_draw_{n}", kind="orchestration.draw", after=["first_sum"]) for n in range(1, DRAWS + 1)
-    ]
-    return [
-        *first,
-        Child(name="first_sum", kind="orchestration.aggregate", after=[draw.name for draw in first]),
-        *second,
-        Child(name="second_sum", kind="orchestration.aggregate", after=[draw.name for draw in second]),
-    ]
+    first, second = (
+        group(*(step(f"{batch}_draw_{n}", draw) for n in range(1, DRAWS + 1))) for batch in ("first", "second")
+    )
+    return chain(first, step("first_sum", aggregate), second, step("second_sum", aggregate))
 
 
 @job(
@@ -103,16 +98,22 @@ def combine(job: RunningJob, payload: Nothing) -> dict[str, Any]:
     }
 
 
-class Pipeline(msgspec.Struct, forbid_unknown_fields=True):
+class PipelineRun(msgspec.Struct, forbid_unknown_fields=True):
     name: str = ""
     result: Any = None
 
 
-@job("pipeline.run", queue="io", payload=Pipeline, no_retry=(MissingValue, ValueError), internal="POST /pipelines")
-def run_pipeline(job: RunningJob, payload: Pipeline) -> Any:
+@job("pipeline.run", queue="io", payload=PipelineRun, no_retry=(MissingValue, ValueError), internal="POST /pipelines")
+def run_pipeline(job: RunningJob, payload: PipelineRun) -> Any:
     """Puts together what a pipeline returns, when all of its steps are done."""
     steps = {reference.step for _, reference in references.found(payload.result)}
     return references.resolved(payload.result, job.results_of(steps))
+
+
+@job("pipeline.value", queue="io", payload=Any)
+def value(job: RunningJob, payload: Any) -> Any:
+    """Returns its payload: for a step that gathers earlier results, or that only waits for a signal."""
+    return payload
 
 
 @job("demo.slices", queue="io", payload=Slices)

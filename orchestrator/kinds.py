@@ -115,6 +115,7 @@ class Child:
     payload: may take parts of earlier steps' results: {"$from": "step.key"}; see docs/pipelines.md.
     on_failure: with "continue", what comes after it goes on when it has failed for good, and its pipeline completes.
     when: a condition on earlier steps; if it does not hold, the step is skipped.
+    wait_for: the name of a signal that has to come before it starts, or an object that says more of it.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Child:
     max_attempts: int | None = None
     on_failure: Literal["fail", "continue"] = "fail"
     when: Any = None
+    wait_for: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,6 +178,7 @@ class Job(models.Model):
         permissions: ClassVar = [
             ("cancel_job", "Can cancel jobs"),
             ("retry_job", "Can retry jobs"),
+            ("signal_job", "Can send signals to jobs"),
             ("reschedule_job", "Can change the priority and the start of jobs"),
             ("submit_for_others", "Can submit jobs for other users"),
             ("exceed_client_limits", "Can ask for more than the limits of clients allow"),
@@ -371,6 +372,10 @@ class Step(models.Model):
     payload = models.JSONField(null=True, help_text="The payload with references to earlier results, if it has any.")
     condition = models.JSONField(null=True, help_text="When it runs; null: always.")
     on_failure = models.CharField(max_length=10, default="fail")
+    signal = models.CharField(max_length=100, blank=True, db_default="", help_text="The signal it waits for.")
+    wait = models.JSONField(null=True, help_text="What else is said of the signal: see graphs.waits.")
+    waits_since = models.DateTimeField(null=True, help_text="Since when nothing but the signal is awaited.")
+    waits_until = models.DateTimeField(null=True)
     outcome = models.CharField(max_length=7, choices=Outcome.choices, blank=True, db_default="")
 
     class Meta:
@@ -378,10 +383,33 @@ class Step(models.Model):
         indexes: ClassVar = [
             # Serves: the tick, which lets go on what is left after a failure.
             models.Index(name="step_passing", fields=["job"], condition=Q(outcome="PASSING")),
+            # Serves: the tick, which ends waits whose time is over.
+            models.Index(name="step_waits_until", fields=["waits_until"], condition=Q(waits_until__isnull=False)),
         ]
 
     def __str__(self) -> str:
         return str(self.job_id)
+
+
+class Signal(models.Model):
+    """What was sent to a job, or to all steps of a pipeline; kept, also if nothing waits for it yet."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="signals", db_index=False)
+    name = models.CharField(max_length=100)
+    body = models.JSONField(default=dict)
+    sent_by = models.CharField(max_length=150, blank=True, help_text="Empty for a default, and for anonymous users.")
+    is_default = models.BooleanField(default=False, help_text="None came in time, so this was taken.")
+    sent_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        default_permissions = ()
+        constraints: ClassVar = [
+            # Also serves: the signals of a job.
+            models.UniqueConstraint(name="signal_is_sent_once", fields=["job", "name"]),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Attempt(models.Model):

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import BooleanField, Field, JSONField, Model, QuerySet
+from django.db.models import BooleanField, CharField, Field, JSONField, Model, QuerySet
 from django.db.models.expressions import RawSQL
 from django.utils import timezone
 
@@ -54,6 +54,11 @@ SELECT json_agg(json_build_object('name', name, 'ended_at', ended_at, 'seconds',
 FROM orchestrator_checkpoint
 WHERE job_id = orchestrator_job.id
 """
+# The signal that a job waits for, and for nothing else.
+AWAITED_SIGNAL = """
+SELECT signal FROM orchestrator_step
+WHERE job_id = orchestrator_job.id AND waits_since IS NOT NULL AND orchestrator_job.status = 'CREATED'
+"""
 # Whether nothing of a job's kind is to be started.
 KIND_IS_PAUSED = """
 EXISTS (SELECT FROM orchestrator_kind kind WHERE kind.name = orchestrator_job.kind AND kind.paused_at IS NOT NULL)
@@ -78,6 +83,7 @@ COLUMNS = {
 # A job with all that the API shows of it but its attempts.
 SHOWN_JOB = f"""
 SELECT {", ".join(COLUMNS.values())}, ({CHILDREN_COUNTS}), {KIND_IS_PAUSED}, {IS_DUE}, {LIMITS_SEEN_AT},
+       ({AWAITED_SIGNAL}),
        ({CHECKPOINTS})
 FROM orchestrator_job
 WHERE id = %(id)s AND {IS_VISIBLE}
@@ -120,6 +126,7 @@ if TYPE_CHECKING:
         children_counts: dict[str, int] | None
         kind_is_paused: bool
         is_due: bool
+        awaited_signal: str | None
         failed_attempts: list[Attempt]
         # Only in `job_detail`.
         passed_checkpoints: list[dict[str, Any]]
@@ -143,11 +150,12 @@ def orchestration_of(user: User, username: str, job_id: UUID) -> Job:
 
 def job_detail(user: User, job_id: UUID) -> JobDetail:
     """The job with all that is shown of it; raises Job.DoesNotExist likewise."""
-    *columns, children_counts, kind_is_paused, is_due, limits_seen_at, checkpoints = _visible_row(
+    *columns, children_counts, kind_is_paused, is_due, limits_seen_at, signal, checkpoints = _visible_row(
         SHOWN_JOB, user, id=job_id
     )
     job = cast("JobDetail", Job.from_db(connection.alias, list(COLUMNS), columns))
     job.children_counts, job.kind_is_paused, job.is_due = children_counts, kind_is_paused, is_due
+    job.awaited_signal = signal
     job.passed_checkpoints = [
         each | {"ended_at": datetime.fromisoformat(each["ended_at"])} for each in checkpoints or ()
     ]
@@ -189,6 +197,7 @@ def _with_surroundings(jobs: QuerySet[Job]) -> QuerySet[JobDetail]:
     with_surroundings = jobs.annotate(
         children_counts=RawSQL(CHILDREN_COUNTS, (), Field()),  # noqa: S611 - a constant
         kind_is_paused=RawSQL(KIND_IS_PAUSED, (), BooleanField()),  # noqa: S611 - a constant
+        awaited_signal=RawSQL(AWAITED_SIGNAL, (), CharField()),  # noqa: S611 - a constant
         is_due=RawSQL(IS_DUE, (), BooleanField()),  # noqa: S611 - a constant
     )
     return cast("QuerySet[JobDetail]", with_surroundings)
@@ -214,7 +223,7 @@ def waiting_for(job: JobDetail) -> str | None:
     if job.status in FINAL or job.worker_id:
         return None
     if job.unfinished_dependencies:
-        return "dependencies"
+        return "signal" if job.awaited_signal else "dependencies"
     if not job.is_due and not job.ready:
         return ("retry" if job.error else "snooze") if job.attempt else "start_time"
     if job.kind_is_paused:

@@ -61,6 +61,10 @@ CHILDS_INPUTS = """
 SELECT name, coalesce(result::text, 'null') FROM orchestrator_job
 WHERE id = ANY(ARRAY(SELECT depends_on_id FROM orchestrator_dependency WHERE job_id = %s)) ORDER BY id
 """
+# Those of the job itself last, so that they prevail.
+SIGNALS = """
+SELECT name, body::text FROM orchestrator_signal WHERE job_id = ANY(%s::uuid[]) ORDER BY job_id = %s::uuid, id
+"""
 CHILDRENS_RESULTS = """
 SELECT name, coalesce(result::text, 'null') FROM orchestrator_job WHERE parent_id = %s AND name = ANY(%s)
 """
@@ -204,6 +208,11 @@ class BaseRunningJob(RunningHandler):
         sql = CHILDS_INPUTS if self.row.parent_id else PARENTS_INPUTS
         return {name: json.loads(result) for name, result in read_aside(sql, [str(self.row.id)])}
 
+    def read_signals(self) -> dict[str, Any]:
+        """The signals that were sent to the job, or to its pipeline, by name."""
+        ids = [str(id) for id in (self.row.parent_id, self.row.id) if id]
+        return {name: json.loads(body) for name, body in read_aside(SIGNALS, [ids, self.id])}
+
     def results_of(self, children: Collection[str]) -> dict[str, Any]:
         """The results of those children of a parent, by name."""
         rows = read_aside(CHILDRENS_RESULTS, [str(self.row.id), list(children)])
@@ -315,6 +324,11 @@ class RunningJob(BaseRunningJob):
     def inputs(self) -> dict[str, Any]:
         """The results of the jobs that this one waited for, by name: a child's `after`, a parent's children."""
         return self.read_inputs()
+
+    @cached_property
+    def signals(self) -> dict[str, Any]:
+        """The signals that were sent to the job, or to its pipeline, by name."""
+        return self.read_signals()
 
     def sleep(self, seconds: float) -> None:
         """Waits, and is a checkpoint all the while. A long sleep closes the connection if no transaction has begun."""

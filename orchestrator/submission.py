@@ -137,6 +137,7 @@ def submit(
     unique: Unique | None = None,
     unique_for: timedelta | None = None,
     notify: Sequence[UUID] = (),
+    wait_for: Any = None,
 ) -> Job:
     """Accepts one job, with its children, in the caller's transaction if there is one: the job exists if and only
     if what the caller wrote does.
@@ -146,6 +147,7 @@ def submit(
     unique: as declared by the kind if not given. unique_for: in place of its period; without `unique`, by the whole
         payload. If there is such a job already it is returned, with `duplicate` set, or as `unique` says.
     notify: ids of notifications by which its end is told, beside those that match it.
+    wait_for: a signal that has to come first: its name, or an object; see docs/pipelines.md.
 
     Raises UnknownKind, BadPayload, BadSubmission, TooManyUnfinished or NotUnique; then nothing was written.
     """
@@ -163,6 +165,8 @@ def submit(
     children = _planned(kind, payload) if children is None else children
     once = duplicates.make_unique(job, kind, unique, unique_for, is_pipeline=bool(children))
     rows, dependencies = _pipeline(job, children)
+    if wait_for is not None:
+        _add_wait(rows, wait_for)
     while True:
         with suppress(Taken), transaction.atomic():
             if once and (held := duplicates.settle([(job, once)])):
@@ -170,6 +174,17 @@ def submit(
             _check_cap(kind, owner)
             _insert(rows, dependencies, has_keys=once is not None)
             return Job.objects.get(id=job["id"])
+
+
+def _add_wait(rows: Sequence[Row], wait_for: Any) -> None:
+    """The only row waits for a signal."""
+    try:
+        *children, job = rows
+        if children:
+            raise graphs.BadReference("/wait_for", "The steps of a pipeline wait for signals, not the pipeline.")
+        job |= {"unresolved": True, "step": graphs.waiting(wait_for)}
+    except graphs.BadReference as error:
+        raise BadSubmission(error.pointer, "invalid", str(error)) from None
 
 
 def _planned(kind: Kind[P, Any, ...], payload: P | dict[str, Any] | None) -> Sequence[Child]:
@@ -547,6 +562,7 @@ def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[t
         if child.when is not None or (waits_for and may_be_skipped.issuperset(waits_for)):
             may_be_skipped.add(child.name)
             row["unresolved"] = True
+        row["unresolved"] |= child.wait_for is not None
         row["step"] = _step(child, pointer, is_unresolved=row["unresolved"])
         rows.append(row)
         dependencies += [(row["id"], ids[name]) for name in waits_for]
@@ -580,7 +596,10 @@ def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]], *, h
         [Dependency(job_id=job, depends_on_id=depends_on) for job, depends_on in dependencies], batch_size=1_000
     )
     transaction.on_commit(submission_committed)
-    ready = {row["kind"] for row in rows if row["unfinished_dependencies"] == 0}
+    ready = {row["kind"] for row in rows if row["unfinished_dependencies"] == 0 and not row["unresolved"]}
+    for row in rows:
+        if row["unfinished_dependencies"] == 0 and row["unresolved"]:
+            transaction.on_commit(partial(pipelines.resolve, row["parent_id"] or row["id"]))
     bell.ring_after_commit(*ready)
 
 

@@ -19,6 +19,7 @@ from orchestrator.admin.change_place import has_place
 from orchestrator.admin.charts import meter
 from orchestrator.admin.rendering import COLOURS, MAX_CHARACTERS, as_indented
 from orchestrator.admin.run_again import can_run_again
+from orchestrator.admin.send_signal import can_be_signalled
 from orchestrator.diagnostics.flower import flower_url
 from orchestrator.models import Attempt, Checkpoint, Job
 from orchestrator.shown.words import duration, rough
@@ -56,6 +57,8 @@ def useless_buttons(job: Job) -> set[str]:
         useless.add("cancel_this")
     if job.status not in (Status.FAILED, Status.CANCELLED) or job.parent_id or job.pruning:
         useless.add("retry_this")
+    if job.status not in UNFINISHED or not can_be_signalled(job):
+        useless.add("send_signal")
     if not has_place(job) or job.cancel_requested_at:
         useless.add("change_place")
     if job.status not in FINAL or not can_run_again(job):
@@ -118,6 +121,8 @@ def _waits(job: queries.JobDetail, now: datetime) -> str:
     match queries.waiting_for(job):
         case "dependencies":
             return f"Waits for {number:,} {'job' if number == 1 else 'jobs'} to complete."
+        case "signal":
+            return f"Waits for the signal {job.awaited_signal}."
         case "retry":
             return f"Waits for attempt {job.attempt + 1} of {job.max_attempts}, in {until}."
         case "snooze":

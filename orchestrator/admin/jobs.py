@@ -17,7 +17,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.decorators import action
 
-from access.permissions import is_granted
+from access.permissions import is_granted, owner_of
 from orchestrator import queries
 from orchestrator.admin import job_page, search
 from orchestrator.admin.base import MAX_AT_ONCE, ReadOnlyAdmin, act_on_each, ask_first, is_across
@@ -26,10 +26,12 @@ from orchestrator.admin.change_place import ChangePlaceForm
 from orchestrator.admin.filters import CreatedFilter, KindFilter, PipelineFilter, QueueFilter, ScheduleFilter
 from orchestrator.admin.rendering import cut, label, with_id
 from orchestrator.admin.run_again import RunAgainForm
+from orchestrator.admin.send_signal import SendSignalForm
 from orchestrator.kinds import UnknownKind
 from orchestrator.models import Job
 from orchestrator.shown.lists import column
 from orchestrator.shown.words import age, duration
+from orchestrator.signalling import AlreadySent, BadSignal, NotAwaited, send_signal
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.steering.batches import Verb
 from orchestrator.steering.changing import Change, NotChangeable, change
@@ -73,7 +75,7 @@ class JobAdmin(ReadOnlyAdmin):
     search_fields = ("pk",)
     search_help_text = search.HELP
     actions = ("cancel_selected", "retry_selected", "urgent_selected", "least_urgent_selected", "start_selected")
-    actions_detail = ("cancel_this", "retry_this", "change_place", "run_again")
+    actions_detail = ("cancel_this", "retry_this", "send_signal", "change_place", "run_again")
     change_form_template = "orchestrator/admin/job.html"
     fields = ("kind",)
 
@@ -146,6 +148,34 @@ class JobAdmin(ReadOnlyAdmin):
     )
     def retry_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         return self._act_on_this(request, object_id, self._retry)
+
+    def has_signal_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
+        return self.is_granted(request, "signal")
+
+    @action(  # type: ignore[untyped-decorator]
+        description="Send signal …",
+        permissions=["signal"],
+        icon="send",
+        dialog={
+            "title": "Send a signal?",
+            "description": "What waits for it goes on. It can be sent once.",
+            "form_class": SendSignalForm,
+            "form_submit_text": "Send",
+        },
+    )
+    def send_signal(self, request: HttpRequest, form: SendSignalForm, object_id: str) -> HttpResponse:
+        job = self.get_object(request, object_id)
+        if job is None:
+            raise Http404
+        name, body = form.cleaned_data["name"], form.cleaned_data["body"]
+        try:
+            send_signal(job.id, name, body, sent_by=owner_of(request.user))
+        except (AlreadySent, BadSignal, NotAwaited) as refusal:
+            self.message_user(request, str(refusal), messages.WARNING)
+        else:
+            self.log_change(request, job, f"Sent the signal {name}.")
+            self.message_user(request, f"Sent the signal {name}.", messages.SUCCESS)
+        return opened(job)
 
     def has_reschedule_permission(self, request: HttpRequest, object_id: str | None = None) -> bool:
         return self.is_granted(request, "reschedule")

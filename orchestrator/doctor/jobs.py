@@ -88,7 +88,7 @@ WHERE unfinished_dependencies <> (
 ) + (
     SELECT count(*) FROM orchestrator_job other
     WHERE other.parent_id = job.id AND other.status <> 'COMPLETED' AND NOT {PASSED}
-)
+) + (SELECT count(*) FROM orchestrator_step WHERE job_id = job.id AND waits_since IS NOT NULL)
 LIMIT 5
 """  # noqa: S608 It is made of constants.
 

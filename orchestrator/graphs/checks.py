@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from orchestrator.graphs import conditions, references
+from orchestrator.graphs import conditions, references, waits
 from orchestrator.graphs.references import FROM, BadReference, Reference, escaped
+from orchestrator.graphs.waits import SIGNAL
 from orchestrator.kinds import MAX_ATTEMPTS, BadPayload, Child, InternalKind, Kind, Problem, UnknownKind
 from orchestrator.kinds import kind_open_to_clients as open_kind
 
@@ -43,6 +44,7 @@ class StepSpec(msgspec.Struct, forbid_unknown_fields=True):
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=MAX_ATTEMPTS)] | None = None
     on_failure: Literal["fail", "continue"] = "fail"
     when: Any = None
+    wait_for: Any = None
 
 
 class Graph(NamedTuple):
@@ -73,9 +75,9 @@ def checked(steps: Mapping[str, Any], result: Any = msgspec.UNSET) -> Graph:
         problems.append(Problem("/steps", "too_many", f"They may name {MAX_DEPENDENCIES:,} steps in all as earlier."))
     if problems:
         raise BadGraph(problems)
-    order = _in_order(after)
+    order = in_order(after)
     if result is msgspec.UNSET:
-        result = _of_last(after)
+        result = of_last(after)
     return Graph([_child(name, specs[name], after[name]) for name in order], result)
 
 
@@ -154,6 +156,8 @@ def _waits_for(spec: StepSpec, steps: Mapping[str, Any], pointer: str, problems:
             problems.append(_no_such_step(f"{pointer}/after/{position}", name, steps))
     try:
         for place, reference in _references(spec):
+            if reference.step == SIGNAL and spec.wait_for is not None and place.startswith("/payload"):
+                continue
             if reference.step in steps:
                 listed[reference.step] = None
             else:
@@ -169,6 +173,8 @@ def _references(spec: StepSpec) -> Iterator[tuple[str, Reference]]:
     yield from references.found(spec.payload, "/payload")
     if spec.when is not None:
         yield from conditions.found(spec.when, "/when")
+    if spec.wait_for is not None:
+        waits.read(spec.wait_for)
 
 
 def _unknown(result: Any, steps: Mapping[str, Any]) -> Iterator[Problem]:
@@ -186,8 +192,8 @@ def _no_such_step(pointer: str, name: str, steps: Mapping[str, Any]) -> Problem:
     return Problem(pointer, "unknown_step", f"There is no step {name!r:.120}.{advice}")
 
 
-def _in_order(after: Mapping[str, list[str]]) -> list[str]:
-    """Raises BadGraph with the steps of a circle."""
+def in_order(after: Mapping[str, Sequence[str]]) -> list[str]:
+    """The steps in an order in which each comes after those that are listed for it. Raises BadGraph for a circle."""
     try:
         return list(TopologicalSorter(after).static_order())
     except CycleError as error:
@@ -197,7 +203,8 @@ def _in_order(after: Mapping[str, list[str]]) -> list[str]:
         raise BadGraph([Problem(pointer, "cycle", f"These steps wait for each other: {shown}.")]) from None
 
 
-def _of_last(after: Mapping[str, list[str]]) -> Any:
+def of_last(after: Mapping[str, Sequence[str]]) -> Any:
+    """What the last step returns, as a reference; None if several are last."""
     last = after.keys() - {name for names in after.values() for name in names}
     return {FROM: list(last)} if len(last) == 1 else None
 
@@ -212,4 +219,5 @@ def _child(name: str, spec: StepSpec, after: list[str]) -> Child:
         max_attempts=spec.max_attempts,
         on_failure=spec.on_failure,
         when=spec.when,
+        wait_for=spec.wait_for,
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 from django.conf import settings
 
-from orchestrator.graphs import conditions, references
+from orchestrator.graphs import conditions, references, waits
 from orchestrator.graphs.references import BadReference as BadReference
+from orchestrator.graphs.waits import SIGNAL
 from orchestrator.kinds import Child
 from orchestrator.pg_values import as_json
 
@@ -26,14 +28,18 @@ def literal(payload: Any) -> Any:
 def referred_to(child: Child) -> Iterator[str]:
     """The steps that its payload and its condition are about. Raises BadReference."""
     if not references.is_plain(child.payload):
-        yield from (reference.step for _, reference in references.found(child.payload, "/payload"))
+        for pointer, reference in references.found(child.payload, "/payload"):
+            if reference.step != SIGNAL:
+                yield reference.step
+            elif child.wait_for is None:
+                raise BadReference(pointer, "This step waits for no signal.")
     if child.when is not None:
         yield from (reference.step for _, reference in conditions.found(child.when, "/when"))
 
 
 def step_of(child: Child, *, is_unresolved: bool) -> dict[str, Any] | None:
     """The columns of its Step; None if it needs none. Raises BadReference for what cannot be stored."""
-    if not is_unresolved and child.on_failure == "fail":
+    if not is_unresolved and child.on_failure == "fail" and child.wait_for is None:
         return None
     if child.on_failure not in ("fail", "continue"):
         raise BadReference("/on_failure", f'Give "fail" or "continue", not {child.on_failure!r:.100}.')
@@ -46,4 +52,13 @@ def step_of(child: Child, *, is_unresolved: bool) -> dict[str, Any] | None:
         "payload": child.payload if is_template(child) else None,
         "condition": child.when,
         "on_failure": child.on_failure,
+        **waiting(child.wait_for),
     }
+
+
+def waiting(wait_for: Any) -> dict[str, Any]:
+    """The columns of a Step that say what it waits for. Raises BadReference."""
+    if wait_for is None:
+        return {}
+    wait = waits.read(wait_for)
+    return {"signal": wait.signal, "wait": msgspec.to_builtins(wait)}

@@ -107,6 +107,7 @@ A_JOB = {
             "ended_at": "2030-01-31T12:00:15.000000Z",
         }
     ],
+    "signal": None,
     "parent": None,
     "name": "",
     "children": None,
@@ -163,7 +164,7 @@ NEW_PIPELINES: dict[str, Any] = {
     },
 }
 ACCEPTED_PIPELINE = {"pipeline_id": JOB, "status_url": f"/pipelines/{JOB}", "steps": 2}
-A_PIPELINE = {
+A_PIPELINE: dict[str, Any] = {
     "pipeline_id": JOB,
     "name": "slow, then fast",
     "kind": "pipeline.run",
@@ -185,6 +186,7 @@ A_PIPELINE = {
             "kind": "demo.slices",
             "status": "COMPLETED",
             "outcome": "",
+            "signal": None,
             "after": [],
             "waited_seconds": 0.012,
             "seconds": 2.031,

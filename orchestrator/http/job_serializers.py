@@ -21,6 +21,7 @@ from orchestrator.http.fields import (
     StrictSerializer,
 )
 from orchestrator.http.links import link
+from orchestrator.http.waits import WaitForField
 from orchestrator.kinds import MAX_ATTEMPTS
 from orchestrator.models import Attempt, Checkpoint, Job
 from orchestrator.states import UNFINISHED, Status
@@ -31,7 +32,7 @@ from orchestrator.unique import MAX_FIELDS, MAX_KEY_CHARACTERS, MAX_SECONDS, ON_
 MAX_JOBS = 10_000
 
 LIMITS = ("max_running", "max_running_per_owner", "max_running_per_key", "rate")
-WAITING_FOR = ("dependencies", "start_time", "retry", "snooze", "paused_kind", "worker", *LIMITS)
+WAITING_FOR = ("dependencies", "start_time", "signal", "retry", "snooze", "paused_kind", "worker", *LIMITS)
 
 
 def _seconds(help_text: str) -> StrictFloatField:
@@ -94,6 +95,11 @@ class NewJob(StrictSerializer):
         min_value=1,
         max_value=MAX_ATTEMPTS,
         help_text="By default the kind's own.",
+    )
+    wait_for = WaitForField(
+        required=False,
+        allow_null=True,
+        help_text="A signal that has to come before it starts: its name, or an object.",
     )
     owner = StrictCharField(
         required=False,
@@ -240,6 +246,7 @@ class JobSerializer(serializers.Serializer[Any]):
     result = serializers.JSONField(help_text="What the handler returned; null until then.")
     error = serializers.CharField(help_text="Of the last attempt; empty if none failed.")
     attempts = FailedAttemptSerializer(many=True, help_text="Those that did not complete the job.")
+    signal = serializers.CharField(allow_null=True, help_text="The signal that it waits for just now.")
     parent = serializers.UUIDField(allow_null=True)  # type: ignore[assignment]
     name = serializers.CharField(help_text="A child's name within its pipeline.")
     children = ChildrenCountsSerializer(allow_null=True, help_text="Null when it has none.")
@@ -279,6 +286,7 @@ class JobSerializer(serializers.Serializer[Any]):
             "result": job.result,
             "error": job.error,
             "attempts": [_attempt(each, context["shows_tracebacks"]) for each in job.failed_attempts],
+            "signal": job.awaited_signal,
             "parent": job.parent_id,
             "name": job.name,
             "children": job.children_counts,

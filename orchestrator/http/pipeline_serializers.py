@@ -15,6 +15,7 @@ from orchestrator.http.fields import (
     StrictIntegerField,
     StrictSerializer,
 )
+from orchestrator.http.waits import WAIT_FOR
 from orchestrator.kinds import MAX_ATTEMPTS
 from orchestrator.states import Status
 
@@ -43,6 +44,7 @@ STEP = {
             "default": "fail",
             "description": "What its failure means: the pipeline fails, or goes on.",
         },
+        "wait_for": WAIT_FOR | {"description": "A signal that has to come before it starts."},
         "when": {
             "type": ["object", "null"],
             "description": 'A condition, such as `{"$from": "extract.count", "gt": 0}` or `{"step": "load", "is": '
@@ -105,6 +107,7 @@ class StepSerializer(serializers.Serializer[Any]):
         choices=["", "SKIPPED", "PASSED"],
         help_text="SKIPPED: it was not to run. PASSED: it failed, and what comes after it goes on.",
     )
+    signal = serializers.CharField(allow_null=True, help_text="The signal that it waits for just now.")
     after = serializers.ListField(child=serializers.CharField())
     waited_seconds = serializers.FloatField(allow_null=True, help_text="From when it could start to when it did.")
     seconds = serializers.FloatField(allow_null=True, help_text="How long it has run.")

@@ -13,6 +13,7 @@ from orchestrator.http import (
     orchestration_views,
     pipeline_views,
     queue_views,
+    signal_views,
 )
 
 urlpatterns = [
@@ -25,6 +26,7 @@ urlpatterns = [
     path("jobs/change", bulk_views.ChangeJobsView.as_view(), name="change_jobs"),
     path("jobs/<str:job_id>", job_views.JobView.as_view(), name="job"),
     path("jobs/<str:job_id>/logs", log_views.LogsView.as_view(), name="job_logs"),
+    path("jobs/<str:job_id>/signals/<str:name>", signal_views.SignalView.as_view(), name="signal"),
     path("jobs/<str:job_id>/retry", job_views.RetryView.as_view(), name="retry"),
     path("pipelines", pipeline_views.PipelinesView.as_view(), name="pipelines"),
     path("pipelines/<str:pipeline_id>", pipeline_views.PipelineView.as_view(), name="pipeline"),

@@ -16,12 +16,14 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models.functions import Now
+from msgspec import UNSET
 
 from orchestrator.attempt.callbacks import begun_again
 from orchestrator.failpoints import Failpoint
 from orchestrator.failures import MAX_ERROR_CHARACTERS
+from orchestrator.graphs import waits
 from orchestrator.kinds import all_kinds
-from orchestrator.models import Attempt, Job, Step
+from orchestrator.models import Attempt, Job, Signal, Step
 from orchestrator.queue import after_failure, bell, steps, transitions
 from orchestrator.queue.transitions import Counted
 from orchestrator.states import UNFINISHED, Status
@@ -117,7 +119,30 @@ def resolve_left() -> None:
     """Does what processes that died have left to do for graphs."""
     for child_id in Step.objects.filter(outcome=Step.Outcome.PASSING).values_list("job", flat=True)[:MAX_LEFT]:
         pass_on(child_id)
+    for step_id in Step.objects.filter(waits_until__lt=Now()).order_by("waits_until").values_list("job")[:MAX_LEFT]:
+        _end_wait(*step_id)
     resolve(None)
+
+
+def wake(ids: Sequence[UUID]) -> None:
+    """Signals have come that steps, locked by this transaction, may wait for."""
+    for id, parent_id in Job.objects.filter(id__in=steps.end_waits(ids)).values_list("id", "parent_id"):
+        _after_commit(partial(resolve, parent_id or id))
+
+
+def _end_wait(step_id: UUID) -> None:
+    """The time for a step's signal is over: its default is taken, or it fails."""
+    with transaction.atomic():
+        job = Job.objects.select_for_update(skip_locked=True).filter(id=step_id, step__waits_until__lt=Now()).first()
+        if job is None:
+            return
+        wait = waits.read(job.step.wait)
+        if wait.default is not UNSET:
+            body = {"body": wait.default, "is_default": True}
+            Signal.objects.get_or_create(job=job, name=wait.signal, defaults=body)
+            wake([step_id])
+        elif steps.end_waits([step_id]):
+            _fail(step_id, f"The signal {wait.signal!r} did not come within {wait.within_seconds:g} s.")
 
 
 @begun_again
@@ -140,6 +165,8 @@ def _resolve(parent_id: UUID | None) -> list[tuple[steps.Waiting, str]]:
             if decided.ready:
                 steps.make_ready(decided.ready)
                 bell.ring_after_commit(*{step.kind for step, _ in decided.ready})
+            if decided.waiting:
+                steps.begin_waits(decided.waiting)
             if decided.skipped:
                 skipped = [step.id for step in decided.skipped]
                 transitions.skip(skipped)
@@ -159,7 +186,8 @@ def _fail(step_id: UUID, error: str) -> None:
         attempt = Attempt(job=moved, number=moved.attempt, outcome=Attempt.Outcome.RAISED, error=error)
         attempt.save(force_insert=True)
         transaction.on_commit(partial(attempts.pipeline_failed, moved, error))
-        child_stopped(moved)
+        if moved.parent_id:
+            child_stopped(moved)
         after_failure.follow_up(moved)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -16,6 +16,7 @@ from orchestrator.failures import error_of
 from orchestrator.graphs import conditions, references
 from orchestrator.graphs.conditions import Incomparable
 from orchestrator.graphs.references import MissingValue
+from orchestrator.graphs.waits import SIGNAL
 from orchestrator.kinds import BadPayload, known_kind
 from orchestrator.models import Step
 from orchestrator.pg_values import as_json
@@ -25,10 +26,11 @@ MAX_AT_ONCE = 500
 
 # Steps that nothing is awaited of any more, locked: of one pipeline, or of all.
 LOCK = """
-SELECT job.id, job.kind, job.parent_id, job.name, step.payload::text, step.condition::text
+SELECT job.id, job.kind, job.parent_id, job.name, step.payload::text, step.condition::text,
+       coalesce(step.signal, '')
 FROM orchestrator_job job LEFT JOIN orchestrator_step step ON step.job_id = job.id
 WHERE unresolved AND status = 'CREATED' AND unfinished_dependencies = 0
-  AND (%(parent)s::uuid IS NULL OR parent_id = %(parent)s) AND job.id <> ALL(%(left_out)s::uuid[])
+  AND (%(family)s::uuid IS NULL OR parent_id = %(family)s OR job.id = %(family)s)
 ORDER BY job.id
 LIMIT %(at_most)s
 FOR UPDATE OF job SKIP LOCKED
@@ -39,6 +41,36 @@ SELECT dependency.job_id, bool_and(coalesce(step.outcome = 'SKIPPED', false))
 FROM orchestrator_dependency dependency LEFT JOIN orchestrator_step step ON step.job_id = depends_on_id
 WHERE dependency.job_id = ANY(%s::uuid[])
 GROUP BY dependency.job_id
+"""
+# The signals that have come for steps: for each alone, or for all of its pipeline. Read when the steps are locked, as
+# whoever sends one locks them after it is written.
+SIGNALS = """
+SELECT DISTINCT ON (job.id) job.id, signal.body::text
+FROM orchestrator_job job
+JOIN orchestrator_step step ON step.job_id = job.id
+JOIN orchestrator_signal signal ON signal.job_id IN (job.id, job.parent_id) AND signal.name = step.signal
+WHERE job.id = ANY(%s::uuid[])
+ORDER BY job.id, signal.job_id <> job.id, signal.id
+"""
+# Steps that await nothing but their signals.
+BEGIN_WAITS = """
+UPDATE orchestrator_step
+SET waits_since = clock_timestamp(),
+    waits_until = clock_timestamp() + (wait->>'within_seconds')::float * interval '1 second'
+WHERE job_id = ANY(%(ids)s::uuid[]);
+UPDATE orchestrator_job SET unfinished_dependencies = 1, updated_at = clock_timestamp()
+WHERE id = ANY(%(ids)s::uuid[])
+"""
+# Steps that await their signals no longer.
+END_WAITS = """
+WITH ended AS (
+    UPDATE orchestrator_step SET waits_since = NULL, waits_until = NULL
+    WHERE job_id = ANY(%(ids)s::uuid[]) AND waits_since IS NOT NULL
+    RETURNING job_id
+)
+UPDATE orchestrator_job SET unfinished_dependencies = 0, updated_at = clock_timestamp()
+WHERE id = ANY(ARRAY(SELECT job_id FROM ended)) AND unresolved
+RETURNING id
 """
 # What became of steps of a pipeline, with their results.
 ENDED = """
@@ -66,10 +98,11 @@ class Waiting(NamedTuple):
 
     id: UUID
     kind: str
-    parent_id: UUID
+    parent_id: UUID | None
     name: str
     template: str | None
     condition: str | None
+    signal: str
 
 
 class Payload(NamedTuple):
@@ -85,6 +118,7 @@ class Resolved:
 
     ready: list[tuple[Waiting, Payload]] = field(default_factory=list)
     skipped: list[Waiting] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
     failed: list[tuple[Waiting, str]] = field(default_factory=list)
 
 
@@ -92,13 +126,9 @@ class _Unfit(Exception):
     """A step cannot run; the text says why."""
 
 
-def lock(parent_id: UUID | None, left_out: Sequence[UUID] = ()) -> list[Waiting]:
+def lock(family_id: UUID | None) -> list[Waiting]:
     """Steps that are to be resolved, of one pipeline or of all, locked by this transaction."""
-    parameters: dict[str, Any] = {
-        "parent": parent_id and str(parent_id),
-        "left_out": [str(id) for id in left_out],
-        "at_most": MAX_AT_ONCE,
-    }
+    parameters: dict[str, Any] = {"family": family_id and str(family_id), "at_most": MAX_AT_ONCE}
     with connection.cursor() as cursor:
         cursor.execute(LOCK, parameters)
         return [Waiting(*row) for row in cursor.fetchall()]
@@ -108,7 +138,8 @@ def decide(waiting: Sequence[Waiting]) -> Resolved:
     """What becomes of the steps. A step is skipped if its condition does not hold, or all before it were skipped."""
     decided = Resolved()
     skipped_before = _all_skipped_before(waiting)
-    by_pipeline: dict[UUID, list[Waiting]] = defaultdict(list)
+    signals = _signals(waiting)
+    by_pipeline: dict[UUID | None, list[Waiting]] = defaultdict(list)
     for step in waiting:
         if step.id in skipped_before:
             decided.skipped.append(step)
@@ -117,7 +148,7 @@ def decide(waiting: Sequence[Waiting]) -> Resolved:
     for parent_id, steps in by_pipeline.items():
         results, states = _ended(parent_id, steps)
         for step in steps:
-            _decide(step, results, states, decided)
+            _decide(step, results | signals.get(step.id, {}), states, decided)
     return decided
 
 
@@ -125,6 +156,8 @@ def _decide(step: Waiting, results: Mapping[str, Any], states: Mapping[str, str]
     try:
         if step.condition is not None and not conditions.holds(json.loads(step.condition), results, states):
             decided.skipped.append(step)
+        elif step.signal and SIGNAL not in results:
+            decided.waiting.append(step)
         else:
             decided.ready.append((step, _payload(step, results)))
     except (_Unfit, Incomparable, MissingValue) as error:
@@ -155,9 +188,32 @@ def _all_skipped_before(waiting: Sequence[Waiting]) -> set[UUID]:
         return {id for id, all_skipped in cursor.fetchall() if all_skipped}
 
 
-def _ended(parent_id: UUID, steps: Sequence[Waiting]) -> tuple[dict[str, Any], dict[str, str]]:
+def _signals(waiting: Sequence[Waiting]) -> dict[UUID, dict[str, Any]]:
+    """The bodies of the signals that have come, as results that the steps may refer to."""
+    ids = [str(step.id) for step in waiting if step.signal]
+    if not ids:
+        return {}
+    with connection.cursor() as cursor:
+        cursor.execute(SIGNALS, [ids])
+        return {id: {SIGNAL: json.loads(body)} for id, body in cursor.fetchall()}
+
+
+def begin_waits(steps: Sequence[Waiting]) -> None:
+    """From now on the steps, locked by this transaction, wait for their signals alone."""
+    with connection.cursor() as cursor:
+        cursor.execute(BEGIN_WAITS, {"ids": [str(step.id) for step in steps]})
+
+
+def end_waits(ids: Iterable[UUID]) -> list[UUID]:
+    """The jobs, locked by this transaction, do not wait for signals any more. Returns those that have waited."""
+    with connection.cursor() as cursor:
+        cursor.execute(END_WAITS, {"ids": [str(id) for id in ids]})
+        return [id for (id,) in cursor.fetchall()]
+
+
+def _ended(parent_id: UUID | None, steps: Sequence[Waiting]) -> tuple[dict[str, Any], dict[str, str]]:
     """The results and the states of what the steps refer to, by name."""
-    names = {name for step in steps for name in _referred_to(step)}
+    names = {name for step in steps for name in _referred_to(step)} - {SIGNAL}
     if not names:
         return {}, {}
     with connection.cursor() as cursor:

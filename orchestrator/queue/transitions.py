@@ -20,7 +20,7 @@ from django.db.models.functions import Greatest, Now
 from orchestrator.attempt.session import BEGAN_AT, CLEAN, ConnectionMisused, transaction_began_at
 from orchestrator.kinds import Kind
 from orchestrator.models import Job, Step
-from orchestrator.queue import admission, ends, unblocking
+from orchestrator.queue import admission, ends, steps, unblocking
 from orchestrator.queue.claims import IN_ORDER, LIMIT_IDLENESS
 from orchestrator.running import CLAIMED, Claimed, RowMoved
 from orchestrator.states import FINAL, UNFINISHED, Status
@@ -604,6 +604,7 @@ def reopen(*job_ids: UUID) -> set[str]:
     """
     ended = Job.objects.filter(Q(id__in=job_ids) | Q(parent__in=job_ids), status__in=(Status.FAILED, Status.CANCELLED))
     ended = ended.exclude(step__outcome__in=(Step.Outcome.PASSING, Step.Outcome.PASSED))
+    steps.end_waits(ended.filter(step__waits_since__isnull=False).values_list("id", flat=True))
     kinds = set(ended.values_list("kind", flat=True))
     ended.update(
         status=Status.CREATED,

@@ -284,8 +284,8 @@ def test_operators_cancel_retry_and_pause() -> None:
     names = set(Group.objects.get(name="operators").permissions.values_list("codename", flat=True))
 
     assert {name for name in names if not name.startswith("view_")} == {
-        "cancel_job", "retry_job", "reschedule_job", "pause_kind", "pause_queue", "cancel_task", "retry_task",
-        "pause_taskschedule", "cancel_ingestion",
+        "cancel_job", "retry_job", "reschedule_job", "signal_job", "pause_kind", "pause_queue", "cancel_task",
+        "retry_task", "pause_taskschedule", "cancel_ingestion",
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from orchestrator.admin.graph import in_layers
 from orchestrator.admin.job_page import stretches
 from orchestrator.admin.pipelines import boxes_of, steps_of
 from orchestrator.composition import critical_path
-from orchestrator.models import AttemptLog, Checkpoint, Job, Kind
+from orchestrator.models import AttemptLog, Checkpoint, Job, Kind, Signal
 from orchestrator.states import Status
 from orchestrator.submission import submit
 from tests.factories import make_attempt, make_job, make_user, make_worker_row, staff_with
@@ -353,3 +353,20 @@ def test_the_priority_of_a_job_is_changed_only_with_the_permission() -> None:
     staff_with("view_job").post(address, {"_form_submitted": "True", "priority": "1"})
 
     assert Job.objects.get(id=job.id).priority == 5
+
+
+def test_a_signal_is_sent_by_a_button_that_is_there_while_something_waits_for_it(
+    admin_client: Client, django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        job = submit("demo.slices", wait_for="approve")
+    page = shown(admin_client, job)
+    assert "Waits for the signal approve." in page
+    assert "/send_signal/" in page
+
+    with django_capture_on_commit_callbacks(execute=True):
+        url = reverse("admin:orchestrator_job_send_signal", args=[job.id])
+        admin_client.post(url, {"_form_submitted": "True", "name": "approve", "body": '{"by": 1}'})
+
+    assert Signal.objects.get().body == {"by": 1}
+    assert "/send_signal/" not in shown(admin_client, job)

@@ -1,0 +1,138 @@
+"""Pipelines written in Python: steps, side by side or one after the other, for a kind's `plan` or to be started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, overload
+
+import msgspec
+
+from orchestrator.graphs.checks import MAX_DEPENDENCIES
+from orchestrator.graphs.references import DEFAULT, FROM
+from orchestrator.graphs.waits import SIGNAL
+from orchestrator.kinds import Child, Kind, P
+
+
+class Pipeline(Sequence[Child]):
+    """Steps in an order in which each comes after what it waits for. What adds to one returns it, so calls chain.
+
+    name: for people. result: what it returns when it is started by itself, with `ref`s; by default what its last step
+        does, if one step is last. A kind whose `plan` it is returns what its function does.
+    """
+
+    def __init__(self, name: str = "", steps: Iterable[Child] = (), *, result: Any = msgspec.UNSET) -> None:
+        self.name, self.result = name, result
+        self._steps = list(steps)
+
+    def step(
+        self,
+        name: str,
+        kind: str | Kind[P, Any, ...],
+        payload: P | Mapping[str, Any] | None = None,
+        *,
+        after: Iterable[str] = (),
+        priority: int | None = None,
+        max_attempts: int | None = None,
+        on_failure: Literal["fail", "continue"] = "fail",
+        when: Mapping[str, Any] | None = None,
+        wait_for: Any = None,
+    ) -> Pipeline:
+        """Adds a step. See `Child` and docs/pipelines.md for what it may have."""
+        options = {"priority": priority, "max_attempts": max_attempts, "when": when, "wait_for": wait_for}
+        return self.add(step(name, kind, payload, after=after, on_failure=on_failure, **options))
+
+    def add(self, *parts: Child | Pipeline) -> Pipeline:
+        """Adds steps as they are."""
+        for part in parts:
+            self._steps += _steps_of(part)
+        return self
+
+    @property
+    def firsts(self) -> list[str]:
+        """The steps that come after none of the others."""
+        names = {each.name for each in self}
+        return [each.name for each in self if names.isdisjoint(each.after)]
+
+    @property
+    def lasts(self) -> list[str]:
+        """The steps that none of the others come after."""
+        earlier = {name for each in self for name in each.after}
+        return [each.name for each in self if each.name not in earlier]
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    @overload
+    def __getitem__(self, index: int) -> Child: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Child]: ...
+    def __getitem__(self, index: int | slice) -> Child | Sequence[Child]:
+        return self._steps[index]
+
+
+def step(
+    name: str,
+    kind: str | Kind[P, Any, ...],
+    payload: P | Mapping[str, Any] | None = None,
+    *,
+    after: Iterable[str] = (),
+    on_failure: Literal["fail", "continue"] = "fail",
+    **options: Any,
+) -> Child:
+    """A step of that kind. payload: of the kind's type, or a dict where it takes earlier results by `ref`.
+
+    options: priority, max_attempts, when, wait_for.
+    """
+    return Child(
+        name=name,
+        kind=kind if isinstance(kind, str) else kind.name,
+        payload={} if payload is None else payload,
+        after=list(after),
+        on_failure=on_failure,
+        **options,
+    )
+
+
+def ref(name: str, *path: str | int, **default: Any) -> dict[str, Any]:
+    """Stands, in a payload, for a part of an earlier step's result, and has the step come after that one.
+
+    default=…: taken where there is no such value.
+    """
+    if default.keys() - {DEFAULT}:
+        raise TypeError(f"ref() takes a default besides the path, not {', '.join(default.keys() - {DEFAULT})}.")
+    return {FROM: [name, *path], **default}
+
+
+def signal_ref(*path: str | int, **default: Any) -> dict[str, Any]:
+    """Stands for a part of the body of the signal that the step waits for."""
+    return ref(SIGNAL, *path, **default)
+
+
+def group(*parts: Child | Pipeline) -> Pipeline:
+    """The parts side by side."""
+    return Pipeline().add(*parts)
+
+
+def chain(*parts: Child | Pipeline) -> Pipeline:
+    """The parts one after the other: what begins a part comes after all that ends the one before.
+
+    Raises ValueError for large groups next to each other.
+    """
+    chained = Pipeline()
+    lasts: list[str] = []
+    for each in parts:
+        part = Pipeline(steps=_steps_of(each))
+        firsts = set(part.firsts)
+        if len(firsts) * len(lasts) > MAX_DEPENDENCIES:
+            raise ValueError(
+                f"A group of {len(firsts):,} steps cannot come after each of {len(lasts):,} others: put a step "
+                "between the groups."
+            )
+        chained.add(*(replace(one, after=[*one.after, *lasts]) if one.name in firsts else one for one in part))
+        lasts = part.lasts
+    return chained
+
+
+def _steps_of(part: Child | Pipeline) -> list[Child]:
+    return [part] if isinstance(part, Child) else list(part)
