@@ -19,8 +19,10 @@ from access.groups import create_groups
 from access.tokens import PREFIXES, Scope
 from ingestion.models import Record
 from ingestion.services.receiving import accept
+from orchestrator.composition import submit_pipeline
 from orchestrator.models import Job, Kind
 from orchestrator.states import Status
+from orchestrator.submission import cancel, submit
 from scheduler.services.tasks import NewTask, create_task
 from tests.api import Api, pointers
 from tests.factories import make_attempt, make_job, make_user
@@ -52,6 +54,10 @@ REQUESTS = [
     ("GET", "/jobs/{job}/logs", SEE, 200),
     ("DELETE", "/jobs/{job}", OPERATE, 200),
     ("POST", "/jobs/{failed}/retry", OPERATE, 202),
+    ("POST", "/jobs/{waiting}/signals/approve", OPERATE, 202),
+    ("GET", "/pipelines/{pipeline}", SEE, 200),
+    ("DELETE", "/pipelines/{pipeline}", OPERATE, 200),
+    ("POST", "/pipelines/{cancelled_pipeline}/retry", OPERATE, 202),
     ("GET", "/status/owner/{orchestration}", SEE, 200),
     ("GET", "/tasks/{task}/", SEE, 200),
     ("DELETE", "/tasks/{task}/", OPERATE, 204),
@@ -75,6 +81,7 @@ LISTS = ["/jobs", "/tasks/", "/task-schedules/", "/api/data/records/"]
 # What everyone who is let in may do, since it is their own or nobody's, and the scope that it takes.
 OPEN_TO_USERS = [
     ("POST", "/jobs", Scope.SUBMIT, 202),
+    ("POST", "/pipelines", Scope.SUBMIT, 400),
     ("POST", "/jobs/bulk", Scope.SUBMIT, 400),
     *(("POST", f"/jobs/{verb}", Scope.MANAGE, 400) for verb in ("cancel", "retry", "change")),
     ("POST", "/orchestrate/{me}", Scope.SUBMIT, 202),
@@ -116,7 +123,11 @@ def of_the_owner() -> dict[str, Any]:
     ended = create_task(NewTask(a=Decimal(1), b=Decimal(2), owner="owner"))
     put(Job.objects.filter(id=ended.job_id), status=Status.COMPLETED, ready=False, finished_at=timezone.now())
     Record.objects.create(owner="owner", student_id="S-1", first_name="A", last_name="B", email="a@b.org", grade="1")
+    pipeline, cancelled = (submit_pipeline({"a": {"kind": "demo.slices"}}, owner="owner").id for _ in range(2))
     return {
+        "pipeline": pipeline,
+        "cancelled_pipeline": cancel(cancelled).id,
+        "waiting": submit("demo.slices", owner="owner", wait_for="approve").id,
         "job": make_job(owner="owner").id,
         "failed": make_job(Status.FAILED, owner="owner").id,
         "orchestration": make_job(owner="owner", kind="orchestration.two_batches").id,

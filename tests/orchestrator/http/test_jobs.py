@@ -36,8 +36,8 @@ pytestmark = pytest.mark.django_db
 UNKNOWN = "01980c5e-7a00-7000-8000-000000000000"
 A_JOB = {
     "job_id", "kind", "status", "waiting_for", "priority", "owner", "attempt", "max_attempts", "progress", "result",
-    "error", "attempts", "parent", "name", "children", "schedule", "scheduled_for", "celery_task_id", "worker",
-    "run_at", "created_at", "started_at", "finished_at", "updated_at", "links",
+    "error", "attempts", "signal", "parent", "name", "children", "schedule", "scheduled_for", "celery_task_id",
+    "worker", "run_at", "created_at", "started_at", "finished_at", "updated_at", "links",
 }  # fmt: skip
 
 
