@@ -14,16 +14,16 @@ from benchmarks.servers import Servers, connect, migrated, muster_environment, r
 KINDS = {"bench.leased_step": "without limits", "bench.keyed_step": "with a limit per key"}
 # Blocked by a thousand keys, each of which has a job that runs.
 BLOCKED = """
-INSERT INTO orchestrator_job (id, kind, queue, limit_key, blocked_by, rank)
-SELECT gen_random_uuid(), 'bench.keyed_step', 'io', 'key ' || n %% 1000, 'max_running_per_key:key ' || n %% 1000,
+INSERT INTO orchestrator_job (id, kind, queue, payload, limit_key, blocked_by, rank)
+SELECT gen_random_uuid(), 'bench.keyed_step', 'io', '{}', 'key ' || n %% 1000, 'max_running_per_key:key ' || n %% 1000,
        now() - interval '1 hour' + n * interval '1 microsecond'
 FROM generate_series(1, %s) AS n
 """
 RUNNING = """
 INSERT INTO orchestrator_worker (name, queues, host, pid, process_started, lost, trying)
 VALUES ('blocker@there', '[]', 'there', 1, '1', false, '{}');
-INSERT INTO orchestrator_job (id, kind, queue, limit_key, limited, status, attempt, worker_id, started_at)
-SELECT gen_random_uuid(), 'bench.keyed_step', 'io', 'key ' || n, true, 'RUNNING', 1,
+INSERT INTO orchestrator_job (id, kind, queue, payload, limit_key, limited, status, attempt, worker_id, started_at)
+SELECT gen_random_uuid(), 'bench.keyed_step', 'io', '{}', 'key ' || n, true, 'RUNNING', 1,
        (SELECT max(id) FROM orchestrator_worker), now()
 FROM generate_series(0, 999) AS n
 """
