@@ -36,6 +36,7 @@ from scheduler.models import Calendar, Task, TaskSchedule
 from scheduler.recurrence.rules import BadRecurrence
 from scheduler.services.backfills import BadBackfill
 from scheduler.services.calendars import CalendarInUse
+from scheduler.services.schedules import DeclaredInCode
 from scheduler.services.tasks import NotEnded, NotPending
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ REFUSALS: dict[type[BaseException], Refusal] = {
     Calendar.DoesNotExist: Refusal(
         HTTPStatus.NOT_FOUND, "no-such-calendar", "Calendar not found", "No calendar has this name."
     ),
+    DeclaredInCode: Refusal(HTTPStatus.CONFLICT, "declared-in-code", "The schedule cannot be deleted"),
     CalendarInUse: Refusal(HTTPStatus.CONFLICT, "calendar-in-use", "The calendar cannot be deleted"),
     Kind.DoesNotExist: Refusal(
         HTTPStatus.NOT_FOUND,

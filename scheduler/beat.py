@@ -1,4 +1,6 @@
-"""The scheduler of Beat: Beat's own, but for the doorbells of our schedules, which the tick fires all together."""
+"""The scheduler of Beat: Beat's own, but for the doorbells of our schedules, which the tick fires all together, and
+for rows that name a kind, of which it submits jobs.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ from typing import Any
 
 from django_celery_beat.schedulers import DatabaseScheduler
 
+from orchestrator.kinds import known_kind
 from scheduler.models import FIRE
+from scheduler.services.periodic_jobs import submit_if_due
 
 
 class Scheduler(DatabaseScheduler):  # type: ignore[misc]
@@ -18,3 +22,10 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]
 
     def enabled_models_qs(self) -> Any:
         return super().enabled_models_qs().exclude(task=FIRE)
+
+    def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **options: Any) -> Any:
+        if known_kind(entry.task) is None:
+            return super().apply_async(entry, producer=producer, advance=advance, **options)
+        # As Beat does, first of all: what cannot be submitted is not tried again in the same second.
+        reserved = self.reserve(entry) if advance else entry
+        return submit_if_due(reserved.model.pk, reserved.model.last_run_at, self.app)

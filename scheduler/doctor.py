@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from django_celery_beat.models import PeriodicTask
+
 from orchestrator.diagnostics.checks import Finding, check, fail, ok, warn
+from orchestrator.kinds import BadPayload, InternalKind, all_kinds, kind_open_to_clients
+from orchestrator.submission import BadSubmission
 from scheduler import queries
 from scheduler.models import TaskSchedule
 from scheduler.recurrence.rules import BadRecurrence, make_rule
+from scheduler.services.periodic_jobs import payload_of
 
 MAX_NAMED = 5
 MAX_RULES = 10_000
@@ -30,6 +35,23 @@ def stopped_schedules() -> Finding:
     if listed := [f"{id} ({error})" for id, error in stopped.values_list("id", "last_error")[:MAX_NAMED]]:
         return warn(f"Stopped by an error: {', '.join(listed)}.", "Change the schedule, or pause and resume it.")
     return ok("None was stopped by an error.")
+
+
+@check("periodic tasks of kinds")
+def periodic_tasks() -> Finding:
+    """Beat can submit a job of each row that names a kind."""
+    refused = []
+    rows = PeriodicTask.objects.filter(enabled=True, task__in=[kind.name for kind in all_kinds()]).order_by("pk")
+    for row in rows[:MAX_RULES]:
+        try:
+            kind_open_to_clients(row.task).read_payload(payload_of(row))
+        except (InternalKind, BadPayload, BadSubmission, ValueError) as error:
+            refused.append(f"{row.name} ({error})")
+    if refused:
+        return warn(
+            f"No job can be submitted of: {', '.join(refused[:MAX_NAMED])}.", "Change their kwargs in the admin."
+        )
+    return ok("All can be submitted.")
 
 
 @check("schedule rules")

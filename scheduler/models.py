@@ -159,6 +159,7 @@ class TaskSchedule(Operands):
     )
     on_closed = models.CharField(max_length=8, choices=OnClosed, default=OnClosed.SKIP, db_default=OnClosed.SKIP)
 
+    declared = models.JSONField(null=True, editable=False, help_text="What code said of it last, if it is declared.")
     enabled = models.BooleanField(default=True)
     next_run_at = models.DateTimeField(null=True, editable=False)
     last_run_at = models.DateTimeField(null=True, editable=False)

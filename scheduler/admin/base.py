@@ -12,17 +12,21 @@ from django.template.response import TemplateResponse
 
 from orchestrator.admin.base import MAX_AT_ONCE, ExactSearch, act_on_each, ask_first
 from orchestrator.admin.unfold import ModelAdmin
-from orchestrator.kinds import BadPayload, UnknownKind
-from orchestrator.submission import BadSubmission, TooManyUnfinished
+from orchestrator.kinds import BadPayload, InternalKind, UnknownKind
+from orchestrator.submission import BadSubmission, NotUnique, TooManyUnfinished
 from scheduler.models import Task, TaskSchedule
 from scheduler.recurrence.rules import BadRecurrence
+from scheduler.services.schedules import DeclaredInCode
 from scheduler.services.tasks import NotEnded, NotPending
 
 REFUSALS = (
     NotPending,
     NotEnded,
+    DeclaredInCode,
     BadRecurrence,
     UnknownKind,
+    InternalKind,
+    NotUnique,
     BadPayload,
     BadSubmission,
     TooManyUnfinished,

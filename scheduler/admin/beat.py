@@ -9,8 +9,10 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from orchestrator.admin.base import MAX_AT_ONCE, act_on_each
 from orchestrator.admin.third_party import UnfoldPeriodicTaskAdmin, UnfoldPeriodicTaskInline, UnfoldScheduleAdmin
+from orchestrator.kinds import all_kinds
 from scheduler.admin.base import REFUSALS
 from scheduler.models import FIRE, TaskSchedule
+from scheduler.services.periodic_jobs import submit_job_of
 from scheduler.services.schedules import run_now
 
 admin.site.unregister(PeriodicTask)
@@ -44,10 +46,16 @@ class BeatTaskAdmin(UnfoldPeriodicTaskAdmin):
 
     @admin.action(description="Run selected tasks", permissions=["change"])
     def run_tasks(self, request: HttpRequest, queryset: QuerySet[PeriodicTask]) -> None:
-        ours, others = queryset.filter(task=FIRE), queryset.exclude(task=FIRE)
+        kinds = [kind.name for kind in all_kinds()]
+        ours, of_kinds = queryset.filter(task=FIRE), queryset.filter(task__in=kinds)
+        others = queryset.exclude(task=FIRE).exclude(task__in=kinds)
         if others.exists():
             self.record_each(others, "run")
             super().run_tasks(request, others)
+        self.record_each(of_kinds, "run")
+        rows = PeriodicTask.objects.in_bulk(list(of_kinds.values_list("pk", flat=True)[:MAX_AT_ONCE]))
+        if rows:
+            act_on_each(self, request, list(rows), lambda pk: submit_job_of(rows[pk]), "Ran", REFUSALS)
         schedules = TaskSchedule.objects.filter(periodic_task__in=ours).order_by("pk")
         act_on_each(
             self, request, list(schedules.values_list("pk", flat=True)[:MAX_AT_ONCE]), run_now, "Ran", REFUSALS

@@ -179,6 +179,11 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
             changes["operation"] = ""
         change_schedule(obj.id, changes)
 
+    def has_delete_permission(self, request: HttpRequest, obj: TaskSchedule | None = None) -> bool:
+        """One that code declares would come back with the next deploy."""
+        stays = obj is not None and obj.declared is not None and not obj.declared.get("removed")
+        return super().has_delete_permission(request, obj) and not stays
+
     def delete_model(self, request: HttpRequest, obj: TaskSchedule) -> None:
         delete_schedule(obj.id)
 

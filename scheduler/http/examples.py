@@ -119,6 +119,7 @@ SCHEDULE: dict[str, Any] = {
     "last_run_at": "2030-01-31T12:00:20.312000Z",
     "run_count": 3,
     "missed_count": 0,
+    "is_declared": False,
     "queued": [],
     "last_error": "",
     "periodic_task": 7,

@@ -336,6 +336,7 @@ class ScheduleSerializer(serializers.Serializer[TaskSchedule]):
     last_run_at = serializers.DateTimeField(allow_null=True)
     run_count = serializers.IntegerField(help_text="Occurrences that were run.")
     missed_count = serializers.IntegerField(help_text="Occurrences left out by its policies.")
+    is_declared = serializers.SerializerMethodField(help_text="Whether code declares it, so it cannot be deleted.")
     queued = serializers.ListField(
         child=serializers.DateTimeField(), help_text="Occurrences that wait for earlier jobs to end (overlap=queue)."
     )
@@ -357,6 +358,9 @@ class ScheduleSerializer(serializers.Serializer[TaskSchedule]):
     @extend_schema_field({"type": ["string", "null"]})
     def get_operation(self, schedule: TaskSchedule) -> str | None:
         return schedule.operation or None
+
+    def get_is_declared(self, schedule: TaskSchedule) -> bool:
+        return schedule.declared is not None and not schedule.declared.get("removed")
 
     @extend_schema_field(LinkField)
     def get_jobs(self, schedule: TaskSchedule) -> str:

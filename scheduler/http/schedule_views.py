@@ -148,7 +148,7 @@ class ScheduleView(APIView):
         summary="Delete a schedule",
         description="Its jobs are kept, and waiting ones still run.",
         parameters=[SCHEDULE_ID],
-        responses={204: OpenApiResponse(description="Deleted."), **problems(404)},
+        responses={204: OpenApiResponse(description="Deleted."), **problems(404, 409)},
     )
     def delete(self, request: Request, schedule_id: str) -> Response:
         delete_schedule(_visible_schedule(request, schedule_id, to="scheduler.delete_taskschedule").id)

@@ -45,7 +45,8 @@ class Refused(NamedTuple):
 def submit_occurrences(occurrences: Iterable[Occurrence], now: datetime) -> list[Refused]:
     """Makes tasks or jobs of them, set-wise where their kind allows it.
 
-    Returns those for which their owner has too many unfinished jobs. Raises what else keeps them from being submitted.
+    Returns those for which their owner has too many unfinished jobs, or which are to be unique and are not. Raises
+    what else keeps them from being submitted.
     """
     by_kind: defaultdict[str, list[Occurrence]] = defaultdict(list)
     for occurrence in occurrences:
@@ -70,11 +71,13 @@ def _submit_jobs(kind: Kind, occurrences: Sequence[Occurrence], now: datetime) -
 def _submit_job(kind: Kind, occurrence: Occurrence, now: datetime) -> Refused | None:
     job = job_of(occurrence, now)
     try:
-        submission.submit(
+        submitted = submission.submit(
             kind, job.payload, owner=job.owner, priority=job.priority, run_at=job.run_at, occurrence=job.occurrence
         )
     except (TooManyUnfinished, submission.NotUnique) as refusal:
         return Refused(occurrence, str(refusal))
+    if submitted.schedule_id != occurrence.schedule.id or submitted.scheduled_for != occurrence.at:
+        return Refused(occurrence, f"The job {submitted.id} has the same unique key.")
     return None
 
 

@@ -38,7 +38,14 @@ AUDITED = (
 )  # fmt: skip
 
 
-def create_schedule(schedule: TaskSchedule) -> None:
+class DeclaredInCode(Exception):
+    """The schedule is declared in code, so it would come back with the next deploy."""
+
+    def __init__(self, schedule: TaskSchedule) -> None:
+        super().__init__(f"{schedule.name!r} is declared in code: pause it, or remove the declaration first.")
+
+
+def create_schedule(schedule: TaskSchedule, *, trusted: bool = False) -> None:
     """Writes a new schedule with its first occurrence and its PeriodicTask. If it is to start before now, or has no
     start, which means now, its misfire policy says what becomes of what it has missed.
 
@@ -46,7 +53,7 @@ def create_schedule(schedule: TaskSchedule) -> None:
     does.
     """
     schedule.scheduled_at = (schedule.scheduled_at or database_now()).replace(microsecond=0)
-    check_work(schedule)
+    check_work(schedule, trusted=trusted)
     with transaction.atomic(), _refusing_taken_names(schedule):
         lock_calendars(schedule.calendars)
         recurrence = checked(schedule)
@@ -57,7 +64,7 @@ def create_schedule(schedule: TaskSchedule) -> None:
     schedule.refresh_from_db()
 
 
-def change_schedule(schedule_id: UUID, changes: Mapping[str, Any]) -> TaskSchedule:
+def change_schedule(schedule_id: UUID, changes: Mapping[str, Any], *, trusted: bool = False) -> TaskSchedule:
     """Changes some columns of a schedule. Its row is locked, so that nobody fires it meanwhile.
 
     A schedule whose times changed, that was resumed, or that had come to its end goes on from now: what it missed by
@@ -68,10 +75,10 @@ def change_schedule(schedule_id: UUID, changes: Mapping[str, Any]) -> TaskSchedu
     with transaction.atomic():
         schedule = locked_schedule(schedule_id)
         with _refusing_taken_names(schedule):
-            return _changed(schedule, changes)
+            return _changed(schedule, changes, trusted)
 
 
-def _changed(schedule: TaskSchedule, changes: Mapping[str, Any]) -> TaskSchedule:
+def _changed(schedule: TaskSchedule, changes: Mapping[str, Any], trusted: bool) -> TaskSchedule:
     before = {name: getattr(schedule, name) for name in changes}
     changed = {name for name, value in changes.items() if before[name] != value}
     for name in changed:
@@ -79,10 +86,10 @@ def _changed(schedule: TaskSchedule, changes: Mapping[str, Any]) -> TaskSchedule
     if "scheduled_at" in changed:
         schedule.scheduled_at = schedule.scheduled_at.replace(microsecond=0)
     if changed & WORK:
-        check_work(schedule)
+        check_work(schedule, trusted=trusted)
     # Otherwise it is only paused, which a broken schedule can be too.
     lock_calendars(schedule.calendars)
-    if changed - {"enabled"} or schedule.enabled:
+    if changed - {"enabled", "declared"} or schedule.enabled:
         _settle(schedule, begins_anew=bool(changed & TIMES))
     if not schedule.enabled:
         schedule.next_run_at = None
@@ -104,10 +111,12 @@ def set_enabled(schedule_id: UUID, enabled: bool) -> TaskSchedule:
 def delete_schedule(schedule_id: UUID) -> None:
     """Deletes a schedule and its PeriodicTask; its tasks stay, and what is waiting still runs.
 
-    Raises TaskSchedule.DoesNotExist.
+    Raises TaskSchedule.DoesNotExist, or DeclaredInCode.
     """
     with transaction.atomic():
         schedule = locked_schedule(schedule_id)
+        if schedule.declared is not None and not schedule.declared.get("removed"):
+            raise DeclaredInCode(schedule)
         audit.record("schedule.delete", schedule_id, schedule, before=_audited(schedule))
         schedule.delete_celery_beat_task()
         schedule.delete()
