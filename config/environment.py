@@ -139,6 +139,14 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     PRIORITY_STEP_SECONDS: Annotated[
         float, Meta(ge=0, le=86_400, description="Head start in the queue for each step of priority.")
     ] = 60
+    OWNER_SLOT_SHARE: Annotated[
+        float,
+        Meta(
+            ge=0.001,
+            le=1,
+            description="The most of a queue's slots that jobs of one owner may hold, one at least. 1: all of them.",
+        ),
+    ] = 0.5
     HEARTBEAT_SECONDS: Annotated[Seconds, Meta(description="How often a worker process renews its lease.")] = 5
     LEASE_SECONDS: Annotated[
         Seconds, Meta(description="A worker process that has not renewed its lease for this long counts as dead.")

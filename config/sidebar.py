@@ -23,6 +23,7 @@ def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
     ]
     engine = [
         _item("Kinds", "category", "orchestrator", "kind"),
+        _item("Owners", "group_work", "orchestrator", "ownershare"),
         _item("Workers", "memory", "orchestrator", "worker"),
         _item("Failed attempts", "error", "orchestrator", "attempt"),
         _item("Notifications", "notifications", "orchestrator", "notification"),

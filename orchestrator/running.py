@@ -158,6 +158,8 @@ class BaseRunningJob(RunningHandler):
         self.attempt = row.attempt + 1 if kind.execution == "transactional" else row.attempt
         # How long the handler took, once it has returned.
         self.runtime_seconds = 0.0
+        # How long it has held its slot, once the handler has ended in whatever way.
+        self.ran_seconds = 0.0
         self._stop: type[Stop] | None = None
         self._transaction: OwnTransaction | Autocommit | None = None
         self._was_warned = False
@@ -269,6 +271,7 @@ class BaseRunningJob(RunningHandler):
     def ends(self) -> None:
         """Its handler has ended."""
         self.is_at_work = False
+        self.ran_seconds = time.monotonic() - self.began_at
 
     def warn_if_idle(self) -> None:
         """Warns in the handler's log, once, if it keeps a transaction open for long without using it."""

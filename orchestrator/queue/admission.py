@@ -9,7 +9,7 @@ the most urgent job of each of its lanes go on; the tick does so, too, for whoev
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,22 +20,36 @@ from django.db import connection, transaction
 from orchestrator.kinds import Kind
 from orchestrator.limits import Limits
 from orchestrator.models import RateStart
-from orchestrator.queue import kind_limits, lanes, unblocking
+from orchestrator.queue import kind_limits, lanes, shares, turns, unblocking
 from orchestrator.queue.lanes import Lanes, Room
 
 # Of the ready jobs, a claim looks at so many at first, and at so many more each time if it finds room for none. One
 # that has looked at so many windows leaves the rest to the next claim.
 FIRST_WINDOW, MAX_WINDOW, MAX_WINDOWS = 10, 500, 8
 
-# The most urgent ready jobs of a kind in the order of the index, locked.
+# The most urgent ready jobs of the owners whose turn it is, locked. Of each at most as many as its share of the slots
+# allows, and in the order of the index.
 CANDIDATES = """
 SET LOCAL enable_sort = off;
+SELECT job.id, job.owner, job.limit_key, job.runs_alone
+FROM (SELECT owner, {free} AS free FROM {owners} AS owners (owner)) AS in_turn
+CROSS JOIN LATERAL (
+    SELECT id, owner, limit_key, runs_alone FROM orchestrator_job
+    WHERE ready AND kind = %(kind)s AND owner = in_turn.owner AND (%(isolated)s OR NOT runs_alone)
+      AND id <> ALL(%(left_out)s::uuid[])
+    ORDER BY rank, id
+    LIMIT least(free, %(window)s)
+    FOR UPDATE SKIP LOCKED
+) AS job
+WHERE NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND paused_at IS NOT NULL)
+LIMIT %(window)s
+"""
+# The one of that id, if it is ready.
+CANDIDATE = """
 SELECT id, owner, limit_key, runs_alone FROM orchestrator_job
 WHERE ready AND kind = %(kind)s AND (%(isolated)s OR NOT runs_alone)
-  AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid) AND id <> ALL(%(left_out)s::uuid[])
+  AND id = %(id)s AND id <> ALL(%(left_out)s::uuid[])
   AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND paused_at IS NOT NULL)
-ORDER BY rank, id
-LIMIT %(window)s
 FOR UPDATE SKIP LOCKED
 """
 
@@ -103,7 +117,8 @@ def choose(candidates: Sequence[Candidate], room: Room, at_most: int) -> Choice:
 def admit(
     kind: Kind, *, at_most: int, isolated: bool = True, id: UUID | str | None = None, left_out: Collection[str] = ()
 ) -> Choice:
-    """The most urgent jobs of the kind there is room for, locked. Within a transaction that has passed the gate."""
+    """The most urgent jobs of the kind there is room for, locked. Within a transaction that has passed the gate, and
+    that has picked owners if the kind is leased."""
     limits = kind_limits.limits_of(kind)
     window = max(FIRST_WINDOW, at_most)
     for _ in range(MAX_WINDOWS):
@@ -122,9 +137,36 @@ def admit(
     return choice
 
 
+def admit_of_picked(kind: Kind, parameters: dict[str, Any]) -> Choice:
+    """Does so with jobs that are to be leased, of owners that are picked here: of others if all of theirs wait.
+
+    parameters: those of `shares`, with at_most, isolated, and the id of the one job that may be claimed, if any.
+    """
+    wanted = {name: parameters[name] for name in ("at_most", "isolated", "id")}
+    if parameters["id"] is not None:
+        return admit(kind, **wanted)
+    choice, waits = Choice(), True
+    for _ in range(MAX_WINDOWS):
+        with connection.cursor() as cursor:
+            cursor.execute(shares.pick(kind, waits=waits), parameters)
+            if cursor.fetchone() == (shares.NOBODY,):
+                return choice
+        choice, waits = admit(kind, **wanted), False
+        if choice.chosen or choice.kind_is_full:
+            return choice
+    return replace(choice, has_more=True)
+
+
 def _candidates(kind: Kind, **parameters: Any) -> list[Candidate]:
+    if parameters["id"] is not None:
+        sql = CANDIDATE
+    elif kind.execution == "leased":
+        sql = CANDIDATES.format(owners=shares.PICKED, free=shares.free(kind, "owners.owner"))
+    else:
+        sql = CANDIDATES.format(owners=turns.IN_TURN, free="%(window)s")
+    values = {"kind": kind.name, **parameters, "left_out": list(parameters["left_out"]), **shares.parameters(kind)}
     with connection.cursor() as cursor:
-        cursor.execute(CANDIDATES, {"kind": kind.name, **parameters, "left_out": list(parameters["left_out"])})
+        cursor.execute(sql, values | {"at_most": parameters["window"]})
         return [Candidate(*row) for row in cursor.fetchall()]
 
 

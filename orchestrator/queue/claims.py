@@ -9,7 +9,7 @@ from django.db import connection, transaction
 
 from orchestrator.attempt.session import CLEAN
 from orchestrator.kinds import Kind
-from orchestrator.queue import admission, bell, unblocking
+from orchestrator.queue import admission, bell, turns, unblocking
 from orchestrator.running import CLAIMED, Claimed
 
 # How long a worker that was frozen within a batch may keep its jobs locked.
@@ -22,14 +22,19 @@ IN_ORDER = "SET LOCAL enable_sort = off;"
 # What its handler asks is planned as usual.
 AS_USUAL = "SET LOCAL enable_sort TO DEFAULT;"
 
-# The most urgent ready jobs of a kind, locked for as long as this transaction lasts: the lock is the lease.
+# The most urgent ready jobs of those whose turn it is, locked for as long as this transaction lasts: the lock is the
+# lease. Owner by owner, only as far as jobs are wanted.
 LOCK = f"""
-SELECT {CLAIMED} FROM orchestrator_job job
-WHERE ready AND kind = %(kind)s AND id <> ALL(%(left_out)s::uuid[])
-  AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND (paused_at IS NOT NULL OR limited))
-ORDER BY rank, id
+SELECT {CLAIMED} FROM {turns.IN_TURN} AS in_turn
+CROSS JOIN LATERAL (
+    SELECT * FROM orchestrator_job
+    WHERE ready AND kind = %(kind)s AND owner = in_turn.owner AND id <> ALL(%(left_out)s::uuid[])
+    ORDER BY rank, id
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+) AS job
+WHERE NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND (paused_at IS NOT NULL OR limited))
 LIMIT %(limit)s
-FOR UPDATE SKIP LOCKED
 """  # noqa: S608
 
 # One of a batch that failed as a whole, if it is as that batch left it.
@@ -59,8 +64,8 @@ WHERE worker.id <> %(worker)s AND worker.trying ?| %(ids)s
 
 
 def lock_ready(kind: Kind, *, worker_id: int) -> list[Claimed]:
-    """The kind's most urgent ready jobs, at most a batch, in order, locked until the transaction ends. PostgreSQL ends
-    it when it has been idle for FROZEN_BATCH_SECONDS.
+    """The most urgent ready jobs of the owners whose turn it is, at most a batch, locked until the transaction ends.
+    PostgreSQL ends it when it has been idle for FROZEN_BATCH_SECONDS.
 
     A job that runs alone is alone in its list. What a process has just died of waits until that is counted, or it
     would kill one process after the other.
@@ -72,6 +77,9 @@ def lock_ready(kind: Kind, *, worker_id: int) -> list[Claimed]:
     while True:
         held = transaction.savepoint()
         jobs = _admitted(kind, left_out) if is_limited else _next_ready(kind, left_out)
+        # Callers do so before their transaction, whose locks would keep others waiting; this is for who did not.
+        if not jobs and turns.absorb(kind.name):
+            continue
         crashed = _tried_by_others(jobs, worker_id) if jobs else set()
         if not crashed:
             transaction.savepoint_commit(held)

@@ -20,59 +20,87 @@ from django.db.models.functions import Greatest, Now
 from orchestrator.attempt.session import BEGAN_AT, CLEAN, ConnectionMisused, transaction_began_at
 from orchestrator.kinds import Kind
 from orchestrator.models import Job, Step
-from orchestrator.queue import admission, ends, steps, unblocking
+from orchestrator.queue import admission, ends, shares, steps, turns, unblocking
 from orchestrator.queue.claims import IN_ORDER, LIMIT_IDLENESS
 from orchestrator.running import CLAIMED, Claimed, RowMoved
 from orchestrator.states import FINAL, UNFINISHED, Status
 
-# The most urgent ready jobs of a kind become this worker's, unless the kind is paused or the worker was declared dead.
-# The worker's row is locked so that nobody declares it dead meanwhile and overlooks the jobs. If the first of them
-# runs alone, it is taken alone. Jobs are found by an array of their ids: it is taken for a short one, so nobody plans
-# to read the whole table.
+# The most urgent ready jobs of the owners whose turn it is become this worker's, unless the kind is paused or the
+# worker was declared dead. Its row is locked so that nobody declares it dead meanwhile and overlooks the jobs. If the
+# first of them runs alone, it is taken alone. Jobs are found by an array of their ids: it is taken for a short one, so
+# nobody plans to read the whole table.
 LEASE = f"""
 {IN_ORDER}
+{{pick}}
 WITH me AS (
     SELECT id FROM orchestrator_worker WHERE id = %(worker)s AND ended_at IS NULL FOR KEY SHARE
-), head AS (
-    SELECT runs_alone FROM orchestrator_job
-    WHERE ready AND kind = %(kind)s AND (%(isolated)s OR NOT runs_alone)
-      AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
-    ORDER BY rank, id
-    LIMIT 1
-), next AS (
-    SELECT id FROM orchestrator_job
-    WHERE ready AND kind = %(kind)s AND (NOT runs_alone OR (SELECT runs_alone FROM head))
-      AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
-      AND EXISTS (SELECT FROM me)
+), now AS MATERIALIZED (
+    SELECT clock_timestamp() AS at
+), {{found}}, next AS (
+    SELECT id FROM ready
+    WHERE EXISTS (SELECT FROM me)
       AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND (paused_at IS NOT NULL OR limited))
-    ORDER BY rank, id
-    LIMIT CASE WHEN (SELECT runs_alone FROM head) THEN 1 ELSE %(at_most)s END
-    FOR UPDATE SKIP LOCKED
+), leased AS (
+    UPDATE orchestrator_job job
+    SET status = 'RUNNING',
+        ready = false,
+        attempt = attempt + 1,
+        worker_id = %(worker)s,
+        worker_name = %(worker_name)s,
+        celery_task_id = job.id,
+        deadline_at = clock_timestamp() + %(timeout)s,
+        started_at = CASE WHEN status = 'RUNNING' THEN started_at ELSE now.at END,
+        updated_at = now.at
+    FROM now
+    WHERE id = ANY(ARRAY(SELECT id FROM next))
+    RETURNING
+        {CLAIMED},
+        rank,
+        EXISTS (SELECT FROM orchestrator_job parent WHERE parent.id = job.parent_id AND parent.status = 'CREATED'),
+        EXISTS (
+            SELECT FROM orchestrator_job
+            WHERE ready AND kind = %(kind)s
+            ORDER BY rank, id
+            OFFSET (SELECT count(*) FROM next)
+            LIMIT 1
+        )
 )
-UPDATE orchestrator_job job
-SET status = 'RUNNING',
-    ready = false,
-    attempt = attempt + 1,
-    worker_id = %(worker)s,
-    worker_name = %(worker_name)s,
-    celery_task_id = job.id,
-    deadline_at = clock_timestamp() + %(timeout)s,
-    started_at = CASE WHEN status = 'RUNNING' THEN started_at ELSE clock_timestamp() END,
-    updated_at = clock_timestamp()
-WHERE id = ANY(ARRAY(SELECT id FROM next))
-RETURNING
-    {CLAIMED},
-    rank,
-    EXISTS (SELECT FROM orchestrator_job parent WHERE parent.id = job.parent_id AND parent.status = 'CREATED'),
-    EXISTS (
-        SELECT FROM orchestrator_job
-        WHERE ready AND kind = %(kind)s
-        ORDER BY rank, id
-        OFFSET (SELECT count(*) FROM next)
-        LIMIT 1
-    )
+SELECT * FROM leased
 """  # noqa: S608 It is made of constants.
 
+# The jobs that may be leased: of the owners that were picked, or the one of an id.
+OF_OWNERS = f"""
+picked AS MATERIALIZED (
+    SELECT owner, {{free}} AS free FROM {shares.PICKED} AS picked (owner)
+), head AS MATERIALIZED (
+    SELECT first.runs_alone FROM picked
+    CROSS JOIN LATERAL (
+        SELECT runs_alone FROM orchestrator_job
+        WHERE ready AND kind = %(kind)s AND owner = picked.owner AND (%(isolated)s OR NOT runs_alone)
+        ORDER BY rank, id
+        LIMIT 1
+    ) AS first
+    WHERE free > 0
+    LIMIT 1
+), ready AS (
+    SELECT job.id FROM picked
+    CROSS JOIN LATERAL (
+        SELECT id FROM orchestrator_job
+        WHERE ready AND kind = %(kind)s AND owner = picked.owner AND (NOT runs_alone OR (SELECT runs_alone FROM head))
+        ORDER BY rank, id
+        LIMIT least(free, %(at_most)s)
+        FOR UPDATE SKIP LOCKED
+    ) AS job
+    LIMIT CASE WHEN (SELECT runs_alone FROM head) THEN 1 ELSE %(at_most)s END
+)
+"""  # noqa: S608
+BY_ID = """
+ready AS (
+    SELECT id FROM orchestrator_job
+    WHERE ready AND kind = %(kind)s AND id = %(id)s AND (%(isolated)s OR NOT runs_alone)
+    FOR UPDATE SKIP LOCKED
+)
+"""
 # The worker's row is locked before the gate of a kind with limits, as whoever declares it dead has locked it.
 LOCK_WORKER = "SELECT FROM orchestrator_worker WHERE id = %(worker)s AND ended_at IS NULL FOR KEY SHARE"
 
@@ -287,6 +315,12 @@ def claim(
 
     isolated: whether it may be one that runs alone, which is claimed alone. id: of the one job that may be claimed.
     """
+    if id is None:
+        turns.absorb(kind.name)
+        found = OF_OWNERS.format(free=shares.free(kind, "picked.owner"))
+        sql = LEASE.format(pick=shares.pick(kind, at_most=at_most), found=found)
+    else:
+        sql = LEASE.format(pick="", found=BY_ID)
     parameters: dict[str, Any] = {
         "kind": kind.name,
         "worker": worker_id,
@@ -295,12 +329,13 @@ def claim(
         "isolated": isolated,
         "at_most": at_most,
         "id": id,
+        **shares.parameters(kind),
     }
     if admission.is_limited(kind):
         rows, has_more = _lease_admitted(kind, parameters)
     else:
         with connection.cursor() as cursor:
-            cursor.execute(LEASE, parameters)
+            cursor.execute(sql, parameters)
             rows = cursor.fetchall()
         has_more = bool(rows) and rows[0][-1]
     # PostgreSQL returns them in any order.
@@ -318,9 +353,7 @@ def _lease_admitted(kind: Kind, parameters: dict[str, Any]) -> tuple[list[tuple[
         if cursor.fetchone() is None:
             return [], False
         unblocking.pass_gate(kind.name)
-        choice = admission.admit(
-            kind, at_most=parameters["at_most"], isolated=parameters["isolated"], id=parameters["id"]
-        )
+        choice = admission.admit_of_picked(kind, parameters)
         if not choice.chosen:
             return [], choice.has_more
         cursor.execute(LEASE_ADMITTED, parameters | {"ids": [str(each.id) for each in choice.chosen]})

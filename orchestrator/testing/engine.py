@@ -21,7 +21,7 @@ from django.db.models.functions import Now
 
 from orchestrator.kinds import Child, Kind, P, all_kinds, kind_named
 from orchestrator.models import Attempt, Job
-from orchestrator.queue import claims
+from orchestrator.queue import claims, turns
 from orchestrator.running import BaseRunningJob, Interrupted, RunningJob, Stop
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.submission import submit
@@ -206,6 +206,7 @@ class _InProcess:
 
     def _run_first(self, job: Job) -> int:
         Job.objects.filter(id=job.id).update(rank=FIRST_OF_ALL)
+        turns.put_first(job.kind, job.owner)
         return self._run(kind_named(job.kind), at_most=1)
 
     def _make_retries_due(self) -> int:

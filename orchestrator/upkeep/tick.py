@@ -12,8 +12,8 @@ from django.db.models import OuterRef, Subquery
 from django.db.models.functions import Now
 
 from orchestrator.failpoints import Failpoint
-from orchestrator.models import Attempt, Job, Kind, Upkeep
-from orchestrator.queue import bell, endings, pausing, pipelines, recovery, unblocking
+from orchestrator.models import Arrival, Attempt, Job, Kind, Upkeep
+from orchestrator.queue import bell, endings, pausing, pipelines, recovery, turns, unblocking
 from orchestrator.rollups import writing
 from orchestrator.upkeep import retention
 
@@ -132,6 +132,14 @@ def pause_new_kinds_of_paused_queues() -> None:
 
 
 @part
+def give_turns() -> None:
+    """Does what claims do of themselves, for kinds of which nothing is claimed just now."""
+    for kind in Arrival.objects.values_list("kind", flat=True).distinct():
+        turns.absorb(kind)
+    turns.tidy(list(Kind.objects.values_list("name", flat=True)))
+
+
+@part
 def ring_for_ready() -> None:
     """Rings for every kind with a ready job: for those whose bell was lost, or was never rung."""
     # In the order of the index, as in `claims.has_ready`.
@@ -152,5 +160,7 @@ def prune() -> None:
     """Deletes what has expired: at every tick while there is more, and else once a minute."""
     Upkeep.objects.get_or_create(part="prune", defaults={"ran_at": LONG_AGO})
     is_due = Upkeep.objects.filter(part="prune", ran_at__lt=Now() - PRUNE_EVERY).update(ran_at=Now())
+    if is_due:
+        turns.forget(list(Kind.objects.values_list("name", flat=True)))
     if is_due and retention.prune():
         Upkeep.objects.filter(part="prune").update(ran_at=LONG_AGO)

@@ -20,7 +20,8 @@ from orchestrator.database_errors import DATABASE_ERRORS
 from orchestrator.failpoints import Failpoint
 from orchestrator.failures import error_of
 from orchestrator.kinds import Kind
-from orchestrator.queue import bell, claims, endings, transitions, unblocking
+from orchestrator.queue import bell, claims, endings, transitions, turns, unblocking
+from orchestrator.queue.costs import batch_ran
 from orchestrator.queue.recovery import record_crashed_attempts
 from orchestrator.running import Claimed, RunningJob
 from orchestrator.telemetry import attempts
@@ -49,6 +50,7 @@ def run_batch(kind: Kind, process: WorkerProcess) -> int:
     """Claims, runs and completes a batch of jobs; returns how many were ready, at most its size."""
     worker_id = process.row_id
     batch = _Batch(kind, process)
+    turns.absorb(kind.name)
     try:
         batch.run(lambda: claims.lock_ready(kind, worker_id=worker_id), rings=True)
     # The transaction itself failed, so no attempt was recorded.
@@ -82,6 +84,7 @@ class _Batch:
 
     def run(self, lock: Callable[[], list[Claimed]], *, rings: bool = False) -> None:
         """Runs and completes the jobs that `lock` returns. rings: for another worker, if there may be more jobs."""
+        began_at = time.monotonic()
         with transaction.atomic():
             jobs = lock()
             if not jobs:
@@ -96,6 +99,7 @@ class _Batch:
                 done = run_locked(self.kind, jobs, self.process)
             batch_completing()
         batch_completed()
+        batch_ran(self.kind.name, jobs, time.monotonic() - began_at)
         _after_commit(done, self.process)
 
     def _record_in_flight(self, jobs: Sequence[Claimed]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from django.db import connection
 
 from orchestrator.kinds import Kind
+from orchestrator.queue.costs import costs
 from orchestrator.queue.recovery import recover_on_this_host
 from orchestrator.queue.tracebacks import collect_tracebacks
 from orchestrator.worker import deadlines
@@ -58,6 +59,7 @@ class WorkerProcess:
             self.write_logs,
             self.job_leases.warn_of_idle_transactions,
             self.in_flight.keep_recorded,
+            costs().settle,
         ]
 
     @property

@@ -14,6 +14,7 @@ from orchestrator.attempt.timeouts import InFlightBatch
 from orchestrator.failpoints import Failpoint
 from orchestrator.kinds import Kind
 from orchestrator.queue import transitions
+from orchestrator.queue.costs import costs
 from orchestrator.running import BaseRunningJob, Claimed
 from orchestrator.worker.job_logs import JobLogs
 from orchestrator.worker.lease import Lease
@@ -48,6 +49,7 @@ class RunningJobs:
             for running in ended:
                 self._jobs.pop((running.row.id, running.row.attempt), None)
         self._logs.ended(*ended)
+        costs().ended((running.row, running.ran_seconds) for running in ended)
 
     def by_attempt(self) -> dict[Attempted, BaseRunningJob]:
         with self._lock:
@@ -82,6 +84,8 @@ class RunningJobs:
                 lease_claimed()
             claimed = [make(job) for job in claim.jobs]
             self.register(*claimed)
+        if id is None:
+            costs().claimed(kind.name, claim.jobs)
         return claimed, claim.has_more
 
     @contextmanager

@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 
 from orchestrator import submission
 from orchestrator.models import Job, Worker
-from orchestrator.queue import claims, transitions
+from orchestrator.queue import claims, transitions, turns
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
 from orchestrator.running import Claimed, LeaseLost
 from orchestrator.submission import NotCancellable, NotRetryable, TooManyUnfinished, submit, submit_many
@@ -39,6 +39,7 @@ def test_a_second_claimer_takes_the_next_job_without_waiting(kind: DeclareKind, 
     waits = kind()
     first, second = submit(waits), submit(waits)
     one, two = make_worker("one@here"), make_worker("two@here")
+    turns.absorb(waits.name)
 
     with held_open(lambda: lease(waits, one)) as claimed:
         taken = claim(waits, two)
@@ -51,6 +52,7 @@ def test_a_second_claimer_takes_the_next_job_without_waiting(kind: DeclareKind, 
 def test_a_batch_leaves_out_what_another_is_running(kind: DeclareKind, make_worker: MakeWorker) -> None:
     batching = kind(execution="transactional", batch_size=2)
     ids = submit_many(batching, [{}] * 3)
+    turns.absorb(batching.name)
 
     with held_open(lambda: claims.lock_ready(batching, worker_id=0)) as locked:
         run(batching, make_worker())

@@ -9,7 +9,7 @@ from django.db import OperationalError
 
 from orchestrator import submission
 from orchestrator.models import Dependency, Job, Worker
-from orchestrator.queue import claims, recovery
+from orchestrator.queue import claims, recovery, turns
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
 from orchestrator.running import RunningJob
 from orchestrator.submission import submit, submit_many
@@ -324,6 +324,7 @@ def test_jobs_of_a_dead_worker_are_left_out_of_batches_until_they_are_counted(
     batching = kind(**BATCH)
     crashed, innocent = submit(batching), submit(batching)
     die(make_worker("dead@here"), crashed)
+    turns.absorb(batching.name)
 
     with held_open(lambda: claims.lock_ready(batching, worker_id=0)) as locked:
         take_back_from_ended()

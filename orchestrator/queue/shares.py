@@ -1,0 +1,96 @@
+"""How many slots of a queue an owner may hold: a running job is not stopped for another, so some stay free for others.
+
+What holds a slot is what is leased: the jobs of one claim, which one slot runs in turn, or an async job. They are
+counted by the statement that claims, which has the owner's lock until it commits: so no number of workers exceeds the
+share, and no slot leaks, whatever becomes of a worker.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+
+from orchestrator.kinds import Kind, all_kinds
+from orchestrator.queue.turns import IN_TURN
+
+# What PICK returns if it finds no owner.
+NOBODY = "{}"
+# Owners whose jobs one claim takes, at most.
+MAX_OWNERS = 32
+
+# The most slots that an owner may hold; null: all of them. Jobs without an owner are nobody's, and are limited only
+# where an operator says so.
+LIMIT = """
+(
+    SELECT CASE WHEN share < 1 THEN greatest(1, ceil(share * (
+        SELECT sum(coalesce(%(async_slots)s, slots)) FROM orchestrator_worker
+        WHERE ended_at IS NULL AND queues ? %(queue)s
+    ))) END
+    FROM (SELECT coalesce(
+        (SELECT slot_share FROM orchestrator_ownershare WHERE owner = {owner}),
+        CASE WHEN {owner} = '' THEN 1 ELSE %(share)s END
+    ) AS share) AS _
+)
+"""
+# Those that it holds.
+HELD = """
+(
+    SELECT count(*) FROM (
+        SELECT DISTINCT {slot} FROM orchestrator_job
+        WHERE queue = %(queue)s AND owner = {owner} AND worker_id IS NOT NULL AND kind = ANY(%(kinds)s)
+    ) AS held
+)
+"""
+# How many of its jobs may be claimed.
+FREE = f"CASE WHEN {LIMIT} <= {HELD} THEN 0 ELSE %(at_most)s END".replace("{slot}", "worker_id, started_at")
+FREE_ASYNC = f"least(%(at_most)s, greatest(0, coalesce({LIMIT} - {HELD}, %(at_most)s)))".replace("{slot}", "id")
+
+# Who was picked, in that order, as a FROM item.
+PICKED = "unnest(current_setting('muster.picked')::text[])"
+LOCK_KEY = "hashtextextended('slots of ' || %(queue)s || ' ' || owner, 0)"
+
+# Picks the owners whose turn it is, and who have slots free, for the next statement of the same transaction. The first
+# one's lock is waited for, which holds nothing else; of the others who is locked is left.
+PICK = """
+WITH candidate AS MATERIALIZED (
+    SELECT in_turn.owner, row_number() OVER () AS place, {limit} IS NOT NULL AS is_limited
+    FROM {in_turn} AS in_turn
+    CROSS JOIN LATERAL (
+        SELECT FROM orchestrator_job WHERE ready AND kind = %(kind)s AND owner = in_turn.owner
+        ORDER BY rank, id LIMIT 1
+    ) AS job
+    WHERE {free} > 0
+    LIMIT {most}
+), picked AS MATERIALIZED (
+    SELECT owner, place FROM candidate WHERE CASE
+        WHEN NOT is_limited THEN true
+        WHEN {waits} AND place = 1 THEN pg_advisory_xact_lock({key}) IS NOT NULL
+        ELSE pg_try_advisory_xact_lock({key})
+    END
+)
+SELECT set_config('muster.picked', coalesce((SELECT array_agg(owner ORDER BY place) FROM picked), '{{}}')::text, true);
+"""
+
+
+def free(kind: Kind, owner: str) -> str:
+    """SQL for how many jobs of the kind the owner may start now. owner: SQL for its name."""
+    return (FREE_ASYNC if kind.is_async else FREE).replace("{owner}", owner)
+
+
+def pick(kind: Kind, *, at_most: int = MAX_OWNERS, waits: bool = True) -> str:
+    """The statement that picks owners. waits: for the lock of the first; not if the transaction holds others."""
+    owner = "in_turn.owner"
+    limit = LIMIT.replace("{owner}", owner)
+    most = min(at_most, MAX_OWNERS)
+    return PICK.format(in_turn=IN_TURN, limit=limit, free=free(kind, owner), most=most, waits=waits, key=LOCK_KEY)
+
+
+def parameters(kind: Kind) -> dict[str, Any]:
+    """Of these statements. Async jobs have slots of their own."""
+    return {
+        "queue": kind.queue,
+        "share": settings.ENV.OWNER_SLOT_SHARE,
+        "async_slots": settings.ENV.ASYNC_SLOTS if kind.is_async else None,
+        "kinds": [each.name for each in all_kinds() if each.queue == kind.queue and each.is_async == kind.is_async],
+    }
