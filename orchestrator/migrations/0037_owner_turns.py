@@ -41,7 +41,7 @@ ALTER TABLE orchestrator_arrival SET (autovacuum_vacuum_scale_factor = 0.01, aut
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("orchestrator", "0035_cap_without_owner"),
+        ("orchestrator", "0036_signals"),
     ]
 
     operations = [

@@ -11,7 +11,7 @@ JOB = ("job", "orchestrator_job")
 class Migration(migrations.Migration):
     atomic = False
     dependencies = [
-        ("orchestrator", "0036_owner_turns"),
+        ("orchestrator", "0037_owner_turns"),
     ]
 
     operations = [
