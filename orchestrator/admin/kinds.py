@@ -67,8 +67,9 @@ class KindList(NumberedList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         now = timezone.now()
-        ended, times, hours = reading.ended(now), reading.times(now), reading.by_hour(now)
-        run_times, waiting = reading.run_times_by_hour(now), {each.name: each for each in reading.kinds()}
+        ended, times, read = reading.ended(now), reading.times(now), reading.hours_of_day(now)
+        hours, run_times = reading.by_hour(now, read), reading.run_times_by_hour(now, read)
+        waiting = {each.name: each for each in reading.kinds()}
         self.result_list = list(self.result_list)
         for kind in self.result_list:
             kind.hour, kind.day = ended.by_kind[MINUTE][kind.name], hours[kind.name]

@@ -51,12 +51,8 @@ WHERE latest.last_failure_at > %(now)s - interval '1 day'
 """
 
 BY_HOUR = """
-SELECT kind, begins_at, completed, failed, cancelled, errors FROM orchestrator_rollup
+SELECT kind, begins_at, runs, completed, failed, cancelled, errors FROM orchestrator_rollup
 WHERE span = 'hour' AND begins_at > %(now)s - interval '1 day'
-"""
-
-RUNS_BY_HOUR = """
-SELECT kind, begins_at, runs FROM orchestrator_rollup WHERE span = 'hour' AND begins_at > %(now)s - interval '1 day'
 """
 
 DURATIONS = """
@@ -197,10 +193,18 @@ def times(now: datetime) -> dict[str, tuple[Times, Times]]:
     }
 
 
-def by_hour(now: datetime) -> dict[str, list[Counts]]:
+Hours = list[tuple[Any, ...]]
+
+
+def hours_of_day(now: datetime) -> Hours:
+    """What `by_hour` and `run_times_by_hour` need, read once for both."""
+    return _rows(BY_HOUR, now)
+
+
+def by_hour(now: datetime, hours: Hours) -> dict[str, list[Counts]]:
     """What ended of each kind in each hour of the last day."""
     found: dict[str, dict[datetime, Counts]] = defaultdict(dict)
-    for kind, begins_at, *counts in _rows(BY_HOUR, now):
+    for kind, begins_at, _, *counts in hours:
         found[kind][begins_at] = Counts(*counts)
     nothing = [Counts()] * POINTS[HOUR]
     return defaultdict(
@@ -209,16 +213,16 @@ def by_hour(now: datetime) -> dict[str, list[Counts]]:
     )
 
 
-def run_times_by_hour(now: datetime) -> dict[str, list[TimesAt]]:
+def run_times_by_hour(now: datetime, hours: Hours | None = None) -> dict[str, list[TimesAt]]:
     """How long jobs of each kind ran that ended in each hour of the last day."""
     found: dict[str, dict[datetime, Times]] = defaultdict(dict)
-    for kind, begins_at, runs in _rows(RUNS_BY_HOUR, now):
+    for kind, begins_at, runs, *_ in _rows(BY_HOUR, now) if hours is None else hours:
         found[kind][begins_at] = _times([runs])
-    hours = _moments(HOUR, now)
-    nothing = [TimesAt(at, NO_TIMES) for at in hours]
+    moments = _moments(HOUR, now)
+    nothing = [TimesAt(at, NO_TIMES) for at in moments]
     return defaultdict(
         lambda: nothing,
-        {kind: [TimesAt(at, by_hour.get(at, NO_TIMES)) for at in hours] for kind, by_hour in found.items()},
+        {kind: [TimesAt(at, by_hour.get(at, NO_TIMES)) for at in moments] for kind, by_hour in found.items()},
     )
 
 
