@@ -220,6 +220,13 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
             "Towards them http:// is allowed, too."
         ),
     ] = ""
+    METRICS_TOKEN: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z0-9._~+/=-]{16,200})?$",
+            description="The token with which /metrics is read. Empty: it is served to this machine alone.",
+        ),
+    ] = ""
     PUBLIC_URL: Annotated[
         str,
         Meta(
@@ -333,7 +340,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # Their values may hold passwords, which belong in no log.
-SECRET = ("SECRET_KEY", "DATABASE_URL", "BROKER_URL", "CACHE_URL", "FLOWER_BASIC_AUTH")
+SECRET = ("SECRET_KEY", "DATABASE_URL", "BROKER_URL", "CACHE_URL", "FLOWER_BASIC_AUTH", "METRICS_TOKEN")
 
 # Old names, by which a setting can still be given for one release, and the new ones.
 RENAMED = {"ALLOW_ANYONE": "ALLOW_UNAUTHENTICATED", "DEAF_SECONDS": "CONSUMER_STALL_SECONDS"}

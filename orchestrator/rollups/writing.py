@@ -13,6 +13,7 @@ from django.db.models.functions import Now
 from psycopg2.extras import execute_values
 
 from orchestrator.models import Attempt, Rollup, Upkeep
+from orchestrator.rollups import totals
 from orchestrator.rollups.durations import BUCKETS, bucket
 
 # How often, and how long ago a job must have ended: its transaction is committed by then.
@@ -153,7 +154,9 @@ def roll_up() -> None:
         until = min(now - LAG, since + MAX_COVERED)
         if until - since < EVERY:
             return
-        _add(_figures(since, until))
+        written = _figures(since, until)
+        _add(written)
+        totals.add([(kind, figures) for (span, _, kind), figures in written.items() if span == MINUTE], since, until)
         with connection.cursor() as cursor:
             limits = {"max_waiting": MAX_WAITING, "max_looked_at": MAX_LOOKED_AT, "max_running": MAX_RUNNING}
             cursor.execute(COUNT, limits)
