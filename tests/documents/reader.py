@@ -10,6 +10,7 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +31,20 @@ BY_CHANCE = {"aggregated_sum", "age_seconds", "done"}
 
 
 class Exchange(NamedTuple):
-    """A line typed into a shell, and the answer shown below it."""
+    """A line typed into a shell, and the answer shown below it. A quoted text goes on until its quote is closed."""
 
     command: str
     answer: str
+
+    @classmethod
+    def of(cls, shown: str) -> Exchange:
+        lines = shown.splitlines(keepends=True)
+        for count in range(1, len(lines) + 1):
+            command = "".join(lines[:count]).rstrip("\n")
+            with suppress(ValueError):
+                shlex.split(command)
+                return cls(command, "".join(lines[count:]))
+        raise ValueError(f"A quote is not closed: {lines[0]}")
 
 
 class Document:
@@ -49,7 +60,7 @@ class Document:
 
     def exchanges(self) -> list[Exchange]:
         prompts = [re.split(r"^\$ ", block, flags=re.MULTILINE)[1:] for block in self.blocks("console")]
-        return [Exchange(*part.partition("\n")[::2]) for parts in prompts for part in parts]
+        return [Exchange.of(part) for parts in prompts for part in parts]
 
     def rows(self) -> list[tuple[str, list[str]]]:
         """The paths of its table of endpoints, each with its methods."""
