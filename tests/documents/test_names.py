@@ -11,7 +11,7 @@ from django.urls import ResolverMatch, is_valid_path, resolve
 
 from config.environment import RENAMED, Environment
 from config.queues import OLD_SIZES
-from tests.documents.reader import ALL, API, OPERATIONS, README, ROOT, Document, parsed
+from tests.documents.reader import ALL, API, OPERATIONS, PIPELINES, README, ROOT, Document, parsed
 
 by_name = pytest.mark.parametrize("document", ALL, ids=lambda document: document.name)
 OLD_NAMES = (*RENAMED, *OLD_SIZES.values())
@@ -64,7 +64,7 @@ def test_every_path_of_the_table_is_served_for_its_methods() -> None:
 
 
 def test_every_path_of_the_table_has_a_curl_line_for_each_of_its_methods() -> None:
-    commands = [exchange.command for page in (README, API, OPERATIONS) for exchange in page.exchanges()]
+    commands = [exchange.command for page in (README, API, PIPELINES, OPERATIONS) for exchange in page.exchanges()]
     asked = [parsed(command) for command in commands if command.startswith("curl ")]
     shown = {(route(re.sub(r"^localhost:8000([^?]*).*", r"\1", each.url)).route, each.method) for each in asked}
 
