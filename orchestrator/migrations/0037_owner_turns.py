@@ -1,41 +1,13 @@
-"""Owners take turns: their places, what operators set for them, and triggers that tell the claim who has new jobs."""
+"""Owners take turns: their places, and what operators set for them."""
 
 import django.core.validators
 import django.db.models.functions.datetime
 from django.db import migrations, models
 
-# Whatever makes jobs ready says so in the same transaction, so the claim overlooks no owner. An update says so for each
-# row, since a trigger with all rows of a statement would keep a copy of each job that is completed.
-TRIGGERS = """
-CREATE FUNCTION orchestrator_jobs_arrived() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO orchestrator_arrival (kind, owner) SELECT DISTINCT kind, owner FROM arrived WHERE ready;
-    RETURN NULL;
-END $$;
-CREATE FUNCTION orchestrator_job_arrived() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO orchestrator_arrival (kind, owner) VALUES (NEW.kind, NEW.owner);
-    RETURN NULL;
-END $$;
-CREATE TRIGGER orchestrator_jobs_arrived AFTER INSERT ON orchestrator_job
-REFERENCING NEW TABLE AS arrived FOR EACH STATEMENT EXECUTE FUNCTION orchestrator_jobs_arrived();
-CREATE TRIGGER orchestrator_job_arrived AFTER UPDATE ON orchestrator_job
-FOR EACH ROW WHEN (NEW.ready AND NOT OLD.ready) EXECUTE FUNCTION orchestrator_job_arrived();
-"""
-DROP_TRIGGERS = """
-DROP TRIGGER orchestrator_jobs_arrived ON orchestrator_job;
-DROP TRIGGER orchestrator_job_arrived ON orchestrator_job;
-DROP FUNCTION orchestrator_jobs_arrived();
-DROP FUNCTION orchestrator_job_arrived();
-"""
-# Of jobs that were ready before.
-ARRIVED_BEFORE = """
-INSERT INTO orchestrator_arrival (kind, owner) SELECT DISTINCT kind, owner FROM orchestrator_job WHERE ready
-"""
 # As those of jobs are, and for the same reason: what was read leaves dead entries where the claim looks first.
 VACUUM_OFTEN = """
-ALTER TABLE orchestrator_turn SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
-ALTER TABLE orchestrator_arrival SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
+ALTER TABLE "orchestrator_turn" SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
+ALTER TABLE "orchestrator_arrival" SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000);
 """
 
 
@@ -186,6 +158,4 @@ class Migration(migrations.Migration):
             constraint=models.UniqueConstraint(fields=("kind", "owner"), name="turn_is_one_an_owner"),
         ),
         migrations.RunSQL(VACUUM_OFTEN, migrations.RunSQL.noop),
-        migrations.RunSQL(TRIGGERS, DROP_TRIGGERS),
-        migrations.RunSQL(ARRIVED_BEFORE, migrations.RunSQL.noop),
     ]
