@@ -24,7 +24,7 @@ FOR EACH ROW WHEN (NEW.ready AND NOT OLD.ready) EXECUTE FUNCTION orchestrator_jo
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("orchestrator", "0038_indexes_of_turns"),
+        ("orchestrator", "0039_totals"),
     ]
 
     operations = [

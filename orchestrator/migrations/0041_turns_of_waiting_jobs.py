@@ -9,7 +9,7 @@ INSERT INTO "orchestrator_arrival" (kind, owner) SELECT DISTINCT kind, owner FRO
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("orchestrator", "0039_triggers_of_turns"),
+        ("orchestrator", "0040_triggers_of_turns"),
     ]
 
     operations = [
