@@ -57,7 +57,7 @@ def test_a_parameter_with_a_nul_or_invalid_utf_8_is_pointed_at(api: Api, query: 
         ("PUT", "/jobs", "GET, POST, HEAD, OPTIONS"),
         ("GET", "/orchestrate/ada", "POST, OPTIONS"),
         ("POST", "/kinds", "GET, HEAD, OPTIONS"),
-        ("PATCH", "/jobs/01980c5e-7a00-7000-8000-000000000000", "GET, DELETE, HEAD, OPTIONS"),
+        ("PUT", "/jobs/01980c5e-7a00-7000-8000-000000000000", "GET, PATCH, DELETE, HEAD, OPTIONS"),
         ("DELETE", "/api/health/", "GET, HEAD, OPTIONS"),
         ("BREW", "/jobs", "GET, POST, HEAD, OPTIONS"),
     ],

@@ -460,7 +460,7 @@ def test_a_batch_of_results_is_written_with_a_constant_number_of_statements(
     create_tasks([NewTask(a=Decimal(1), b=Decimal(n)) for n in range(150)])
 
     # Some of them a process sends once in a while: which notifications there are, and the limits of kinds.
-    with django_assert_max_num_queries(17):
+    with django_assert_max_num_queries(22):
         run_all()
 
     assert TaskResult.objects.count() == 150
