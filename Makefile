@@ -35,7 +35,7 @@ TESTERS = $$(($$(nproc) + 1))
 test: .venv/dev.stamp ## Run the tests, some files at a time, on private servers. Options for pytest: make test ARGS="-k retry".
 	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
 
-test-long: .venv/dev.stamp ## Run the long tests: outages of both brokers, chaos on RabbitMQ, a crash at each failpoint.
+test-long: .venv/dev.stamp ## Run the long tests: outages, chaos on both brokers, a crash at each failpoint, reload, queues of your own.
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
 screenshots: .venv/dev.stamp ## Take the pictures of README and docs with Chromium; of every page in four forms: make screenshots PICTURES=folder.

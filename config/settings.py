@@ -255,6 +255,7 @@ SPECTACULAR_SETTINGS = {
     "TAGS": [
         {"name": "orchestration", "description": "The two-batch orchestration."},
         {"name": "jobs", "description": "Jobs of any kind."},
+        {"name": "pipelines", "description": "Graphs of jobs that take each other's results."},
         {"name": "tasks", "description": "Additions, one by one or in batches."},
         {"name": "schedules", "description": "Recurring tasks."},
         {"name": "ingestion", "description": "Student records in bulk."},

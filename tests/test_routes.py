@@ -68,7 +68,7 @@ USERS: dict[str, dict[str, Any] | None] = {
 }
 
 
-@pytest.mark.parametrize("who", USERS)
+@pytest.mark.parametrize("who", ["anonymous", "user", pytest.param("staff", marks=pytest.mark.long)])
 def test_no_route_fails_by_any_method_with_or_without_its_slash(rows: None, who: str) -> None:
     columns = USERS[who]
     user = None if columns is None else make_user("asks", **columns)
@@ -107,6 +107,7 @@ HOSTILE = ["%00", "%ED%A0%80", "%FF", "9" * 40, "-1", "x", "", "2030-99-99", "%2
 READ_BY_LISTS = ["q", "o", "p", "all", "e", "_popup", "_to_field", "_facets", "id", "pk", "no__such__lookup", "id__in"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", admin.site._registry, ids=lambda model: model._meta.label)
 def test_no_list_of_the_admin_fails_by_what_it_is_asked_for(rows: None, model: type[Model]) -> None:
     client, path = client_of(make_user("asks", is_staff=True, is_superuser=True)), list_of(model)

@@ -64,12 +64,6 @@ class Migration(migrations.Migration):
             name="waits_until",
             field=models.DateTimeField(null=True),
         ),
-        migrations.AddIndex(
-            model_name="step",
-            index=models.Index(
-                condition=models.Q(("waits_until__isnull", False)), fields=["waits_until"], name="step_waits_until"
-            ),
-        ),
         migrations.AddField(
             model_name="signal",
             name="job",

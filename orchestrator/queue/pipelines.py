@@ -67,10 +67,10 @@ def _follow_up(touched: Sequence[Counted]) -> None:
 
 def _after_commit(work: Callable[[], None]) -> None:
     """Does it after the commit: what leads to more of it comes after, not within it, however long the chain is."""
-    transaction.on_commit(partial(_in_turn, work))
+    transaction.on_commit(partial(in_turn, work))
 
 
-def _in_turn(work: Callable[[], None]) -> None:
+def in_turn(work: Callable[[], None]) -> None:
     waiting: deque[Callable[[], None]] | None = getattr(_in_this_thread, "waiting", None)
     if waiting is not None:
         waiting.append(work)

@@ -1,6 +1,7 @@
 """Schedules of any kind of job, with names, policies for those that have not ended, and jitter."""
 
 import django.contrib.postgres.fields
+from django.contrib.postgres.operations import AddConstraintNotValid
 from django.db import migrations, models
 
 import scheduler.models
@@ -99,7 +100,7 @@ class Migration(migrations.Migration):
                 max_length=14,
             ),
         ),
-        migrations.AddConstraint(
+        AddConstraintNotValid(
             model_name="taskschedule",
             constraint=models.CheckConstraint(
                 condition=models.Q(
@@ -120,24 +121,16 @@ class Migration(migrations.Migration):
                 name="schedule_adds_or_has_payload",
             ),
         ),
-        migrations.AddConstraint(
+        AddConstraintNotValid(
             model_name="taskschedule",
             constraint=models.CheckConstraint(
                 condition=models.Q(("max_running__gte", 1)), name="schedule_max_running_is_positive"
             ),
         ),
-        migrations.AddConstraint(
+        AddConstraintNotValid(
             model_name="taskschedule",
             constraint=models.CheckConstraint(
                 condition=models.Q(("jitter_seconds__gte", 0)), name="schedule_jitter_is_not_negative"
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="taskschedule",
-            constraint=models.UniqueConstraint(
-                condition=models.Q(("name", ""), _negated=True),
-                fields=("owner", "name"),
-                name="schedule_name_is_its_owners_only",
             ),
         ),
     ]

@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("scheduler", "0011_jobs_know_their_schedules"),
+        ("scheduler", "0011_constraints_of_schedules"),
     ]
 
     operations = [

@@ -35,6 +35,7 @@ def kept() -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_quick_benchmark_finds_what_it_looks_for_and_keeps_nothing() -> None:
     before = kept()
 

@@ -65,6 +65,7 @@ def test_a_plan_has_every_fault_that_can_be_done_and_never_two_at_once_that_touc
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_half_a_minute_of_chaos_loses_nothing_and_does_nothing_twice(world: World) -> None:
     run = Run(world, "half a minute", seed=SEED)

@@ -14,7 +14,7 @@ import pytest
 from tests.clients.conftest import HERE, run
 from tests.clients.service import service
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 FLOWS = """
 import sys

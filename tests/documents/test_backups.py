@@ -32,6 +32,7 @@ SHORT_LEASE = {"HEARTBEAT_SECONDS": "1", "LEASE_SECONDS": "3"}
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_restored_dump_goes_on_where_it_was_taken(tmp_path: Path) -> None:
     lines = [each for each in OPERATIONS.exchanges() if "pg_" in each.command or "createdb" in each.command]

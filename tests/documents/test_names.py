@@ -16,7 +16,14 @@ from tests.documents.reader import ALL, API, OPERATIONS, PIPELINES, README, ROOT
 by_name = pytest.mark.parametrize("document", ALL, ids=lambda document: document.name)
 OLD_NAMES = (*RENAMED, *OLD_SIZES.values())
 # Names that look like settings and are docker-compose.yml's own, Django's, or a test's.
-OTHER_NAMES = {"BUILD_TARGET", "DJANGO_SETTINGS_MODULE", "INSTALLED_APPS", "SCHEMATHESIS_SEED", "SCHEMATHESIS_SECONDS"}
+OTHER_NAMES = {
+    "BUILD_TARGET",
+    "COMPOSE_PROFILES",
+    "DJANGO_SETTINGS_MODULE",
+    "INSTALLED_APPS",
+    "SCHEMATHESIS_SEED",
+    "SCHEMATHESIS_SECONDS",
+}
 ALTERNATIVES = Document(ROOT / "docs" / "alternatives.md")
 
 

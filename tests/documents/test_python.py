@@ -21,12 +21,14 @@ from orchestrator.models import Job
 from orchestrator.submission import submit
 from orchestrator.testing import drain, fake_job
 from tests.documents.reader import ALL, KINDS, OPERATIONS, README, ROOT, TESTING
+from tests.documents.test_snippets import PAGES
 from tests.system.test_start import own_settings, start
 
 PYTHON = [block for page in (README, KINDS, TESTING, OPERATIONS) for block in page.blocks("python")]
 JOBS = [block for block in PYTHON if block.startswith("# accounts/jobs.py")]
 CONFTEST = [block for block in PYTHON if block.startswith("# conftest.py")]
 TESTS = [block for block in PYTHON if block.startswith("# accounts/tests.py")]
+ELSEWHERE = {f"docs/{name}.md" for name in ("chaos", *PAGES)}
 COMMITS = "@pytest.mark.django_db(transaction=True)\n"
 TEST_NAMES = [
     pytest.param(name, marks=pytest.mark.django_db(transaction=bool(marker)))
@@ -67,9 +69,9 @@ def users(*names: str) -> list[int]:
 
 def test_every_python_block_is_run_here() -> None:
     assert len(SIGN_UP) == 1
-    # That of docs/chaos.md is run by tests/chaos/test_document.py.
+    # That of docs/chaos.md is run by tests/chaos/test_document.py, those of the other pages by test_snippets.py.
     assert len(JOBS) + len(SIGN_UP) + len(TESTS) + len(CONFTEST) + len(SETTINGS) == sum(
-        len(page.blocks("python")) for page in ALL if page.name != "docs/chaos.md"
+        len(page.blocks("python")) for page in ALL if page.name not in ELSEWHERE
     )
 
 

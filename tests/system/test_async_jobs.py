@@ -9,7 +9,7 @@ import pytest
 
 from tests.system.stack import Stack, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 COUNT = 300
 RUNNING = "SELECT count(*) FROM orchestrator_job WHERE kind = %s AND status = 'RUNNING'"

@@ -19,7 +19,7 @@ TOO_MANY_MEGABYTES = 200
 GPU = f"gpu:prefork:1:max_tasks_per_child={MAX_TASKS}:max_memory_per_child={MAX_KILOBYTES}"
 WORKERS = "SELECT pid, ended_at IS NOT NULL, lost FROM orchestrator_worker WHERE name LIKE 'gpu@%%' ORDER BY id"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

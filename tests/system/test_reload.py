@@ -12,7 +12,7 @@ import requests
 from tests import servers
 from tests.system.stack import Stack, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 JOBS = """
 from orchestrator.kinds import job

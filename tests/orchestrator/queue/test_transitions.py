@@ -53,6 +53,8 @@ VERBS: dict[str, set[Move]] = {
     "cancel_pipeline": CANCELS,
     "fail_pipeline": {("RUNNING", "FAILED")},
     "reopen": {("FAILED", "CREATED"), ("CANCELLED", "CREATED")},
+    "skip": {("CREATED", "COMPLETED")},
+    "fail_unresolved": {("CREATED", "FAILED"), ("CREATED", "CANCELLED")},
 }
 
 
@@ -127,6 +129,13 @@ class Bench:
 
     def reopen(self, job: Job) -> None:
         transitions.reopen(job.id)
+
+    def skip(self, job: Job) -> None:
+        transitions.skip([job.id])
+
+    def fail_unresolved(self, job: Job) -> None:
+        Job.objects.filter(id=job.id).update(ready=False, unresolved=True)
+        transitions.fail_unresolved(job.id, "no")
 
     def _ending(self, job: Job) -> Ending:
         return Ending(
