@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 MAX_RUNNING = 100_000
-MAX_UNFINISHED = 100_000
+MAX_UNFINISHED = 1_000_000_000
 # Of a rate. Each start is kept for the length of its period.
 MAX_STARTS = 10_000
 MAX_PERIOD_SECONDS = 31 * 86_400

@@ -111,7 +111,9 @@ def _new_job(whole: dict[str, Any], kind: Kind, payload: dict[str, Any]) -> dict
     named = {"type": "string", "const": kind.name} | ({"default": kind.name} if is_default else {})
     may_lack = _fits_empty(kind)
     choices = [payload, {"type": "null"}] if may_lack else [payload]
-    properties = {"kind": named, "payload": {"description": fields["payload"]["description"], "anyOf": choices}}
+    # A payload of any form is one schema, which matches null as well.
+    form = {"anyOf": choices} if payload else {}
+    properties = {"kind": named, "payload": {"description": fields["payload"]["description"], **form}}
     required = ["kind"] * (not is_default) + ["payload"] * (not may_lack)
     needs: dict[str, Any] = {"required": required} if required else {}
     return {**whole, **needs, "description": kind.description, "properties": fields | properties}

@@ -25,7 +25,7 @@ OR_DEFAULT = "null: as its code declares; `unlimited`: none."
 
 def _schema(at_most: int) -> dict[str, Any]:
     number = {"type": "integer", "minimum": 1, "maximum": at_most}
-    return {"anyOf": [number, {"const": UNLIMITED}, {"type": "null"}]}
+    return {"anyOf": [number, {"const": UNLIMITED}]}
 
 
 class LimitField(StrictIntegerField):
@@ -50,7 +50,7 @@ class BurstField(LimitField):
     """How many start at once."""
 
 
-@extend_schema_field({"anyOf": [{"type": "string", "pattern": RATE_PATTERN}, {"type": "null"}]})
+@extend_schema_field({"type": "string", "pattern": RATE_PATTERN})
 class RateField(StrictCharField):
     """A rate such as "10/m"."""
 
