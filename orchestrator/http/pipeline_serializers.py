@@ -66,14 +66,20 @@ class StepsField(serializers.Field[Any, Any, Any, Any]):
         return data
 
 
+class AnyValueField(serializers.JSONField):
+    """Any JSON value, of which null is one, so the document need not say so apart."""
+
+    def validate_empty_values(self, data: Any) -> tuple[bool, Any]:
+        return (True, None) if data is None else super().validate_empty_values(data)
+
+
 class NewPipeline(StrictSerializer):
     """A graph of steps to be submitted."""
 
     name = StrictCharField(required=False, allow_blank=True, max_length=100, help_text="For people.")
     steps = StepsField(help_text="By their names: letters, digits, hyphens and underscores.")
-    result = serializers.JSONField(
+    result = AnyValueField(
         required=False,
-        allow_null=True,
         help_text="What the pipeline returns, with references to its steps' results; by default what its last step "
         "returns, if one step is last.",
     )
