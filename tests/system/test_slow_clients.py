@@ -130,6 +130,7 @@ def everyone_is_served(stack: Stack, job_id: str) -> None:
         assert answer.status_code in (201, 202), answer.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sent", HEADS.values(), ids=HEADS.keys())
 def test_many_slow_clients_delay_nobody(stack: Stack, sent: str) -> None:
     job_id = stack.submit("demo.slices")
@@ -138,6 +139,7 @@ def test_many_slow_clients_delay_nobody(stack: Stack, sent: str) -> None:
         everyone_is_served(stack, job_id)
 
 
+@pytest.mark.long
 def test_all_sorts_of_slow_clients_at_once_delay_nobody(stack: Stack) -> None:
     job_id = stack.submit("demo.slices")
 
@@ -158,6 +160,7 @@ def test_thousands_of_idle_connections_keep_nobody_waiting(stack: Stack, address
         assert longest_wait_for_health(stack) < HEALTH_SECONDS
 
 
+@pytest.mark.long
 def test_busy_connections_delay_nobody(stack: Stack) -> None:
     job_id = stack.submit("demo.slices")
     pipelined = "GET /kinds HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50
