@@ -45,7 +45,7 @@ class QueueFilter(admin.SimpleListFilter):
 
 
 class ScheduleFilter(admin.SimpleListFilter):
-    """By the schedule that submitted it, which a link names: there are too many to offer."""
+    """By the schedule that submitted them, which a link names: there are too many to offer. Also serves tasks."""
 
     title = parameter_name = "schedule"
 
@@ -56,7 +56,7 @@ class ScheduleFilter(admin.SimpleListFilter):
     def has_output(self) -> bool:
         return bool(self.value())
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         try:
             return queryset.filter(schedule_id=UUID(self.value())) if self.value() else queryset
         except ValueError:

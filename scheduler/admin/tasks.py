@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
-from uuid import UUID
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -13,7 +12,7 @@ from django.template.response import TemplateResponse
 from django.utils.safestring import SafeString
 
 from orchestrator.admin.base import ReadOnly, ReadOnlyAdmin
-from orchestrator.admin.filters import CreatedFilter
+from orchestrator.admin.filters import CreatedFilter, ScheduleFilter
 from orchestrator.admin.rendering import cut, label, page_link, with_id
 from orchestrator.admin.unfold import TabularInline
 from orchestrator.shown.lists import column
@@ -39,25 +38,6 @@ class StatusFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Task]) -> QuerySet[Task]:
         return queries.filtered_tasks(queryset, {"status": [self.value()]}) if self.value() else queryset
-
-
-class ScheduleFilter(admin.SimpleListFilter):
-    """By the schedule that made it, which a link names: there are too many to offer."""
-
-    title = parameter_name = "schedule"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        value = self.value()
-        return [(value, value)] if value else []
-
-    def has_output(self) -> bool:
-        return bool(self.value())
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Task]) -> QuerySet[Task]:
-        try:
-            return queryset.filter(schedule=UUID(self.value())) if self.value() else queryset
-        except ValueError:
-            return queryset.none()
 
 
 class ResultInline(ReadOnly, TabularInline):
