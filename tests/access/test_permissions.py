@@ -20,7 +20,8 @@ from access.tokens import PREFIXES, Scope
 from ingestion.models import Record
 from ingestion.services.receiving import accept
 from orchestrator.composition import submit_pipeline
-from orchestrator.models import Job, Kind
+from orchestrator.models import Job, Kind, Notification
+from orchestrator.notifications import services as notifications
 from orchestrator.states import Status
 from orchestrator.submission import cancel, submit
 from scheduler.services.tasks import NewTask, create_task
@@ -75,9 +76,16 @@ REQUESTS = [
     ("DELETE", "/api/data/status/{ingestion}/", OPERATE, 200),
     ("GET", "/api/data/status/{ingestion}/errors/", SEE, 200),
     ("GET", "/api/data/records/S-1/", SEE, 200),
+    ("GET", "/notifications/{notification}", SEE, 200),
+    ("PATCH", "/notifications/{notification}", CHANGE, 200),
+    ("DELETE", "/notifications/{notification}", CHANGE, 204),
+    ("POST", "/notifications/{notification}/test", CHANGE, 202),
+    ("POST", "/notifications/{notification}/secret", CHANGE, 200),
+    ("GET", "/notifications/{notification}/deliveries", SEE, 200),
+    ("POST", "/notifications/{notification}/deliveries/{delivery}/send-again", CHANGE, 409),  # It is still to be sent.
 ]
 # Lists: how many of the owner's each role finds there is what they see.
-LISTS = ["/jobs", "/tasks/", "/task-schedules/", "/api/data/records/"]
+LISTS = ["/jobs", "/tasks/", "/task-schedules/", "/api/data/records/", "/notifications"]
 # What everyone who is let in may do, since it is their own or nobody's, and the scope that it takes.
 OPEN_TO_USERS = [
     ("POST", "/jobs", Scope.SUBMIT, 202),
@@ -92,13 +100,17 @@ OPEN_TO_USERS = [
     ("POST", "/task-schedules/preview/", Scope.MANAGE, 400),
     ("POST", "/api/data/ingest/", Scope.SUBMIT, 400),
     ("POST", "/api/data/ingest/stream/", Scope.SUBMIT, 415),
+    ("POST", "/notifications", Scope.MANAGE, 400),
     ("GET", "/kinds", Scope.READ, 200),
     ("GET", "/queues", Scope.READ, 200),
+    ("GET", "/calendars/", Scope.READ, 200),
     *(("GET", path, Scope.READ, 200) for path in LISTS),
 ]
 # Open to everyone.
 READ_BY_AUDITORS = {"/audit"}  # See test_audit.
-STEERED_BY_OPERATORS = {"/queues/{queue}"}  # See test_queues.
+STEERED_BY_OPERATORS = {"/queues/{queue}", "/kinds/{kind}"}  # See test_queues and test_kinds.
+SHARED_BY_ALL = {"/calendars/{name}/"}  # See test_calendars.
+READ_BY_MONITORING = {"/metrics"}  # See test_metrics.
 PUBLIC = {"/", "/api/health/", "/api/health/ready/", "/api/schema/", "/swagger/", "/api/docs/"}
 
 
@@ -123,8 +135,12 @@ def of_the_owner() -> dict[str, Any]:
     ended = create_task(NewTask(a=Decimal(1), b=Decimal(2), owner="owner"))
     put(Job.objects.filter(id=ended.job_id), status=Status.COMPLETED, ready=False, finished_at=timezone.now())
     Record.objects.create(owner="owner", student_id="S-1", first_name="A", last_name="B", email="a@b.org", grade="1")
+    notification = Notification(name="hook", via="webhook", target="https://example.org/", owner="owner")
+    notifications.create(notification)
     pipeline, cancelled = (submit_pipeline({"a": {"kind": "demo.slices"}}, owner="owner").id for _ in range(2))
     return {
+        "notification": notification.id,
+        "delivery": notifications.send_test(notification.id).id,
         "pipeline": pipeline,
         "cancelled_pipeline": cancel(cancelled).id,
         "waiting": submit("demo.slices", owner="owner", wait_for="approve").id,
@@ -188,7 +204,7 @@ def test_a_token_goes_as_far_as_its_scope(
 
 def test_every_path_is_in_the_tables() -> None:
     tried = {shape(path) for _, path, *_ in [*REQUESTS, *OPEN_TO_USERS]} | {
-        shape(path) for path in PUBLIC | READ_BY_AUDITORS | STEERED_BY_OPERATORS
+        shape(path) for path in PUBLIC | READ_BY_AUDITORS | STEERED_BY_OPERATORS | SHARED_BY_ALL | READ_BY_MONITORING
     }
 
     assert {shape(path) for path in our_paths()} - {shape(path) for path in tried} == set()
@@ -210,7 +226,7 @@ def our_paths() -> list[str]:
 
 def shape(path: str) -> str:
     """The path with its variable parts alike."""
-    variable = ("<", "{", "S-1", "owner")
+    variable = ("<", "{", "S-1", "owner", "approve")
     return "/".join("*" if part.startswith(variable) else part for part in path.strip("/").split("/"))
 
 
@@ -295,8 +311,9 @@ def test_operators_cancel_retry_and_pause() -> None:
     names = set(Group.objects.get(name="operators").permissions.values_list("codename", flat=True))
 
     assert {name for name in names if not name.startswith("view_")} == {
-        "cancel_job", "retry_job", "reschedule_job", "signal_job", "pause_kind", "pause_queue", "cancel_task",
-        "retry_task", "pause_taskschedule", "cancel_ingestion",
+        "cancel_job", "retry_job", "reschedule_job", "signal_job", "exceed_client_limits",
+        "pause_kind", "limit_kind", "pause_queue", "pause_ownershare", "add_ownershare", "change_ownershare",
+        "cancel_task", "retry_task", "pause_taskschedule", "cancel_ingestion",
     }  # fmt: skip
 
 

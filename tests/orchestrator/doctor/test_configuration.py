@@ -49,8 +49,9 @@ def test_too_few_connections_for_all_processes_are_a_warning(
     ],
 )
 def test_the_connections_of_all_threads_and_all_queues_are_counted(
-    settings: Any, queues: str, env: dict[str, int], needed: int
+    settings: Any, monkeypatch: pytest.MonkeyPatch, queues: str, env: dict[str, int], needed: int
 ) -> None:
+    monkeypatch.setattr(configuration, "all_kinds", list)  # None of them on an event loop.
     settings.SERVED_QUEUES = {**declared_queues(queues), "control": CONTROL}
     settings.ENV = msgspec.structs.replace(settings.ENV, **env)
 
