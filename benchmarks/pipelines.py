@@ -59,6 +59,7 @@ def pipelines(bench: Bench) -> Iterator[Finding]:
     yield Finding(
         what="a pipeline of 10,000 leased children on threads", value=leased, unit="s", target=5, at_most=True
     )
+    yield from submissions(bench, bench.size(1_000, 20))
     yield from orchestrations(bench, bench.size(200, 5))
 
 
@@ -78,6 +79,23 @@ def seconds(stack: Stack, command: str, count: int) -> float:
         with connection.cursor() as cursor:
             cursor.execute("TRUNCATE orchestrator_job CASCADE")
     return float(ended_at - answer["began_at"])
+
+
+def submissions(bench: Bench, count: int) -> Iterator[Finding]:
+    """A chain of steps in one request, each of which reads the result of the one before."""
+    kind = "demo.slices"
+    steps: dict[str, Any] = {
+        f"s{number}": {"kind": kind, "payload": {"slices": {"$from": f"s{number - 1}.slices"}}}
+        for number in range(1, count)
+    }
+    body = {"steps": {"s0": {"kind": kind}, **steps}}
+    with muster(bench.servers) as stack:
+        took: list[float] = []
+        for _ in range(bench.size(5, 1)):
+            took += client.send(stack.port, [client.post("/pipelines", body)]).expect(202).latencies
+    yield Finding(
+        what="POST /pipelines with 1,000 steps", value=statistics.median(took), unit="s", target=1, at_most=True
+    )
 
 
 def orchestrations(bench: Bench, count: int) -> Iterator[Finding]:

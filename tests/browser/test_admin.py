@@ -105,7 +105,7 @@ def test_all_failed_jobs_are_retried_at_once(logged_in: Browser, busy: dict[str,
     logged_in.wait_for(".actions button[type=submit]").send_keys(Keys.ENTER)
     logged_in.wait_for_text("Retry 60 jobs")
     logged_in.wait_for(".m-button.m-main").send_keys(Keys.ENTER)
-    logged_in.wait_for_text("Retried 60 jobs.")
+    logged_in.wait_for_text("Retry 60 jobs: this job does it.")
 
     assert not Job.objects.filter(status=Status.FAILED).exists()
 

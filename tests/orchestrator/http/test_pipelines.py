@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
+from pytest_django import DjangoAssertNumQueries
 
 from orchestrator.http import examples
 from orchestrator.http.pipeline_serializers import PipelineSerializer
@@ -190,12 +190,13 @@ def test_a_key_submits_it_once(api: Api) -> None:
     assert Job.objects.count() == 2
 
 
-def test_a_thousand_steps_are_accepted_within_a_second(api: Api) -> None:
+def test_a_thousand_steps_are_accepted_by_few_statements(
+    api: Api, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
     steps = {f"s{n}": slices(payload={"slices": {"$from": f"s{n - 1}.slices"}}) for n in range(1, 1_000)}
-    began_at = time.process_time()
 
-    response = api.post("/pipelines", {"steps": {"s0": slices(), **steps}})
+    with django_assert_max_num_queries(20):
+        response = api.post("/pipelines", {"steps": {"s0": slices(), **steps}})
 
-    # Of this process, so that others of a busy machine do not count.
-    assert (response.status_code, time.process_time() - began_at < 1) == (202, True)
+    assert response.status_code == 202
     assert (Step.objects.count(), Dependency.objects.count()) == (999, 999)
