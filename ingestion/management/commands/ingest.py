@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -17,6 +17,7 @@ from ingestion import queries
 from ingestion.models import Ingestion, OnConflict
 from ingestion.records import uploads
 from ingestion.services.receiving import discard_upload, receive, submit_upload
+from orchestrator.management.base import OperatorCommand
 from orchestrator.states import FINAL, Status
 from orchestrator.submission import BadSubmission
 
@@ -24,7 +25,7 @@ WATCH_SECONDS = 0.25
 FORMATS = {".ndjson": "ndjson", ".jsonl": "ndjson", ".csv": "csv"}
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Stores the student records of an NDJSON or CSV file (also .gz), as POST /api/data/ingest/stream/ does."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -8,12 +8,13 @@ from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from access import audit
 from orchestrator import queries
 from orchestrator.kinds import BadPayload, UnknownKind
 from orchestrator.management import job_tree
+from orchestrator.management.base import OperatorCommand
 from orchestrator.management.job_arguments import add_filter, change_of, filter_of, future, job_id
 from orchestrator.management.terminal import add_json, console_of, in_style, print_json, print_table
 from orchestrator.models import Job
@@ -47,7 +48,7 @@ user of the shell.
 """
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Lists, shows, watches, submits, cancels, retries and changes jobs."
 
     def add_arguments(self, parser: CommandParser) -> None:

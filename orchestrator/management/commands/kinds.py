@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from access import audit
 from orchestrator.kinds import known_kind
 from orchestrator.limits import NAMES, UNLIMITED, BadLimit, Limits, merged
+from orchestrator.management.base import OperatorCommand
 from orchestrator.management.terminal import add_json, print_json, print_table
 from orchestrator.models import Kind
 from orchestrator.queue.limiting import change_limits
@@ -35,7 +36,7 @@ DECLARED = "declared"
 WORDS = {"rate", "rate_per"}
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Lists kinds of job with what waits and runs of each, pauses and resumes them, and changes their limits."
 
     def add_arguments(self, parser: CommandParser) -> None:

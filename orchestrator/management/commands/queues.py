@@ -5,9 +5,10 @@ from __future__ import annotations
 from argparse import RawDescriptionHelpFormatter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from access import audit
+from orchestrator.management.base import OperatorCommand
 from orchestrator.management.terminal import add_json, print_json, print_table
 from orchestrator.queue.pausing import UnknownQueue, pause_queue, resume_queue
 from orchestrator.steering.queues import QueueNow, queues_now
@@ -21,7 +22,7 @@ Examples:
 ACTIONS = {"pause": pause_queue, "resume": resume_queue}
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Lists the queues with what waits and runs in each, pauses and resumes them."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -5,15 +5,16 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import transaction
 from django.utils import timezone
 
 from access import audit, tokens
 from access.tokens import BadToken, Scope
+from orchestrator.management.base import OperatorCommand
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Creates a token for a user and prints it once: only its hash is stored."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from argparse import RawDescriptionHelpFormatter
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from django.db.models import Count
 
+from orchestrator.management.base import OperatorCommand
 from orchestrator.management.terminal import add_json, print_json, print_table
 from orchestrator.models import Worker
 
@@ -21,7 +22,7 @@ COLUMNS = ("name", "state", "queues", "slots", "running", "host", "pid", "starte
 MAX_ENDED = 100
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Lists the worker processes: what they serve, and how many jobs each runs."
 
     def add_arguments(self, parser: CommandParser) -> None:
