@@ -38,9 +38,10 @@ def pipelines(bench: Bench) -> Iterator[Finding]:
     count = bench.size(10_000, 300)
     with muster(bench.servers) as stack:
         seconds(stack, "submit_steps", 100)  # Every process has begun, and imported all.
-        fan, unrelated = in_turn(
+        fan, each, unrelated = in_turn(
             bench.size(3, 1),
             lambda: seconds(stack, "submit_fan", count),
+            lambda: seconds(stack, "submit_each", count),
             lambda: seconds(stack, "submit_steps", count),
         )
     yield Finding(
@@ -50,6 +51,14 @@ def pipelines(bench: Bench) -> Iterator[Finding]:
         target=1.5,
         at_most=True,
         note="From the first submission, by a process that calls Muster's functions, to the end of the last job.",
+    )
+    yield Finding(
+        what="a step that runs for each of 10,000 values of an earlier one's result, times the same",
+        value=each / unrelated,
+        unit="×",
+        target=1.5,
+        at_most=True,
+        note="With the step before, and the list of all results.",
     )
     yield Finding(what="a pipeline of 10,000 children", value=fan, unit="s")
     yield Finding(what="10,000 unrelated jobs", value=unrelated, unit="s")
@@ -70,12 +79,16 @@ def seconds(stack: Stack, command: str, count: int) -> float:
             run([sys.executable, "-m", "benchmarks.probe", command, str(count)], stack.environment)
         )
         stack.wait_until(lambda: not value(connection, UNFINISHED), PATIENCE_SECONDS)
-        total = count + command.endswith("fan")
+        # Beside a step that runs for each value there are the one that gives them, and the one before.
+        total = count + {"submit_each": 3}.get(command, int(command.endswith("fan")))
         [(kept, right, ended_at, failed)] = rows(connection, FINISHED)
         require((kept, right, failed) == (total, total, 0), f"Of {total:,} jobs {kept:,} are kept, {right:,} right.")
         if command.endswith("fan"):
             added_up = "SELECT result::int FROM orchestrator_job WHERE parent_id IS NULL"
             require(value(connection, added_up) == count, "The parent must add up all its children.")
+        if command == "submit_each":
+            length = "SELECT jsonb_array_length(result) FROM orchestrator_job WHERE parent_id IS NULL"
+            require(value(connection, length) == count, "The pipeline must return the results of all items.")
         with connection.cursor() as cursor:
             cursor.execute("TRUNCATE orchestrator_job CASCADE")
     return float(ended_at - answer["began_at"])

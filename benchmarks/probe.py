@@ -1,7 +1,7 @@
 """Calls Muster's own functions in a process of their own, and prints how long each took as JSON.
 
 python -m benchmarks.probe create_tasks COUNT BATCH | claim COUNT | submit_steps COUNT | submit_fan CHILDREN
-    | submit_leased_fan CHILDREN | submit_waits COUNT SECONDS | submit_async_waits COUNT SECONDS
+    | submit_leased_fan CHILDREN | submit_each COUNT | submit_waits COUNT SECONDS | submit_async_waits COUNT SECONDS
     | run_leased_steps COUNT | run_keyed_steps COUNT
 """
 
@@ -76,6 +76,18 @@ def submit_leased_fan(children: int) -> dict[str, Any]:
     return {"began_at": began_at, **_rung()}
 
 
+def submit_each(count: int) -> dict[str, Any]:
+    """Submits one pipeline with a step that runs for each value of a list of so many."""
+    from orchestrator.composition import start
+    from orchestrator.pipelines import Pipeline, ref
+
+    began_at = time.time()
+    # The payload of each is empty: the kind takes none.
+    pipeline = Pipeline().step("rows", "pipeline.value", [{}] * count).each("each", "bench.step", ref("rows"))
+    start(pipeline)
+    return {"began_at": began_at, **_rung()}
+
+
 def submit_waits(count: int, seconds: int, kind: str = "bench.wait") -> dict[str, Any]:
     """Submits so many jobs that wait."""
     from orchestrator.submission import submit_many
@@ -140,6 +152,7 @@ if __name__ == "__main__":
         submit_steps,
         submit_fan,
         submit_leased_fan,
+        submit_each,
         submit_waits,
         submit_async_waits,
         run_leased_steps,

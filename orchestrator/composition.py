@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from orchestrator.graphs import checks, rows
 from orchestrator.graphs.checks import BadGraph
+from orchestrator.graphs.each import EACH, is_item
 from orchestrator.graphs.references import BadReference, escaped
 from orchestrator.kinds import Child, Problem
 from orchestrator.models import Dependency, Job
@@ -91,6 +92,15 @@ class Step:
     finished_at: datetime | None
     error: str
     after: list[Any] = field(default_factory=list)
+    # Of a step with `each`, the jobs that it has added; and of each of those, the step.
+    items: list[Any] = field(default_factory=list)
+    item_of: Any = None
+
+    @property
+    def comes_after(self) -> list[Any]:
+        """The steps that it comes after, as they were submitted: without its own items."""
+        own = set(self.items)
+        return [each for each in self.after if each not in own] if own else self.after
 
     @property
     def could_start_at(self) -> datetime:
@@ -114,7 +124,18 @@ def steps_of(parent_id: UUID, make: type[S]) -> list[S]:
     for job, depends_on in needs:
         if job in steps and depends_on in steps:
             steps[job].after.append(steps[depends_on])
+    for step in steps.values():
+        if step.kind == EACH:
+            _know_items(step)
     return list(steps.values())
+
+
+def _know_items(step: S) -> None:
+    """An item comes after what its step comes after."""
+    step.items = [each for each in step.after if is_item(each.name, step.name)]
+    before = step.comes_after
+    for item in step.items:
+        item.after, item.item_of = before, step
 
 
 def critical_path(steps: Sequence[S]) -> list[S]:
@@ -138,6 +159,7 @@ def pipeline_detail(job: Job) -> dict[str, Any]:
         raise Job.DoesNotExist
     signals = dict(StepRow.objects.filter(job__parent=job.id, waits_since__isnull=False).values_list("job", "signal"))
     outcomes = dict(StepRow.objects.filter(job__parent=job.id).exclude(outcome="").values_list("job", "outcome"))
+    each = dict(StepRow.objects.filter(job__parent=job.id, each__isnull=False).values_list("job", "each__kind"))
     now = timezone.now()
     done = sum(step.status == Status.COMPLETED or step.id in outcomes for step in steps)
     return {
@@ -149,31 +171,40 @@ def pipeline_detail(job: Job) -> dict[str, Any]:
         "result": job.result,
         "error": job.error,
         "progress": {"done": done, "total": len(steps)},
-        "counts": {status.lower(): count for status, count in Counter(step.status for step in steps).items()},
+        "counts": _counts(steps),
         "critical_path": [step.name for step in critical_path(steps)],
         "seconds": _seconds(job.started_at, job.finished_at, now),
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
-        "steps": [_shown(step, outcomes.get(step.id, ""), signals.get(step.id), now) for step in steps],
+        "steps": [
+            _shown(step, each.get(step.id, step.kind), outcomes.get(step.id, ""), signals.get(step.id), now)
+            for step in steps
+            if step.item_of is None
+        ],
     }
 
 
-def _shown(step: Step, outcome: str, signal: str | None, now: datetime) -> dict[str, Any]:
+def _shown(step: Step, kind: str, outcome: str, signal: str | None, now: datetime) -> dict[str, Any]:
     return {
         "name": step.name,
         "job_id": step.id,
-        "kind": step.kind,
+        "kind": kind,
         "status": step.status,
         "outcome": outcome and ("SKIPPED" if outcome == StepRow.Outcome.SKIPPED else "PASSED"),
         "signal": signal if step.status == Status.CREATED else None,
-        "after": [each.name for each in step.after],
+        "after": [each.name for each in step.comes_after],
+        "items": _counts(step.items) if step.kind == EACH else None,
         "waited_seconds": _seconds(step.could_start_at, step.started_at, now) if step.has_run else None,
         "seconds": _seconds(step.started_at, step.finished_at, now) if step.has_run else None,
         "started_at": step.started_at,
         "finished_at": step.finished_at if step.status in FINAL else None,
         "error": step.error,
     }
+
+
+def _counts(steps: Sequence[Step]) -> dict[str, int]:
+    return {status.lower(): count for status, count in Counter(step.status for step in steps).items()}
 
 
 def _seconds(since: datetime | None, until: datetime | None, now: datetime) -> float | None:

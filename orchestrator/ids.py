@@ -8,6 +8,9 @@ import uuid
 _lock = threading.Lock()
 _last = 0
 
+# How many ids there are at least between one and all that its process made before it.
+MAX_BEFORE = 1 << 16
+
 
 def uuid7() -> uuid.UUID:
     """A version 7 UUID, greater than every one this process made before.
@@ -22,6 +25,13 @@ def uuid7() -> uuid.UUID:
         _last = max(_last + 1, time.time_ns() * 4096 // 1_000_000)
         stamp = _last
     milliseconds, fraction = divmod(stamp, 4096)
-    random = int.from_bytes(os.urandom(8)) >> 2
+    random = int.from_bytes(os.urandom(8)) >> 2 | MAX_BEFORE
     value = milliseconds << 80 | 7 << 76 | fraction << 64 | 0b10 << 62 | random
     return uuid.UUID(int=value)
+
+
+def ids_before(id: uuid.UUID, count: int) -> list[uuid.UUID]:
+    """So many ids in their order, at most MAX_BEFORE: less than this one, and greater than all that its process made
+    before it. They are always the same.
+    """
+    return [uuid.UUID(int=id.int - n) for n in range(count, 0, -1)]

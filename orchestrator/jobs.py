@@ -15,6 +15,7 @@ from django.db.models import Q
 from orchestrator.async_running import AsyncRunningJob
 from orchestrator.ended import EndedJob
 from orchestrator.graphs import references
+from orchestrator.graphs.each import EACH
 from orchestrator.graphs.references import MissingValue
 from orchestrator.kinds import job
 from orchestrator.notifications import delivering, recording
@@ -108,6 +109,12 @@ def run_pipeline(job: RunningJob, payload: PipelineRun) -> Any:
     """Puts together what a pipeline returns, when all of its steps are done."""
     steps = {reference.step for _, reference in references.found(payload.result)}
     return references.resolved(payload.result, job.results_of(steps))
+
+
+@job(EACH, queue="io", payload=Nothing, max_attempts=10, no_retry=(ValueError,), internal="POST /pipelines")
+def gather(job: RunningJob, payload: Nothing) -> list[Any]:
+    """Returns the list of what the items of a step with `each` have returned, in their order."""
+    return job.results_of_items()
 
 
 @job("pipeline.value", queue="io", payload=Any)

@@ -116,6 +116,9 @@ class Child:
     on_failure: with "continue", what comes after it goes on when it has failed for good, and its pipeline completes.
     when: a condition on earlier steps; if it does not hold, the step is skipped.
     wait_for: the name of a signal that has to come before it starts, or an object that says more of it.
+    each: a reference to a list; it runs for each value there, which its payload takes by {"$from": "$item"}, and its
+        result is the list of theirs.
+    max_running: how many of those run at once; all if not given.
     """
 
     name: str
@@ -127,6 +130,8 @@ class Child:
     on_failure: Literal["fail", "continue"] = "fail"
     when: Any = None
     wait_for: Any = None
+    each: Any = None
+    max_running: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

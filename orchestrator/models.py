@@ -465,10 +465,15 @@ class Step(models.Model):
     waits_since = models.DateTimeField(null=True, help_text="Since when nothing but the signal is awaited.")
     waits_until = models.DateTimeField(null=True)
     outcome = models.CharField(max_length=7, choices=Outcome.choices, blank=True, db_default="")
+    each = models.JSONField(null=True, help_text="The list for each value of which it runs, and how: graphs.rows.")
+    items = models.IntegerField(null=True, help_text="How many values that list had.")
+    released = models.IntegerField(null=True, help_text="So many of its items may start so far; null: all of them.")
 
     class Meta:
         default_permissions = ()
         indexes: ClassVar = [
+            # Serves: the tick, which lets items start.
+            models.Index(name="step_released", fields=["job"], condition=Q(released__isnull=False)),
             # Serves: the tick, which lets go on what is left after a failure.
             models.Index(name="step_passing", fields=["job"], condition=Q(outcome="PASSING")),
             # Serves: the tick, which ends waits whose time is over.

@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 import msgspec
 
 from orchestrator.graphs.checks import MAX_DEPENDENCIES
+from orchestrator.graphs.each import INDEX, ITEM, ITS_ITEM
 from orchestrator.graphs.references import DEFAULT, FROM
 from orchestrator.graphs.waits import SIGNAL
 from orchestrator.kinds import Child, Kind, P
@@ -42,6 +43,19 @@ class Pipeline(Sequence[Child]):
         options = {"priority": priority, "max_attempts": max_attempts, "when": when, "wait_for": wait_for}
         return self.add(step(name, kind, payload, after=after, on_failure=on_failure, **options))
 
+    def each(
+        self,
+        name: str,
+        kind: str | Kind[P, Any, ...],
+        values: Mapping[str, Any],
+        payload: P | Mapping[str, Any] | None = None,
+        *,
+        max_running: int | None = None,
+        **options: Any,
+    ) -> Pipeline:
+        """Adds a step that runs for each value of a list: see the function `each`."""
+        return self.add(each(name, kind, values, payload, max_running=max_running, **options))
+
     def add(self, *parts: Child | Pipeline) -> Pipeline:
         """Adds steps as they are."""
         for part in parts:
@@ -51,14 +65,14 @@ class Pipeline(Sequence[Child]):
     @property
     def firsts(self) -> list[str]:
         """The steps that come after none of the others."""
-        names = {each.name for each in self}
-        return [each.name for each in self if names.isdisjoint(each.after)]
+        names = {one.name for one in self}
+        return [one.name for one in self if names.isdisjoint(one.after)]
 
     @property
     def lasts(self) -> list[str]:
         """The steps that none of the others come after."""
-        earlier = {name for each in self for name in each.after}
-        return [each.name for each in self if each.name not in earlier]
+        earlier = {name for one in self for name in one.after}
+        return [one.name for one in self if one.name not in earlier]
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -94,6 +108,34 @@ def step(
     )
 
 
+def each(
+    name: str,
+    kind: str | Kind[P, Any, ...],
+    values: Mapping[str, Any],
+    payload: P | Mapping[str, Any] | None = None,
+    *,
+    max_running: int | None = None,
+    **options: Any,
+) -> Child:
+    """A step that runs for each value of a list of at most 10,000, and returns the list of what each has returned.
+
+    values: a `ref` to the list. payload: may take the value by `item_ref()`, and its place by `index_ref()`; the value
+        itself if not given. max_running: how many run at once. options: as of `step`.
+    """
+    payload = ITS_ITEM if payload is None else payload
+    return replace(step(name, kind, payload, **options), each=dict(values), max_running=max_running)
+
+
+def item_ref(*path: str | int, **default: Any) -> dict[str, Any]:
+    """Stands for a part of the value of the list that the step runs for."""
+    return ref(ITEM, *path, **default)
+
+
+def index_ref() -> dict[str, Any]:
+    """Stands for the place of that value in the list, from 0."""
+    return ref(INDEX)
+
+
 def ref(name: str, *path: str | int, **default: Any) -> dict[str, Any]:
     """Stands, in a payload, for a part of an earlier step's result, and has the step come after that one.
 
@@ -121,8 +163,8 @@ def chain(*parts: Child | Pipeline) -> Pipeline:
     """
     chained = Pipeline()
     lasts: list[str] = []
-    for each in parts:
-        part = Pipeline(steps=_steps_of(each))
+    for given in parts:
+        part = Pipeline(steps=_steps_of(given))
         firsts = set(part.firsts)
         if len(firsts) * len(lasts) > MAX_DEPENDENCIES:
             raise ValueError(

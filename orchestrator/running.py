@@ -23,6 +23,7 @@ from orchestrator.attempt.checkpoints import Checkpoints
 from orchestrator.attempt.own_transaction import OwnTransaction
 from orchestrator.attempt.session import BEGAN_AT, read_aside
 from orchestrator.attempt.timeouts import RunningHandler
+from orchestrator.graphs.each import prefix
 from orchestrator.job_log import JobLog, Lines
 from orchestrator.pg_values import as_text
 
@@ -67,6 +68,12 @@ SELECT name, body::text FROM orchestrator_signal WHERE job_id = ANY(%s::uuid[]) 
 """
 CHILDRENS_RESULTS = """
 SELECT name, coalesce(result::text, 'null') FROM orchestrator_job WHERE parent_id = %s AND name = ANY(%s)
+"""
+# What the items of a step have returned. They are its only dependencies that are called so.
+ITEMS_RESULTS = """
+SELECT coalesce(result::text, 'null') FROM orchestrator_job
+WHERE id = ANY(ARRAY(SELECT depends_on_id FROM orchestrator_dependency WHERE job_id = %s)) AND starts_with(name, %s)
+ORDER BY id
 """
 PARENTS_INPUTS = """
 SELECT name, coalesce(result::text, 'null') FROM orchestrator_job WHERE parent_id = %s ORDER BY id
@@ -219,6 +226,10 @@ class BaseRunningJob(RunningHandler):
         """The results of those children of a parent, by name."""
         rows = read_aside(CHILDRENS_RESULTS, [str(self.row.id), list(children)])
         return {name: json.loads(result) for name, result in rows}
+
+    def results_of_items(self) -> list[Any]:
+        """What the items of a step with `each` have returned, in their order."""
+        return [json.loads(result) for (result,) in read_aside(ITEMS_RESULTS, [self.id, prefix(self.row.name)])]
 
     def progress(self, done: int, total: int | None = None, message: str = "") -> None:
         """Reports how far the work is, and is a checkpoint. Others see it within about a second.

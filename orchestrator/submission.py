@@ -23,6 +23,7 @@ from access import audit
 from orchestrator.attempt.callbacks import begun_again
 from orchestrator.failpoints import Failpoint
 from orchestrator.graphs import rows as graphs
+from orchestrator.graphs.each import EACH, is_item
 from orchestrator.ids import uuid7
 from orchestrator.inputs import (
     BadSubmission as BadSubmission,  # Users catch it, and import it from here.
@@ -527,12 +528,12 @@ def _child_row(child: Child, parent: Row, pointer: str) -> Row:
         priority = parent["priority"] if child.priority is None else child.priority
         is_template = graphs.is_template(child)
         return _row(
-            kind,
+            kind if child.each is None else kind_named(EACH),
             child.payload if is_template else graphs.literal(child.payload),
             owner=parent["owner"],
             priority=priority,
             run_at=parent["run_at"],
-            max_attempts=child.max_attempts,
+            max_attempts=child.max_attempts if child.each is None else None,
             is_template=is_template,
         )
     except (BadConcurrencyKey, BadPayload, BadSubmission, UnknownKind) as error:
@@ -566,10 +567,20 @@ def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[t
         row["step"] = _step(child, pointer, is_unresolved=row["unresolved"])
         rows.append(row)
         dependencies += [(row["id"], ids[name]) for name in waits_for]
+    _check_names_of_items(children)
     parent |= {"id": uuid7(), "unfinished_dependencies": len(children)}
     for row in rows:
         row["parent_id"] = parent["id"]
     return [*rows, parent], dependencies
+
+
+def _check_names_of_items(children: Sequence[Child]) -> None:
+    """Raises BadSubmission where a child is called as an item of another one will be."""
+    fanning = [child.name for child in children if child.each is not None]
+    for position, child in enumerate(children):
+        if "[" in child.name and any(is_item(child.name, name) for name in fanning):
+            detail = f"{quoted(child.name)} is the name of an item of another step."
+            raise BadSubmission(f"/children/{position}/name", "duplicate", detail)
 
 
 def _step(child: Child, pointer: str, *, is_unresolved: bool) -> Row | None:

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from orchestrator.graphs import conditions, references, waits
+from orchestrator.graphs import conditions, each, references, waits
+from orchestrator.graphs.each import INDEX, ITEM, ITS_ITEM
 from orchestrator.graphs.references import FROM, BadReference, Reference, escaped
 from orchestrator.graphs.waits import SIGNAL
 from orchestrator.kinds import MAX_ATTEMPTS, BadPayload, Child, InternalKind, Kind, Problem, UnknownKind
@@ -38,13 +39,25 @@ class StepSpec(msgspec.Struct, forbid_unknown_fields=True):
     """A step as a client writes it."""
 
     kind: Annotated[str, msgspec.Meta(max_length=100)]
-    payload: Any = msgspec.field(default_factory=dict)
+    payload: Any = msgspec.UNSET
     after: Annotated[list[str], msgspec.Meta(max_length=MAX_STEPS)] = []
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] | None = None
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=MAX_ATTEMPTS)] | None = None
     on_failure: Literal["fail", "continue"] = "fail"
     when: Any = None
     wait_for: Any = None
+    each: Any = None
+    max_running: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.payload is msgspec.UNSET:
+            self.payload = {} if self.each is None else ITS_ITEM
+
+    @property
+    def own_names(self) -> set[str]:
+        """What references in its payload may name beside steps."""
+        names = set() if self.wait_for is None else {SIGNAL}
+        return names if self.each is None else names | {ITEM, INDEX}
 
 
 class Graph(NamedTuple):
@@ -93,6 +106,7 @@ def _read(name: str, given: Any, pointer: str, problems: list[Problem]) -> StepS
         place = re.sub(r"[.\[]", "/", path.rstrip("`").replace("]", ""))
         problems.append(Problem(pointer + place, "invalid", f"{detail}."))
         return None
+    problems += _of_items(name, spec, pointer)
     try:
         _check_payload(open_kind(spec.kind), spec.payload)
     except (UnknownKind, InternalKind, BadPayload, BadReference) as error:
@@ -100,10 +114,19 @@ def _read(name: str, given: Any, pointer: str, problems: list[Problem]) -> StepS
     return spec
 
 
+def _of_items(name: str, spec: StepSpec, pointer: str) -> Iterator[Problem]:
+    if spec.each is None:
+        if spec.max_running is not None:
+            yield Problem(f"{pointer}/max_running", "invalid", "Only a step with `each` runs many times.")
+    elif len(name) > each.MAX_NAME_CHARACTERS:
+        detail = f"The name of a step with `each` has at most {each.MAX_NAME_CHARACTERS} characters."
+        yield Problem(pointer, "name", detail)
+
+
 def _moved(error: UnknownKind | InternalKind | BadPayload | BadReference, pointer: str) -> list[Problem]:
     if isinstance(error, BadReference):
         return [Problem(f"{pointer}{error.pointer}", "reference", str(error))]
-    return [each._replace(pointer=pointer + each.pointer) for each in error.problems]
+    return [one._replace(pointer=pointer + one.pointer) for one in error.problems]
 
 
 def _check_payload(kind: Kind, payload: Any) -> None:
@@ -156,7 +179,7 @@ def _waits_for(spec: StepSpec, steps: Mapping[str, Any], pointer: str, problems:
             problems.append(_no_such_step(f"{pointer}/after/{position}", name, steps))
     try:
         for place, reference in _references(spec):
-            if reference.step == SIGNAL and spec.wait_for is not None and place.startswith("/payload"):
+            if reference.step in spec.own_names and place.startswith("/payload"):
                 continue
             if reference.step in steps:
                 listed[reference.step] = None
@@ -173,6 +196,8 @@ def _references(spec: StepSpec) -> Iterator[tuple[str, Reference]]:
     yield from references.found(spec.payload, "/payload")
     if spec.when is not None:
         yield from conditions.found(spec.when, "/when")
+    if spec.each is not None:
+        yield "/each", each.reference(spec.each)
     if spec.wait_for is not None:
         waits.read(spec.wait_for)
 
@@ -220,4 +245,6 @@ def _child(name: str, spec: StepSpec, after: list[str]) -> Child:
         on_failure=spec.on_failure,
         when=spec.when,
         wait_for=spec.wait_for,
+        each=spec.each,
+        max_running=spec.max_running,
     )

@@ -113,7 +113,7 @@ def at(reference: Reference, results: Mapping[str, Any]) -> Any:
         try:
             value = _inside(value, key)
         except (LookupError, TypeError, ValueError):
-            raise MissingValue(f"{reference}: {so_far} is {_described(value)}, which has no {key!r}.") from None
+            raise MissingValue(f"{reference}: {so_far} is {described(value)}, which has no {key!r}.") from None
         so_far = f"{so_far}.{key}"
     return value
 
@@ -128,7 +128,7 @@ def _inside(value: Any, key: str | int) -> Any:
     raise LookupError
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
     if isinstance(value, dict):
         keys = ", ".join(map(repr, list(value)[:5]))
         return f"an object with {keys or 'no keys'}{' …' if len(value) > 5 else ''}"

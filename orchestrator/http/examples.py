@@ -162,6 +162,18 @@ NEW_PIPELINES: dict[str, Any] = {
             "last": {"kind": "demo.slices", "payload": {"slices": 1}, "after": ["many", "few"], "priority": 0},
         }
     },
+    "For each value of a list": {
+        "steps": {
+            "extract": {"kind": "pipeline.value", "payload": {"rows": [{"n": 1}, {"n": 2}, {"n": 3}]}},
+            "load": {
+                "kind": "demo.slices",
+                "each": {"$from": "extract.rows"},
+                "payload": {"slices": {"$from": "$item.n"}, "seconds_per_slice": 0},
+                "max_running": 2,
+            },
+            "sum": {"kind": "pipeline.value", "payload": {"$from": "load"}},
+        }
+    },
 }
 ACCEPTED_PIPELINE = {"pipeline_id": JOB, "status_url": f"/pipelines/{JOB}", "steps": 2}
 A_PIPELINE: dict[str, Any] = {
@@ -188,6 +200,7 @@ A_PIPELINE: dict[str, Any] = {
             "outcome": "",
             "signal": None,
             "after": [],
+            "items": None,
             "waited_seconds": 0.012,
             "seconds": 2.031,
             "started_at": "2030-01-31T12:00:00.000000Z",

@@ -8,6 +8,7 @@ from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
 from orchestrator.graphs.checks import MAX_STEPS
+from orchestrator.graphs.each import MAX_ITEMS
 from orchestrator.http.fields import (
     AwareDateTimeField,
     LinkField,
@@ -43,6 +44,18 @@ STEP = {
             "enum": ["fail", "continue"],
             "default": "fail",
             "description": "What its failure means: the pipeline fails, or goes on.",
+        },
+        "each": {
+            "type": ["object", "null"],
+            "description": f"A list that an earlier step returns, of at most {MAX_ITEMS:,} values: "
+            '`{"$from": "extract.rows"}`. The step runs once for each value, as a job of its own, and returns the '
+            'list of what each has returned. Its payload takes the value by `{"$from": "$item"}`, which it is if '
+            'there is no payload, and the place of the value by `{"$from": "$index"}`.',
+        },
+        "max_running": {
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "description": "With `each`: how many run at once; all if not given.",
         },
         "wait_for": WAIT_FOR | {"description": "A signal that has to come before it starts."},
         "when": {
@@ -99,7 +112,7 @@ class AcceptedPipeline(serializers.Serializer[Any]):
 
 
 class PipelineProgressSerializer(serializers.Serializer[Any]):
-    done = serializers.IntegerField(help_text="Steps that need not run any more.")
+    done = serializers.IntegerField(help_text="Steps that need not run any more, and jobs of steps with `each`.")
     total = serializers.IntegerField()
 
 
@@ -115,6 +128,11 @@ class StepSerializer(serializers.Serializer[Any]):
     )
     signal = serializers.CharField(allow_null=True, help_text="The signal that it waits for just now.")
     after = serializers.ListField(child=serializers.CharField())
+    items = serializers.DictField(
+        child=serializers.IntegerField(),
+        allow_null=True,
+        help_text="Of a step with `each`, how many of its jobs have which status. They are in `GET /jobs?parent=`.",
+    )
     waited_seconds = serializers.FloatField(allow_null=True, help_text="From when it could start to when it did.")
     seconds = serializers.FloatField(allow_null=True, help_text="How long it has run.")
     started_at = serializers.DateTimeField(allow_null=True)

@@ -24,7 +24,7 @@ from orchestrator.failures import MAX_ERROR_CHARACTERS
 from orchestrator.graphs import waits
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Signal, Step
-from orchestrator.queue import after_failure, bell, steps, transitions
+from orchestrator.queue import after_failure, bell, fan_out, steps, transitions
 from orchestrator.queue.transitions import Counted
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.telemetry import attempts
@@ -34,6 +34,7 @@ child_stopping = Failpoint("child-stopping")
 unwinding = Failpoint("unwinding")
 resolving = Failpoint("resolving")
 passing_on = Failpoint("passing-on")
+releasing = Failpoint("releasing")
 
 _in_this_thread = threading.local()
 
@@ -63,6 +64,17 @@ def _follow_up(touched: Sequence[Counted]) -> None:
             transaction.on_commit(partial(unwind, job.id))
     for parent_id in {job.parent_id for job in touched if job.resolvable}:
         _after_commit(partial(resolve, parent_id))
+    for job in touched:
+        if job.holds_items:
+            _after_commit(partial(release, job.id))
+
+
+def release(step_id: UUID) -> None:
+    """Lets items of a step start that were held back, as others have ended. May be called at any time by anyone."""
+    with transaction.atomic():
+        if kind := fan_out.release(step_id):
+            bell.ring_after_commit(kind)
+        releasing()
 
 
 def _after_commit(work: Callable[[], None]) -> None:
@@ -119,9 +131,12 @@ def resolve_left() -> None:
     """Does what processes that died have left to do for graphs."""
     for child_id in Step.objects.filter(outcome=Step.Outcome.PASSING).values_list("job", flat=True)[:MAX_LEFT]:
         pass_on(child_id)
-    for step_id in Step.objects.filter(waits_until__lt=Now()).order_by("waits_until").values_list("job")[:MAX_LEFT]:
-        _end_wait(*step_id)
+    waits = Step.objects.filter(waits_until__lt=Now()).order_by("waits_until")
+    for step_id in waits.values_list("job", flat=True)[:MAX_LEFT]:
+        _end_wait(step_id)
     resolve(None)
+    for step_id in fan_out.left():
+        release(step_id)
 
 
 def wake(ids: Sequence[UUID]) -> None:
@@ -167,6 +182,8 @@ def _resolve(parent_id: UUID | None) -> list[tuple[steps.Waiting, str]]:
                 bell.ring_after_commit(*{step.kind for step, _ in decided.ready})
             if decided.waiting:
                 steps.begin_waits(decided.waiting)
+            for step, payloads in decided.fanning:
+                _fan_out(step, payloads, decided)
             if decided.skipped:
                 skipped = [step.id for step in decided.skipped]
                 transitions.skip(skipped)
@@ -175,6 +192,14 @@ def _resolve(parent_id: UUID | None) -> list[tuple[steps.Waiting, str]]:
             resolving()
         if decided.failed or not waiting:
             return decided.failed
+
+
+def _fan_out(step: steps.Waiting, payloads: Sequence[steps.Payload], decided: steps.Resolved) -> None:
+    try:
+        if kind := fan_out.fan_out(step, payloads):
+            bell.ring_after_commit(kind)
+    except fan_out.TooManyChildren as error:
+        decided.failed.append((step, f"It could not start. {error}"))
 
 
 def _fail(step_id: UUID, error: str) -> None:

@@ -13,8 +13,9 @@ from django.conf import settings
 from django.db import connection
 
 from orchestrator.failures import error_of
-from orchestrator.graphs import conditions, references
+from orchestrator.graphs import conditions, each, references
 from orchestrator.graphs.conditions import Incomparable
+from orchestrator.graphs.each import INDEX, ITEM, NotAList
 from orchestrator.graphs.references import MissingValue
 from orchestrator.graphs.waits import SIGNAL
 from orchestrator.kinds import BadPayload, known_kind
@@ -24,13 +25,14 @@ from orchestrator.pg_values import as_json
 # Steps that one transaction resolves.
 MAX_AT_ONCE = 500
 
-# Steps that nothing is awaited of any more, locked: of one pipeline, or of all.
+# Steps that nothing is awaited of any more, locked: of one pipeline, or of all, but not of those that unwind.
 LOCK = """
 SELECT job.id, job.kind, job.parent_id, job.name, step.payload::text, step.condition::text,
-       coalesce(step.signal, '')
+       coalesce(step.signal, ''), step.each::text
 FROM orchestrator_job job LEFT JOIN orchestrator_step step ON step.job_id = job.id
 WHERE unresolved AND status = 'CREATED' AND unfinished_dependencies = 0
   AND (%(family)s::uuid IS NULL OR parent_id = %(family)s OR job.id = %(family)s)
+  AND NOT EXISTS (SELECT FROM orchestrator_job parent WHERE parent.id = job.parent_id AND parent.unwinding)
 ORDER BY job.id
 LIMIT %(at_most)s
 FOR UPDATE OF job SKIP LOCKED
@@ -94,7 +96,7 @@ WHERE job.id = step.id AND job.id = ANY(%(ids)s::uuid[]) AND unresolved AND stat
 
 
 class Waiting(NamedTuple):
-    """A step that is to be resolved; its template and its condition are JSON."""
+    """A step that is to be resolved; its template, its condition and what it runs for each of are JSON."""
 
     id: UUID
     kind: str
@@ -103,6 +105,7 @@ class Waiting(NamedTuple):
     template: str | None
     condition: str | None
     signal: str
+    each: str | None
 
 
 class Payload(NamedTuple):
@@ -119,7 +122,13 @@ class Resolved:
     ready: list[tuple[Waiting, Payload]] = field(default_factory=list)
     skipped: list[Waiting] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
+    fanning: list[tuple[Waiting, list[Payload]]] = field(default_factory=list)
     failed: list[tuple[Waiting, str]] = field(default_factory=list)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more step may fan out in this transaction."""
+        return sum(len(payloads) for _, payloads in self.fanning) < MAX_AT_ONCE
 
 
 class _Unfit(Exception):
@@ -158,20 +167,43 @@ def _decide(step: Waiting, results: Mapping[str, Any], states: Mapping[str, str]
             decided.skipped.append(step)
         elif step.signal and SIGNAL not in results:
             decided.waiting.append(step)
-        else:
+        elif step.each is None:
             decided.ready.append((step, _payload(step, results)))
-    except (_Unfit, Incomparable, MissingValue) as error:
+        elif decided.has_room:
+            decided.fanning.append((step, _payloads(step, results)))
+    except (_Unfit, Incomparable, MissingValue, NotAList) as error:
         decided.failed.append((step, f"It could not start. {error.args[0]}"))
 
 
 def _payload(step: Waiting, results: Mapping[str, Any]) -> Payload:
-    """The payload, checked as at a submission if the kind is known here."""
+    """Raises _Unfit, and MissingValue."""
     if step.template is None:
         return Payload()
-    payload = references.resolved(json.loads(step.template), results)
+    return _fitting(step.kind, references.resolved(json.loads(step.template), results))
+
+
+def _payloads(step: Waiting, results: Mapping[str, Any]) -> list[Payload]:
+    """Those of the step's items."""
+    spec, template = json.loads(step.each or ""), json.loads(step.template or "")
+    payloads: list[Payload] = []
+    size = 0
+    for place, value in enumerate(each.values(spec["list"], results)):
+        try:
+            payload = references.resolved(template, {**results, ITEM: value, INDEX: place})
+            payloads.append(_fitting(spec["kind"], payload))
+        except (_Unfit, MissingValue) as error:
+            raise _Unfit(f"Its item {place}: {error.args[0]}") from None
+        size += len(payloads[-1].text or "")
+        if size > each.MAX_BYTES:
+            raise _Unfit(f"The payloads of its items have more than {each.MAX_BYTES:,} characters together.")
+    return payloads
+
+
+def _fitting(kind_name: str, payload: Any) -> Payload:
+    """The payload, checked as at a submission if the kind is known here. Raises _Unfit."""
     try:
         key = None
-        if kind := known_kind(step.kind):
+        if kind := known_kind(kind_name):
             payload = kind.read_payload(payload)
             key = kind.key_of(payload)
         return Payload(as_json(payload, at_most=settings.ENV.MAX_BODY_BYTES), key)
@@ -213,7 +245,7 @@ def end_waits(ids: Iterable[UUID]) -> list[UUID]:
 
 def _ended(parent_id: UUID | None, steps: Sequence[Waiting]) -> tuple[dict[str, Any], dict[str, str]]:
     """The results and the states of what the steps refer to, by name."""
-    names = {name for step in steps for name in _referred_to(step)} - {SIGNAL}
+    names = {name for step in steps for name in _referred_to(step)} - {SIGNAL, ITEM, INDEX}
     if not names:
         return {}, {}
     with connection.cursor() as cursor:
@@ -225,7 +257,8 @@ def _ended(parent_id: UUID | None, steps: Sequence[Waiting]) -> tuple[dict[str, 
 def _referred_to(step: Waiting) -> set[str]:
     found = [] if step.template is None else [*references.found(json.loads(step.template))]
     found += [] if step.condition is None else [*conditions.found(json.loads(step.condition))]
-    return {reference.step for _, reference in found}
+    names = {reference.step for _, reference in found}
+    return names if step.each is None else names | {each.reference(json.loads(step.each)["list"]).step}
 
 
 def make_ready(steps: Sequence[tuple[Waiting, Payload]]) -> None:

@@ -243,7 +243,9 @@ SET unfinished_dependencies = unfinished_dependencies - n,
 FROM hits
 WHERE job.id = hits.id AND job.id = ANY(ARRAY(SELECT id FROM locked))
 RETURNING job.id, job.kind, job.ready, job.unwinding, job.parent_id,
-          job.unresolved AND job.unfinished_dependencies = 0 AND job.status = 'CREATED'
+          job.unresolved AND job.unfinished_dependencies = 0 AND job.status = 'CREATED',
+          job.unfinished_dependencies > 0 AND job.kind = 'pipeline.each'
+            AND EXISTS (SELECT FROM orchestrator_step WHERE job_id = job.id AND released IS NOT NULL)
 """
 
 # Steps that are not to run are done. They pass what every job passes within this transaction, where nobody sees it.
@@ -486,6 +488,7 @@ class Counted(NamedTuple):
     unwinding: bool
     parent_id: UUID | None
     resolvable: bool
+    holds_items: bool
 
 
 def count_down(done: Sequence[UUID], status: Status = Status.COMPLETED) -> list[Counted]:

@@ -14,6 +14,8 @@ from orchestrator.http.pipeline_serializers import PipelineSerializer
 from orchestrator.kinds import Kind
 from orchestrator.models import Dependency, Job, Step
 from orchestrator.states import Status
+from orchestrator.testing import drain
+from orchestrator.worker.process import WorkerProcess
 from tests.api import Api, Response
 from tests.factories import make_job
 from tests.moves import put
@@ -92,6 +94,16 @@ def test_what_a_step_refers_to_comes_before_it(api: Api) -> None:
         ({"a": slices(when={"step": "b", "is": "failed"})}, ("/steps/a/when", "unknown_step")),
         ({"a": slices(when={"eval": "1"})}, ("/steps/a/when", "reference")),
         ({"a": slices(after=["a"])}, ("/steps/a/after", "cycle")),
+        ({"a": slices(each=["b"])}, ("/steps/a/each", "reference")),
+        ({"a": slices(each={"$from": "b"})}, ("/steps/a/each", "unknown_step")),
+        ({"a": slices(max_running=1)}, ("/steps/a/max_running", "invalid")),
+        ({"a": slices(max_running=0)}, ("/steps/a/max_running", "invalid")),
+        (
+            {"a": slices(), "b": slices(each={"$from": "a"}, payload={"slices": 0})},
+            ("/steps/b/payload/slices", "invalid"),
+        ),
+        ({"a": slices(payload={"slices": {"$from": "$item"}})}, ("/steps/a/payload/slices", "unknown_step")),
+        ({"a" * 95: slices(each={"$from": "a"}), "a": slices()}, (f"/steps/{'a' * 95}", "name")),
     ],
 )
 def test_a_graph_that_could_not_run_is_refused_and_nothing_is_stored(
@@ -200,3 +212,22 @@ def test_a_thousand_steps_are_accepted_by_few_statements(
 
     assert response.status_code == 202
     assert (Step.objects.count(), Dependency.objects.count()) == (999, 999)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_step_that_runs_for_each_value_is_shown_with_the_states_of_its_items(
+    api: Api, worker: WorkerProcess
+) -> None:
+    id = api.post("/pipelines", examples.NEW_PIPELINES["For each value of a list"]).json()["pipeline_id"]
+    drain(worker=worker)
+
+    shown = api.get(f"/pipelines/{id}").json()
+
+    assert shown["result"] == [{"slices": 1}, {"slices": 2}, {"slices": 3}]
+    assert shown["progress"] == {"done": 6, "total": 6}
+    assert [(each["name"], each["kind"], each["after"], each["items"]) for each in shown["steps"]] == [
+        ("extract", "pipeline.value", [], None),
+        ("load", "demo.slices", ["extract"], {"completed": 3}),
+        ("sum", "pipeline.value", ["load"], None),
+    ]
+    assert [name.split("[")[0] for name in shown["critical_path"]] == ["extract", "load", "load", "sum"]
