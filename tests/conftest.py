@@ -25,6 +25,8 @@ hypothesis.settings.load_profile("muster")
 def pytest_configure() -> None:
     # Static files are looked up when they are asked for, not all of them by each new Client, which takes 70 ms.
     settings.WHITENOISE_AUTOREFRESH = True
+    # A password takes half a second of processor time to be hashed, as it should elsewhere.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
