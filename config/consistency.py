@@ -17,7 +17,7 @@ BROKER_EXAMPLE = (
 
 def require_consistent(env: Environment) -> None:
     """Raises ImproperlyConfigured with what is wrong first, and what would be right."""
-    for contradictions in (_access, _times, _clients, _apps, _networks):
+    for contradictions in (_access, _times, _clients, _apps, _networks, _reporting):
         for contradiction in contradictions(env):
             raise ImproperlyConfigured(contradiction)
     # Several nodes of a broker are several URLs.
@@ -69,6 +69,11 @@ def _networks(env: Environment) -> Iterator[str]:
                     f"{setting} names {network!r}: {error}; write addresses or networks, such as "
                     "10.0.0.5,172.20.0.0/16."
                 )
+
+
+def _reporting(env: Environment) -> Iterator[str]:
+    if env.SENTRY_DSN and not importable("sentry_sdk"):
+        yield "SENTRY_DSN is set, and sentry-sdk is not installed: see docs/observability.md, or leave it empty."
 
 
 def importable(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, get_type_hints
 
@@ -91,6 +91,18 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     LOG_LEVEL: Annotated[
         str, Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged.")
     ] = "INFO"
+    LOG_FORMAT: Annotated[
+        str,
+        Meta(
+            pattern="^(plain|json)$",
+            description="Form of the log: plain lines, or JSON, an object a line, which names the request or the "
+            "attempt at a job that it is about.",
+        ),
+    ] = "plain"
+    SENTRY_DSN: Annotated[
+        str,
+        Meta(description="Where Sentry is sent each job that failed for good, and other errors. Empty: nowhere."),
+    ] = ""
     JOB_LOG_LINES: Annotated[
         int,
         Meta(
@@ -340,7 +352,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # Their values may hold passwords, which belong in no log.
-SECRET = ("SECRET_KEY", "DATABASE_URL", "BROKER_URL", "CACHE_URL", "FLOWER_BASIC_AUTH", "METRICS_TOKEN")
+SECRET = ("SECRET_KEY", "DATABASE_URL", "BROKER_URL", "CACHE_URL", "FLOWER_BASIC_AUTH", "METRICS_TOKEN", "SENTRY_DSN")
 
 # Old names, by which a setting can still be given for one release, and the new ones.
 RENAMED = {"ALLOW_ANYONE": "ALLOW_UNAUTHENTICATED", "DEAF_SECONDS": "CONSUMER_STALL_SECONDS"}
@@ -354,6 +366,15 @@ PLAIN_WORDS = {
     r"Expected `str` of length >= (\d+)": r"Expected \1 characters or more",
     r"Expected `str` matching regex": "Expected text matching",
 }
+
+
+def exports_traces(variables: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's own variables say that spans are exported."""
+    if variables.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    if exporters := names_in(variables.get("OTEL_TRACES_EXPORTER", "")):
+        return "otlp" in exporters
+    return any(variables.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("ENDPOINT", "TRACES_ENDPOINT"))
 
 
 def names_in(text: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config.consistency import require_consistent
 from config.environment import CONTROL_QUEUE as CONTROL_QUEUE
-from config.environment import names_in, read_environment
+from config.environment import exports_traces, names_in, read_environment
 from config.local.environment import data_dir, set_environment
 from config.queues import CONTROL, declared_queues
 from config.server_urls import REDIS_SCHEMES as REDIS_SCHEMES
@@ -47,6 +47,9 @@ SERVED_QUEUES = {**QUEUES, CONTROL_QUEUE: CONTROL}
 EXTRA_APPS = names_in(ENV.EXTRA_APPS)
 ALLOWED_HOSTS = names_in(ENV.ALLOWED_HOSTS)
 TRUSTED_PROXIES = names_in(ENV.TRUSTED_PROXIES)
+
+# By OpenTelemetry's own variables, which its packages read.
+EXPORT_TRACES = exports_traces(os.environ)
 
 _first, _, _last = ENV.CLIENT_PRIORITIES.partition("-")
 CLIENT_PRIORITIES = range(int(_first), int(_last) + 1)
@@ -90,6 +93,8 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    *(["orchestrator.http.request_context.TracingMiddleware"] if EXPORT_TRACES else []),
+    *(["orchestrator.http.request_context.RequestIdMiddleware"] if ENV.LOG_FORMAT == "json" else []),
     "config.security_headers.SecurityHeaders",
     "config.admin.CompressedPages",
     "django.middleware.security.SecurityMiddleware",
@@ -287,6 +292,8 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "line": {"()": "orchestrator.logs.LineFormatter", "fmt": "%(asctime)s %(levelname)-7s %(name)s %(message)s"}
+        if ENV.LOG_FORMAT == "plain"
+        else {"()": "orchestrator.telemetry.json_lines.formatter"}
     },
     # Whoever asks whether all is ready need not read each "not yet" in the log as an error.
     "filters": {

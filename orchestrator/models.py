@@ -170,6 +170,12 @@ class Job(models.Model):
         models.UUIDField(), null=True, help_text="Notifications that its end is told by, beside those that match it."
     )
 
+    traceparent = models.CharField(  # noqa: DJ001 Most rows have none, and a null takes no room.
+        max_length=55,
+        null=True,
+        help_text="The trace that it was submitted in, as W3C's traceparent, if OpenTelemetry was on.",
+    )
+
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)

@@ -100,6 +100,8 @@ class Claimed(msgspec.Struct):
     progress_message: str
     limit_key: str | None
     notify: list[UUID] | None
+    traceparent: str | None
+    waited_since: datetime | None  # Since when it could have started, if it is traced.
     watched_since: datetime | None  # When the last notification changed that jobs need not name.
     began_at: int  # Of the claim's transaction.
     claimed_at: datetime
@@ -109,8 +111,16 @@ class Claimed(msgspec.Struct):
 
 
 WATCHED_SINCE = "(SELECT max(changed_at) FROM orchestrator_notification WHERE automatic AND enabled)"
+# Of the row as it was before this statement.
+WAITED_SINCE = """(
+    SELECT greatest(run_at, updated_at) FROM orchestrator_job before
+    WHERE job.traceparent IS NOT NULL AND before.id = job.id
+)"""
 CLAIMED = ", ".join(
-    [*(f"job.{name}" for name in Claimed.__struct_fields__[:-3]), WATCHED_SINCE, BEGAN_AT, "clock_timestamp()"]
+    [
+        *(f"job.{name}" for name in Claimed.__struct_fields__[:-4]),
+        *(WAITED_SINCE, WATCHED_SINCE, BEGAN_AT, "clock_timestamp()"),
+    ]
 )
 
 

@@ -51,18 +51,19 @@ retrying = Failpoint("retrying")
 INSERT = """
 INSERT INTO orchestrator_job (
     id, kind, queue, owner, priority, payload, max_attempts, parent_id, name, unfinished_dependencies,
-    limit_key, limited, unresolved, schedule_id, scheduled_for, notify, run_at, rank, ready, unique_key, unique_until
+    limit_key, limited, unresolved, schedule_id, scheduled_for, notify, traceparent, run_at, rank, ready,
+    unique_key, unique_until
 )
 SELECT new.id, new.kind, new.queue, new.owner, new.priority, new.payload, new.max_attempts, new.parent_id, new.name,
        new.unfinished_dependencies, new.limit_key, coalesce(new.limited, false), new.unresolved, new.schedule_id,
-       new.scheduled_for, new.notify,
+       new.scheduled_for, new.notify, new.traceparent,
        due.at, due.at + new.priority * %(priority_step)s,
        new.unfinished_dependencies = 0 AND NOT new.unresolved AND due.at <= statement_timestamp(),
        new.unique_key, statement_timestamp() + new.unique_for * interval '1 second'
 FROM json_to_recordset(%(rows)s) AS new (
     id uuid, kind text, queue text, owner text, priority integer, payload jsonb, max_attempts integer,
     parent_id uuid, name text, unfinished_dependencies integer, limit_key text, limited boolean, unresolved boolean,
-    schedule_id uuid, scheduled_for timestamptz, notify uuid[], run_at timestamptz,
+    schedule_id uuid, scheduled_for timestamptz, notify uuid[], traceparent text, run_at timestamptz,
     unique_key uuid, unique_for float, wait float
 ),
 LATERAL (
@@ -594,6 +595,7 @@ def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]], *, h
     """has_keys: whether some are unique. Raises Taken, for a transaction to be rolled back, if somebody has inserted
     one of those before.
     """
+    attempts.submitted(rows)
     steps = [Step(job_id=row["id"], **row["step"]) for row in rows if row.get("step")]
     if has_keys:
         # In the same order everywhere, so that no two who insert the same wait for each other in a circle.

@@ -30,6 +30,9 @@ OLD_NAMES = RENAMED.keys() | OLD_SIZES.values()
 SETTINGS = set(Environment.__struct_fields__)
 # What is said to compose itself, to the database's image, and to Django.
 OTHERS = {"IMAGE_TAG", "BUILD_TARGET", "COMPOSE_PROFILES", "POSTGRES_PASSWORD", "DJANGO_SETTINGS_MODULE"}
+# What OpenTelemetry's packages read.
+OTHERS |= {f"OTEL_{name}" for name in ("EXPORTER_OTLP_ENDPOINT", "EXPORTER_OTLP_HEADERS", "SERVICE_NAME")}
+OTHERS |= {f"OTEL_{name}" for name in ("RESOURCE_ATTRIBUTES", "TRACES_SAMPLER", "TRACES_SAMPLER_ARG")}
 # What `manage.py up` or tests alone read, and what the file itself fixes, or says by arguments and ports.
 FIXED = {"FAILPOINTS", "DATA_DIR", "POSTGRES_PORT", "VALKEY_PORT", "WEB_PORT", "SHUTDOWN_GRACE_SECONDS"}
 FIXED |= {"SECRET_KEY", "DATABASE_URL", "FLOWER_BASIC_AUTH"}

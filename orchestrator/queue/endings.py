@@ -186,6 +186,7 @@ def _record(job: Job | Claimed, moved: Job, ended: Ended) -> None:
             traceback=ended.traceback,
             exception=ended.exception,
             began_at=(started_at or moved.updated_at) if job.worker_id is None else None,
+            started_at=started_at,
         )
     )
     if moved.status in FINAL and moved.parent_id:

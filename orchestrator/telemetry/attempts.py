@@ -8,7 +8,7 @@ from __future__ import annotations
 import atexit
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from orchestrator.failures import type_of
 from orchestrator.models import Attempt, Job, Worker
 from orchestrator.per_process import PerProcess
 from orchestrator.states import Status
-from orchestrator.telemetry import log_lines, task_events, tracing
+from orchestrator.telemetry import log_lines, sentry, task_events, tracing
 from orchestrator.telemetry.task_events import Event, Sender
 
 if TYPE_CHECKING:
@@ -57,12 +57,21 @@ def start_reporting(app: Any, worker_name: str) -> None:
     """From now on this process reports its jobs to Flower."""
     global sender
     sender = Sender(app, worker_name).start() if app.conf.worker_send_task_events else None
+    tracing.is_on()  # What it needs is imported now, not by the first job.
 
 
 def stop_reporting() -> None:
-    """Sends the remaining events, if that takes no longer than a moment."""
+    """Sends the remaining events, spans and errors, if that takes no longer than a moment."""
     if sender:
         sender.stop()
+    tracing.flush()
+    sentry.flush()
+
+
+def submitted(rows: Sequence[MutableMapping[str, Any]]) -> None:
+    """Gives the rows of jobs that are submitted the trace that they are part of, if there is one."""
+    if tracing.is_on():
+        tracing.submitted(rows)
 
 
 @contextmanager
@@ -85,6 +94,26 @@ def begun_in_task(running: BaseRunningJob) -> None:
         sender.send(_beginning(running))
     if tracing.is_on():
         tracing.enter_task(_traced(running))
+
+
+@contextmanager
+def called(running: Sequence[BaseRunningJob]) -> Iterator[None]:
+    """The handler of transactional jobs is called meanwhile; of many at once, it is no one's in particular."""
+    if len(running) == 1 and tracing.is_on():
+        with tracing.span_of(_traced(running[0])):
+            yield
+    else:
+        yield
+
+
+def rolled_back(attempts_so_far: Mapping[str, int]) -> None:
+    """Transactional jobs do not run any more. What was not reported of them by now has been rolled back.
+
+    attempts_so_far: how many attempts each job had before, by its id.
+    """
+    if tracing.open_spans:
+        for id, attempt in attempts_so_far.items():
+            tracing.forget(id, attempt + 1)
 
 
 def left(running: BaseRunningJob) -> None:
@@ -122,11 +151,12 @@ def ended(
     traceback: str,
     exception: BaseException | None,
     began_at: datetime | None,
+    started_at: datetime | None,
 ) -> None:
     """An attempt has ended without completing the job, which is now as it is given.
 
     outcome: None if the job was cancelled.
-    began_at: if the start of the attempt was not reported.
+    began_at: if the start of the attempt was not reported. started_at: when it began, as far as it is known.
     """
     log_lines.ended(job, outcome, error, traceback, exception)
     if sender:
@@ -136,17 +166,17 @@ def ended(
     failure = None
     if outcome not in _NO_FAILURES:
         failure = tracing.Failure(type_of(exception) if exception else str(outcome), error, traceback)
-    tracing.record(
-        tracing.Attempt(str(job.id), job.attempt, job.kind, job.owner),
-        str(outcome or job.status),
-        failure,
-        began_at=began_at.timestamp() if began_at else None,
-    )
+    # The process that ran a lost attempt reports nothing any more.
+    since = started_at if outcome == Attempt.Outcome.LOST else began_at
+    tracing.record(_of_row(job), str(outcome or job.status), failure, began_at=since.timestamp() if since else None)
 
 
 def pipeline_failed(parent: Job, error: str) -> None:
     """A pipeline has failed because a child did, before its own last step."""
     log_lines.pipeline_failed(parent, error)
+    if tracing.is_on():
+        began_at = (parent.started_at or parent.created_at).timestamp()
+        tracing.record(_of_row(parent), "FAILED", tracing.Failure("ChildFailed", error, ""), began_at=began_at)
     if sender:
         parent.status = Status.FAILED
         sender.send(_end(parent, error, "", parent.started_at or parent.created_at))
@@ -216,4 +246,11 @@ def _begun(job: Job | Claimed, at: float, *, payload: str, attempt: int) -> list
 
 
 def _traced(running: BaseRunningJob) -> tracing.Attempt:
-    return tracing.Attempt(running.id, running.attempt, running.row.kind, running.owner)
+    row = running.row
+    return tracing.Attempt(
+        running.id, running.attempt, row.kind, row.owner, row.traceparent, row.waited_since, row.claimed_at
+    )
+
+
+def _of_row(job: Job) -> tracing.Attempt:
+    return tracing.Attempt(str(job.id), job.attempt, job.kind, job.owner, job.traceparent)

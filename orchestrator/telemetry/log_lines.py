@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.models import Job
 
 if TYPE_CHECKING:
-    from orchestrator.running import BaseRunningJob
+    from orchestrator.running import BaseRunningJob, Claimed
 
 logger = logging.getLogger("orchestrator.attempts")
 
@@ -26,7 +26,7 @@ _SNOOZED = (logging.INFO, "%s runs again later, as attempt %d has asked. %s%s")
 def ended(job: Job, outcome: str | None, error: str, traceback: str, exception: BaseException | None) -> None:
     """Logs that an attempt has ended, once, with what becomes of the job."""
     level, message = _ENDS[job.status] if outcome or job.status != "CREATED" else _SNOOZED
-    extra = {"job_id": str(job.id), "kind": job.kind, "attempt": job.attempt, "outcome": outcome or "", "error": error}
+    extra = _named(job, outcome=str(outcome or ""), error=error)
     arguments: list[Any] = [f"{job.kind} {job.id}", job.attempt, outcome or "", error]
     if level != logging.ERROR:
         exception = None
@@ -40,11 +40,21 @@ def ended(job: Job, outcome: str | None, error: str, traceback: str, exception: 
 
 def pipeline_failed(job: Job, error: str) -> None:
     """A pipeline that fails because a child did has no attempt of its own that ended."""
-    extra = {"job_id": str(job.id), "kind": job.kind, "attempt": job.attempt, "outcome": "", "error": error}
+    extra = _named(job, outcome="", error=error)
     logger.error("%s failed for good: %s", f"{job.kind} {job.id}", error, extra=extra)
 
 
 def completed(jobs: Sequence[BaseRunningJob]) -> None:
     if logger.isEnabledFor(logging.DEBUG):
         for job in jobs:
-            logger.debug("%s is completed.", job, extra={"job_id": job.id, "kind": job.kind.name})
+            logger.debug(
+                "%s is completed.", job, extra={"job_id": job.id, "attempt": job.attempt, **_kind_and_owner(job.row)}
+            )
+
+
+def _named(job: Job, **extra: str) -> dict[str, Any]:
+    return {"job_id": str(job.id), "attempt": job.attempt, **_kind_and_owner(job), **extra}
+
+
+def _kind_and_owner(job: Job | Claimed) -> dict[str, str]:
+    return {"kind": job.kind, "owner": job.owner}

@@ -1,19 +1,25 @@
-"""OpenTelemetry's spans: one for each attempt, where the API is installed and somebody has configured it."""
+"""OpenTelemetry's spans: of what submits jobs, of their waits, and of each attempt. A job's row keeps its trace.
+
+Nothing of OpenTelemetry is imported unless its variables are set, or somebody else has imported and configured it.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from typing import Any, NamedTuple
 
-try:
-    from opentelemetry import context, trace
-except ImportError:
-    trace = None  # type: ignore[assignment]
-
+from django.conf import settings
 
 logger = logging.getLogger(__name__)
+
+# OpenTelemetry's modules, once they are needed.
+trace: Any = None
+context: Any = None
+w3c: Any = None
 
 
 class Failure(NamedTuple):
@@ -25,21 +31,123 @@ class Failure(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """What a span says of an attempt."""
+    """What spans say of an attempt.
+
+    traceparent: of the trace that its job was submitted in. waited_since, claimed_at: its wait; None if not known.
+    """
 
     job_id: str
     number: int
     kind: str
     owner: str
+    traceparent: str | None = None
+    waited_since: datetime | None = None
+    claimed_at: datetime | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.job_id, self.number
 
 
-# Those that run in this process, so that the thread that ends one, whichever it is, ends its span.
-open_spans: dict[Attempt, Any] = {}
+# Those of attempts that run in this process, so that the thread that ends one, whichever it is, ends its span.
+open_spans: dict[tuple[str, int], tuple[Any, Attempt]] = {}
 
 
 def is_on() -> bool:
     """Whether anybody would see a span. Asked each time: a process may be configured when it has begun already."""
-    return trace is not None and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    if settings.EXPORT_TRACES:
+        from orchestrator.telemetry import exporting
+
+        exporting.start()
+    if trace is None:
+        if "opentelemetry.trace" not in sys.modules:
+            return False
+        _import()
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+
+
+def _import() -> None:
+    global trace, context, w3c
+    from opentelemetry import context as _context
+    from opentelemetry import trace as _trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    context, w3c = _context, TraceContextTextMapPropagator()
+    trace = _trace  # Last, since it says that the others are there.
+
+
+def flush() -> None:
+    """Sends the spans of a process that ends."""
+    if settings.EXPORT_TRACES:
+        from orchestrator.telemetry import exporting
+
+        exporting.flush()
+
+
+# Submitting.
+
+
+@contextmanager
+def request_span(method: str, headers: Any, **attributes: Any) -> Iterator[Any]:
+    """The span of a request, in the trace that its `traceparent` names; None if a library has made one already.
+
+    What a BaseException cuts short is done again, and has no span.
+    """
+    with ExitStack() as stack:
+        span = None
+        with _harmless():
+            if not trace.get_current_span().get_span_context().is_valid:
+                parent = w3c.extract(headers, context=context.Context())
+                attributes = {"http.request.method": method, **attributes}
+                span = _tracer().start_span(method, parent, trace.SpanKind.SERVER, attributes)
+                stack.callback(_detach, context.attach(trace.set_span_in_context(span, parent)))
+        yield span
+        with _harmless():
+            if span:
+                span.end()
+
+
+def answered(span: Any, *, method: str, route: str, status: int) -> None:
+    """What the span of a request says of its answer."""
+    with _harmless():
+        span.update_name(f"{method} /{route}")
+        span.set_attributes({"http.route": f"/{route}", "http.response.status_code": status})
+        if status >= 500:
+            span.set_status(trace.StatusCode.ERROR)
+
+
+def submitted(rows: Sequence[MutableMapping[str, Any]]) -> None:
+    """Gives rows of submitted jobs the current trace; without one, each job and its children one of their own."""
+    with _harmless():
+        if current := _current():
+            for row in rows:
+                row["traceparent"] = current
+            return
+        own = {row["id"]: _submission(row) for row in rows if not row["parent_id"] and not row.get("traceparent")}
+        for row in rows:
+            row.setdefault("traceparent", own.get(row["parent_id"] or row["id"]))
+
+
+def _current() -> str | None:
+    headers: dict[str, str] = {}
+    w3c.inject(headers)
+    return headers.get("traceparent")
+
+
+def _submission(row: MutableMapping[str, Any]) -> str | None:
+    attributes = {"muster.job.id": str(row["id"]), "muster.job.owner": row["owner"]}
+    if row.get("schedule_id"):
+        attributes["muster.schedule.id"] = str(row["schedule_id"])
+    span = _tracer().start_span(
+        f"submit {row['kind']}", context.Context(), kind=trace.SpanKind.PRODUCER, attributes=attributes
+    )
+    span.end()
+    headers: dict[str, str] = {}
+    w3c.inject(headers, trace.set_span_in_context(span, context.Context()))
+    return headers.get("traceparent")
+
+
+# Running.
 
 
 @contextmanager
@@ -58,7 +166,8 @@ def enter_task(attempt: Attempt) -> None:
 
 
 def _enter(attempt: Attempt) -> Any:
-    span = open_spans[attempt] = _start(attempt)
+    span = _start(attempt)
+    open_spans[attempt.key] = span, attempt
     return context.attach(trace.set_span_in_context(span))
 
 
@@ -70,8 +179,15 @@ def _detach(token: Any) -> None:
 def leave(attempt: Attempt) -> None:
     """Ends the attempt's span if it was not recorded."""
     with _harmless():
-        if span := open_spans.pop(attempt, None):
+        if opened := open_spans.pop(attempt.key, None):
+            span, attempt = opened
+            _record_wait(attempt)
             span.end()
+
+
+def forget(job_id: str, number: int) -> None:
+    """The attempt was rolled back as if it had never been; if it is made again, that has another span."""
+    open_spans.pop((job_id, number), None)
 
 
 def record(attempt: Attempt, outcome: str, failure: Failure | None = None, *, began_at: float | None = None) -> None:
@@ -80,10 +196,11 @@ def record(attempt: Attempt, outcome: str, failure: Failure | None = None, *, be
     failure: None, if it did not fail.
     """
     with _harmless():
-        span = open_spans.pop(attempt, None)
+        span, attempt = open_spans.pop(attempt.key, (None, attempt))
         if span is None and began_at is not None:
-            span = _start(attempt, start_time=int(began_at * 1e9))
+            span = _start(attempt, start_time=_nanoseconds(began_at))
         if span is not None:
+            _record_wait(attempt)
             span.set_attribute("muster.job.outcome", outcome)
             if failure:
                 span.add_event(
@@ -98,6 +215,43 @@ def record(attempt: Attempt, outcome: str, failure: Failure | None = None, *, be
             span.end()
 
 
+def _record_wait(attempt: Attempt) -> None:
+    """A span of the time from when the job could have started until it was claimed."""
+    if attempt.waited_since and attempt.claimed_at:
+        start, end = attempt.waited_since.timestamp(), attempt.claimed_at.timestamp()
+        span = _start(attempt, f"wait {attempt.kind}", trace.SpanKind.INTERNAL, start_time=_nanoseconds(start))
+        span.end(_nanoseconds(max(start, end)))
+
+
+def _start(attempt: Attempt, name: str = "", kind: Any = None, **options: Any) -> Any:
+    attributes: dict[str, str | int] = {
+        "muster.job.id": attempt.job_id,
+        "muster.job.attempt": attempt.number,
+        "muster.job.owner": attempt.owner,
+    }
+    parent = context.Context()
+    if attempt.traceparent:
+        parent = w3c.extract({"traceparent": attempt.traceparent}, context=parent)
+    kind = trace.SpanKind.CONSUMER if kind is None else kind
+    return _tracer().start_span(name or attempt.kind, parent, kind, attributes, **options)
+
+
+def ids() -> tuple[str, str] | None:
+    """The ids of the current trace and span, in hexadecimal; None if there is none."""
+    if trace is None:
+        return None
+    current = trace.get_current_span().get_span_context()
+    return (f"{current.trace_id:032x}", f"{current.span_id:016x}") if current.is_valid else None
+
+
+def _tracer() -> Any:
+    return trace.get_tracer("muster")
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)
+
+
 @contextmanager
 def _harmless() -> Iterator[None]:
     """What exports spans is somebody else's, and may raise."""
@@ -105,14 +259,3 @@ def _harmless() -> Iterator[None]:
         yield
     except Exception:
         logger.exception("OpenTelemetry failed; the job continues.")
-
-
-def _start(attempt: Attempt, **options: Any) -> Any:
-    attributes: dict[str, str | int] = {
-        "muster.job.id": attempt.job_id,
-        "muster.job.attempt": attempt.number,
-        "muster.job.owner": attempt.owner,
-    }
-    return trace.get_tracer("muster").start_span(
-        attempt.kind, kind=trace.SpanKind.CONSUMER, attributes=attributes, **options
-    )

@@ -282,6 +282,8 @@ def fake_job(
         progress_message="",
         limit_key=kind.key_of(fitting),
         notify=None,
+        traceparent=None,
+        waited_since=None,
         watched_since=None,
         began_at=0,
         claimed_at=datetime.now(UTC),

@@ -111,6 +111,7 @@ class _Batch:
         """The jobs do not run any more."""
         if self.in_flight:
             self.process.in_flight.forget(self.in_flight)
+            attempts.rolled_back(self.attempts)
 
 
 class Done(NamedTuple):
@@ -175,11 +176,13 @@ def _complete_together(running: list[RunningJob], kind: Kind, worker_name: str) 
 def _results(kind: Kind, running: list[RunningJob], lent: session.Lent) -> tuple[list[str], list[int]]:
     """The results as JSON and, where each job has a call of its own, where its hooks end among those of all."""
     if kind.takes_batch:
-        return results_of_batch(kind, running), []
+        with attempts.called(running):
+            return results_of_batch(kind, running), []
     results: list[str] = []
     hook_ends: list[int] = []
     for job in running:
-        results.append(result_of(job))
+        with attempts.called([job]):
+            results.append(result_of(job))
         hook_ends.append(lent.hooks_so_far)
     return results, hook_ends
 

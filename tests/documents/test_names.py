@@ -15,12 +15,23 @@ from tests.documents.reader import ALL, API, OPERATIONS, PIPELINES, README, ROOT
 
 by_name = pytest.mark.parametrize("document", ALL, ids=lambda document: document.name)
 OLD_NAMES = (*RENAMED, *OLD_SIZES.values())
-# Names that look like settings and are docker-compose.yml's own, Django's, or a test's.
+# Names that look like settings and are docker-compose.yml's own, Django's, OpenTelemetry's, Sentry's, or a test's.
 OTHER_NAMES = {
     "BUILD_TARGET",
     "COMPOSE_PROFILES",
     "DJANGO_SETTINGS_MODULE",
     "INSTALLED_APPS",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_SDK_DISABLED",
+    "OTEL_SERVICE_NAME",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "SENTRY_ENVIRONMENT",
+    "SENTRY_RELEASE",
     "SCHEMATHESIS_SEED",
     "SCHEMATHESIS_SECONDS",
 }

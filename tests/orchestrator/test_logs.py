@@ -11,12 +11,16 @@ import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
+import msgspec
 import pytest
 import sentry_sdk
+from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 from django.db.models.functions import Now
 from django.utils import translation
+from pytest_django import Settings
 from sentry_sdk.transport import Transport
 
 from orchestrator import submission
@@ -25,6 +29,7 @@ from orchestrator.models import Dependency, Job
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
 from orchestrator.running import RunningJob
 from orchestrator.submission import submit, submit_many
+from orchestrator.telemetry.sentry import start as start_sentry
 from orchestrator.upkeep import tick
 from orchestrator.worker.process import WorkerProcess
 from tests.orchestrator.workbench import DeclareKind, MakeWorker, again, lease, pipeline, run, threads
@@ -196,6 +201,54 @@ def test_a_failure_of_the_database_is_logged_as_one(
 
     assert again(job).attempts.get().outcome == "RAISED"
     assert [level for level, _ in lines(caplog)] == ["ERROR"]
+
+
+@pytest.fixture
+def sentry_by_setting(settings: Settings) -> Iterator[list[dict[str, Any]]]:
+    """The events that Sentry is sent by a process with SENTRY_DSN set."""
+    settings.ENV = msgspec.structs.replace(settings.ENV, SENTRY_DSN="http://key@127.0.0.1:1/1")
+    recorder = Recorder()
+    start_sentry(transport=recorder)
+    yield recorder.events
+    sentry_sdk.get_client().close()
+    sentry_sdk.init()
+
+
+@BOTH
+def test_sentry_has_each_failed_job_once_with_tags_and_no_retry(
+    execution: Any, kind: DeclareKind, worker: WorkerProcess, sentry_by_setting: list[dict[str, Any]]
+) -> None:
+    def explode(running: RunningJob, payload: str) -> None:
+        if payload:
+            raise ValueError("no")
+
+    failing = kind(explode, payload=str, execution=execution, max_attempts=3, backoff_seconds=0)
+    secret = uuid4().hex
+    submit(failing, "")
+    bad = [submit(failing, secret) for _ in range(2)]
+
+    while run(failing, worker):
+        pass
+
+    tags = [event["tags"] for event in sentry_by_setting]
+    assert sorted(each["job_id"] for each in tags) == sorted(str(job.id) for job in bad)
+    assert {(each["kind"], each["attempt"], each["outcome"]) for each in tags} == {(failing.name, "3", "RAISED")}
+    assert secret not in str(sentry_by_setting)
+
+
+def test_without_sentry_dsn_nothing_is_sent() -> None:
+    before = sentry_sdk.get_client()
+
+    start_sentry()
+
+    assert sentry_sdk.get_client() is before
+
+
+def test_a_sentry_dsn_that_is_none_is_refused(settings: Settings) -> None:
+    settings.ENV = msgspec.structs.replace(settings.ENV, SENTRY_DSN="hush")
+
+    with pytest.raises(ImproperlyConfigured, match="SENTRY_DSN is not valid"):
+        start_sentry()
 
 
 @BOTH

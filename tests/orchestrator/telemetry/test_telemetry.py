@@ -394,7 +394,12 @@ def attributes(reported: ReadableSpan | SpanEvent) -> Mapping[str, Any]:
 
 
 def attempts_of(spans: InMemorySpanExporter, job: Job) -> list[ReadableSpan]:
-    return [span for span in spans.get_finished_spans() if attributes(span)["muster.job.id"] == str(job.id)]
+    """The spans of a job's attempts, and of what they have traced; not of its submission and its waits."""
+    return [
+        span
+        for span in spans.get_finished_spans()
+        if attributes(span)["muster.job.id"] == str(job.id) and not span.name.startswith(("submit ", "wait "))
+    ]
 
 
 @BOTH
