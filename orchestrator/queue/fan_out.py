@@ -30,10 +30,10 @@ WITH item AS (
 ), inserted AS (
     INSERT INTO orchestrator_job (
         id, kind, queue, owner, priority, payload, max_attempts, parent_id, name, unfinished_dependencies, limit_key,
-        run_at, rank, ready
+        traceparent, run_at, rank, ready
     )
     SELECT item.id, %(kind)s, %(queue)s, step.owner, step.priority, item.payload, %(max_attempts)s, step.parent_id,
-           item.name, is_held::integer, item.key, step.run_at, step.rank,
+           item.name, is_held::integer, item.key, step.traceparent, step.run_at, step.rank,
            NOT is_held AND step.run_at <= clock_timestamp()
     FROM item, orchestrator_job step
     WHERE step.id = %(step)s

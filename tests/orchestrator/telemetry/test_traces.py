@@ -140,6 +140,19 @@ def test_jobs_that_a_handler_submits_are_part_of_its_attempt(
         assert (child.trace_id, child.parent_id) == (attempt.trace_id, attempt.id)
 
 
+def test_the_jobs_for_each_value_of_a_list_are_in_the_trace_of_their_pipeline(
+    kind: DeclareKind, worker: WorkerProcess, traced: Traced
+) -> None:
+    rows, each, last = kind(lambda running: [1, 2]), kind(), kind()
+    steps = [Child(name="rows", kind=rows.name), Child(name="each", kind=each.name, each={"$from": "rows"})]
+    parent = submit(last, children=steps)
+
+    run(rows, worker)
+    run(each, worker)
+
+    assert [span.trace_id for span in traced.named(each.name)] == [str(parent.traceparent)[3:35]] * 2
+
+
 def test_each_job_that_is_submitted_by_itself_has_a_trace_of_its_own(
     db: None, kind: DeclareKind, traced: Traced
 ) -> None:
