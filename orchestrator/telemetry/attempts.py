@@ -9,7 +9,7 @@ import atexit
 import logging
 import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_UNTRACED = nullcontext()
 # Outcomes that are no failure of the attempt's.
 _NO_FAILURES = (None, Attempt.Outcome.INTERRUPTED)
 
@@ -96,14 +97,11 @@ def begun_in_task(running: BaseRunningJob) -> None:
         tracing.enter_task(_traced(running))
 
 
-@contextmanager
-def called(running: Sequence[BaseRunningJob]) -> Iterator[None]:
+def called(running: Sequence[BaseRunningJob]) -> AbstractContextManager[None]:
     """The handler of transactional jobs is called meanwhile; of many at once, it is no one's in particular."""
     if len(running) == 1 and tracing.is_on():
-        with tracing.span_of(_traced(running[0])):
-            yield
-    else:
-        yield
+        return tracing.span_of(_traced(running[0]))
+    return _UNTRACED
 
 
 def rolled_back(attempts_so_far: Mapping[str, int]) -> None:

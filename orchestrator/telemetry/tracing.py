@@ -16,6 +16,9 @@ from django.conf import settings
 
 logger = logging.getLogger(__name__)
 
+# Read once: each attempt asks.
+_EXPORTS: bool = settings.EXPORT_TRACES
+
 # OpenTelemetry's modules, once they are needed.
 trace: Any = None
 context: Any = None
@@ -55,7 +58,7 @@ open_spans: dict[tuple[str, int], tuple[Any, Attempt]] = {}
 
 def is_on() -> bool:
     """Whether anybody would see a span. Asked each time: a process may be configured when it has begun already."""
-    if settings.EXPORT_TRACES:
+    if _EXPORTS:
         from orchestrator.telemetry import exporting
 
         exporting.start()
@@ -78,7 +81,7 @@ def _import() -> None:
 
 def flush() -> None:
     """Sends the spans of a process that ends."""
-    if settings.EXPORT_TRACES:
+    if _EXPORTS:
         from orchestrator.telemetry import exporting
 
         exporting.flush()
