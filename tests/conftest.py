@@ -11,6 +11,7 @@ from config.local.postgres import Postgres
 from config.local.valkey import Valkey
 from tests import servers
 from tests.documented import answers_are_documented
+from tests.emptying import Emptying
 from tests.moves import watch_moves
 
 __all__ = ["answers_are_documented"]
@@ -39,9 +40,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
-    """The test database, in which no job moves otherwise than `states.MOVES` says."""
+    """The test database, in which no job moves otherwise than `states.MOVES` says; it is emptied quickly."""
     with django_db_blocker.unblock():
         watch_moves()
+        Emptying().replace_djangos()
 
 
 @pytest.fixture
