@@ -2,7 +2,7 @@
 
 python -m benchmarks.probe create_tasks COUNT BATCH | claim COUNT | submit_steps COUNT | submit_fan CHILDREN
     | submit_leased_fan CHILDREN | submit_each COUNT | submit_waits COUNT SECONDS | submit_async_waits COUNT SECONDS
-    | run_leased_steps COUNT | run_keyed_steps COUNT
+    | run_leased_steps COUNT | run_keyed_steps COUNT | fire_schedules
 """
 
 from __future__ import annotations
@@ -111,6 +111,20 @@ def run_keyed_steps(count: int) -> dict[str, Any]:
     return _run("bench.keyed_step", [{"key": f"free {number}"} for number in range(count)])
 
 
+def fire_schedules() -> dict[str, Any]:
+    """Submits the jobs of all schedules that are due, as ticks that follow each other do."""
+    from django.db import connection
+
+    from scheduler.services.firing import fire_due
+
+    began_at = time.perf_counter()
+    while fire_due():
+        pass
+    seconds = time.perf_counter() - began_at
+    connection.close()
+    return {"seconds": seconds}
+
+
 def _run(name: str, payloads: list[dict[str, Any]]) -> dict[str, Any]:
     from django.db import connection
 
@@ -157,6 +171,7 @@ if __name__ == "__main__":
         submit_async_waits,
         run_leased_steps,
         run_keyed_steps,
+        fire_schedules,
     )
     command = {each.__name__: each for each in commands}[sys.argv[1]]
     print(json.dumps(command(*map(int, sys.argv[2:]))))

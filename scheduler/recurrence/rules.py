@@ -154,6 +154,17 @@ class Recurrence:
         """The occurrences from one instant to another, both included; the first `limit` of them."""
         return list(islice(takewhile(lambda at: at <= end, self.after(begin - MICROSECOND)), limit))
 
+    def due(self, begin: datetime, now: datetime, *, limit: int) -> tuple[list[datetime], datetime | None]:
+        """The first `limit` occurrences from one instant to another, both included, and the one that follows them, all
+        found in one go.
+        """
+        found: list[datetime] = []
+        for at in self.after(begin - MICROSECOND):
+            if at > now or len(found) == limit:
+                return found, at
+            found.append(at)
+        return found, None
+
     def next_after(self, instant: datetime) -> datetime | None:
         return next(self.after(instant), None)
 

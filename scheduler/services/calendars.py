@@ -10,6 +10,7 @@ from django.db.models.functions import Least, Now
 
 from access import audit
 from scheduler.models import Calendar, TaskSchedule, calendars_named
+from scheduler.recurrence.calendars import Calendar as BusinessCalendar
 from scheduler.recurrence.rules import BadRecurrence
 
 MAX_NAMED = 5
@@ -79,11 +80,12 @@ def lock_calendars(names: Collection[str]) -> None:
             cursor.execute(LOCK, [list(names)])
 
 
-def load_calendars(schedules: Sequence[TaskSchedule]) -> None:
-    """Reads the calendars of all the schedules at once."""
+def load_calendars(schedules: Sequence[TaskSchedule]) -> Mapping[str, BusinessCalendar]:
+    """Reads the calendars of all the schedules at once; returns them by name."""
     loaded = calendars_named({name for schedule in schedules for name in schedule.calendars})
     for schedule in schedules:
         schedule.loaded_calendars = loaded
+    return loaded
 
 
 def _check(calendar: Calendar) -> None:

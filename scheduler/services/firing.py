@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from django.db import InterfaceError, OperationalError, connection, transaction
@@ -19,9 +19,8 @@ from orchestrator.failpoints import Failpoint
 from orchestrator.kinds import all_kinds
 from orchestrator.pg_values import as_text
 from scheduler.models import TaskSchedule
-from scheduler.recurrence.rules import Recurrence
-from scheduler.services.calendars import load_calendars
-from scheduler.services.occurrences import Occurrence, existing_occurrences, next_occurrence, submit_occurrences
+from scheduler.services.due import Due, DueTimes
+from scheduler.services.occurrences import Occurrence, existing_occurrences, has_run_its_times, submit_occurrences
 from scheduler.services.overlap import judge, unfinished_jobs
 
 logger = logging.getLogger(__name__)
@@ -29,14 +28,11 @@ logger = logging.getLogger(__name__)
 tasks_made = Failpoint("schedule-tasks-made")
 schedules_moved_on = Failpoint("schedules-moved-on")
 
-# Schedules fired in one transaction, the tasks that they may come to (all and each), and the time one tick spends on
-# such transactions. The next tick continues with the rest.
+# Schedules fired in one transaction, the tasks that they may come to, and the time one tick spends on such
+# transactions. The next tick continues with the rest.
 SCHEDULES_A_PASS = 500
 TASKS_A_PASS = 2_000
-OCCURRENCES_AT_ONCE = 1_000
 FIRING_SECONDS = 1.0
-# An occurrence is missed if it is later than a tenth of the time to the next one, within these bounds.
-MIN_GRACE, MAX_GRACE = timedelta(seconds=3), timedelta(seconds=30)
 
 # Schedules that were fired, moved on to their next occurrence.
 MOVE_ON = """
@@ -62,8 +58,7 @@ class Firing:
     """A locked schedule with what is due of it: what of that wants to run, and what in the end does."""
 
     schedule: TaskSchedule
-    recurrence: Recurrence | None = None
-    due: list[datetime] = field(default_factory=list)
+    following: datetime | None = None
     waiting: list[datetime] = field(default_factory=list)
     run: list[datetime] = field(default_factory=list)
     queued: list[datetime] = field(default_factory=list)
@@ -82,9 +77,10 @@ def fire_due(*, now: datetime | None = None) -> int:
     as during an upgrade, stay due for a process that does.
     """
     deadline = time.monotonic() + FIRING_SECONDS
+    due_times = DueTimes()
     fired = 0
     while True:
-        tasks = _fire_pass(Q(), now)
+        tasks = _fire_pass(Q(), now, due_times)
         if tasks is None:
             return fired
         fired += tasks
@@ -94,10 +90,10 @@ def fire_due(*, now: datetime | None = None) -> int:
 
 def fire_one(schedule_id: UUID, *, now: datetime | None = None) -> None:
     """Fires one schedule if it is due; its PeriodicTask's bell."""
-    _fire_pass(Q(id=schedule_id), now)
+    _fire_pass(Q(id=schedule_id), now, DueTimes())
 
 
-def _fire_pass(which: Q, now: datetime | None) -> int | None:
+def _fire_pass(which: Q, now: datetime | None, due_times: DueTimes) -> int | None:
     """Fires some of the due schedules in one transaction; returns how many occurrences that submitted, or None if none
     is due.
     """
@@ -109,18 +105,18 @@ def _fire_pass(which: Q, now: datetime | None) -> int | None:
             .annotate(now=time_now)
             .order_by("next_run_at")[:SCHEDULES_A_PASS]
         )
-        load_calendars(due)
-        return fire_locked(due, due[0].now) if due else None
+        return fire_locked(due, due[0].now, due_times) if due else None
 
 
-def fire_locked(schedules: Sequence[TaskSchedule], now: datetime) -> int:
+def fire_locked(schedules: Sequence[TaskSchedule], now: datetime, due_times: DueTimes) -> int:
     """Submits what is due and moves the locked schedules on; one that cannot fire stops with its error."""
     firings: list[Firing] = []
     stopped: list[TaskSchedule] = []
     submitted = 0
+    due_times.load(schedules)
     for schedule in schedules:
         try:
-            firings.append(_firing(schedule, now))
+            firings.append(_firing(schedule, due_times.of(schedule, now), now))
         except Exception as error:
             stopped.append(_stop(schedule, error))
             continue
@@ -132,34 +128,21 @@ def fire_locked(schedules: Sequence[TaskSchedule], now: datetime) -> int:
     tasks_made()
     fired = [firing for firing in firings if firing.schedule not in failed]
     for firing in fired:
-        assert firing.recurrence
-        _move_on(firing, firing.recurrence, now)
+        _move_on(firing, now)
     _write([firing.schedule for firing in fired] + stopped + failed)
     schedules_moved_on()
     return sum(len(firing.run) for firing in fired)
 
 
-def _firing(schedule: TaskSchedule, now: datetime) -> Firing:
-    """What is due of the schedule, and what wants to run: what has waited, and what its misfire policy allows."""
-    assert schedule.next_run_at
-    recurrence = schedule.recurrence
-    due = recurrence.between(schedule.next_run_at, now, limit=OCCURRENCES_AT_ONCE)
+def _firing(schedule: TaskSchedule, due: Due, now: datetime) -> Firing:
+    """What of the due occurrences wants to run: what has waited, and what its misfire policy allows."""
+    times = due.times
     # Nothing is due where the rules of a time zone, or the row itself, were changed under the schedule.
-    if not due or schedule.misfire_policy == TaskSchedule.MisfirePolicy.ALL:
-        return Firing(schedule, recurrence, due, [*schedule.queued, *due])
-    if len(due) == OCCURRENCES_AT_ONCE:
-        # So much was missed that only its end is looked for; what lies between is not counted one by one.
-        due[-1] = recurrence.latest(now)
-    if schedule.misfire_policy == TaskSchedule.MisfirePolicy.LATEST:
-        return Firing(schedule, recurrence, due, [*schedule.queued, due[-1]], missed=len(due) - 1)
-    timely = due[-1:] if now - due[-1] <= _grace(recurrence, due[-1]) else []
-    return Firing(schedule, recurrence, due, [*schedule.queued, *timely], missed=len(due) - len(timely))
-
-
-def _grace(recurrence: Recurrence, occurrence: datetime) -> timedelta:
-    """How late the occurrence may be without being missed."""
-    following = recurrence.next_after(occurrence)
-    return min(max(MIN_GRACE, (following - occurrence) / 10), MAX_GRACE) if following else MAX_GRACE
+    if not times or schedule.misfire_policy == TaskSchedule.MisfirePolicy.ALL:
+        return Firing(schedule, due.following, [*schedule.queued, *times])
+    is_missed = schedule.misfire_policy == TaskSchedule.MisfirePolicy.SKIP and now - times[-1] > due.grace
+    wanted = [] if is_missed else times[-1:]
+    return Firing(schedule, due.following, [*schedule.queued, *wanted], missed=len(times) - len(wanted))
 
 
 def _leave_out(firings: Sequence[Firing]) -> None:
@@ -239,11 +222,10 @@ def _count(firing: Firing, now: datetime) -> None:
     schedule.last_run_at = now if firing.run else schedule.last_run_at
 
 
-def _move_on(firing: Firing, recurrence: Recurrence, now: datetime) -> None:
+def _move_on(firing: Firing, now: datetime) -> None:
     _count(firing, now)
     schedule = firing.schedule
-    after = firing.due[-1] if firing.due else now
-    schedule.next_run_at = next_occurrence(schedule, recurrence, after)
+    schedule.next_run_at = None if has_run_its_times(schedule) else firing.following
     # One that has come to its end has not stopped because of an error.
     schedule.last_error = as_text(firing.refusal, at_most=2_000) if schedule.next_run_at else ""
 

@@ -131,10 +131,13 @@ def existing_occurrences(occurrences: Iterable[tuple[UUID, datetime]]) -> set[tu
 
 def next_occurrence(schedule: TaskSchedule, recurrence: Recurrence, after: datetime) -> datetime | None:
     """The next occurrence; None when the schedule has run as often as it should."""
+    return None if has_run_its_times(schedule) else recurrence.next_after(after)
+
+
+def has_run_its_times(schedule: TaskSchedule) -> bool:
+    """Whether it has run as often as it should, with what waits."""
     times = schedule.schedule_x_times
-    if times is not None and schedule.run_count + len(schedule.queued) >= times:
-        return None
-    return recurrence.next_after(after)
+    return times is not None and schedule.run_count + len(schedule.queued) >= times
 
 
 def database_now() -> datetime:

@@ -19,7 +19,8 @@ from orchestrator.upkeep import tick
 from scheduler.models import Task, TaskSchedule
 from scheduler.services import firing
 from scheduler.services.backfills import backfill
-from scheduler.services.firing import OCCURRENCES_AT_ONCE, fire_due, fire_one
+from scheduler.services.due import OCCURRENCES_AT_ONCE
+from scheduler.services.firing import fire_due, fire_one
 from scheduler.services.occurrences import Occurrence, database_now, task_of
 from scheduler.services.overlap import UNFINISHED_JOBS, unfinished_jobs
 from scheduler.services.schedules import delete_schedule, run_now
@@ -235,7 +236,7 @@ def test_what_is_too_much_for_one_tick_is_made_up_for_by_the_next_ones(monkeypat
 
 
 def test_a_tick_ends_although_its_schedules_stay_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(firing, "fire_locked", lambda due, now: 1)
+    monkeypatch.setattr(firing, "fire_locked", lambda *_: 1)
     monkeypatch.setattr(firing, "FIRING_SECONDS", 0.05)
     make_schedule()
 
