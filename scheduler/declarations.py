@@ -24,6 +24,7 @@ OPTIONS: Mapping[str, Any] = {
     "include": [],
     "calendars": [],
     "on_closed": "skip",
+    "on_failure": [],
     "enabled": True,
 }
 

@@ -158,6 +158,13 @@ class TaskSchedule(Operands):
         help_text="Names of calendars, all of which have to be open.",
     )
     on_closed = models.CharField(max_length=8, choices=OnClosed, default=OnClosed.SKIP, db_default=OnClosed.SKIP)
+    on_failure = ArrayField(
+        models.UUIDField(),
+        default=list,
+        blank=True,
+        db_default=Value([], ArrayField(models.UUIDField())),
+        help_text="Ids of notifications that tell when one of its jobs has failed, beside those that match the job.",
+    )
 
     declared = models.JSONField(null=True, editable=False, help_text="What code said of it last, if it is declared.")
     enabled = models.BooleanField(default=True)

@@ -15,6 +15,7 @@ from orchestrator.queries import created_between
 from orchestrator.upkeep import retention, tick
 from scheduler.jobs import add
 from scheduler.models import FIRE, TaskResult
+from scheduler.services import failures as failures
 from scheduler.services import firing
 from scheduler.services.periodic_tasks import follower
 

@@ -216,13 +216,13 @@ def owner_named(name: str, request: Request) -> str:
         raise BadInput("", [Problem("/owner", "unknown_user", str(error))]) from None
 
 
-def visible_notifications(ids: list[UUID], request: Request) -> list[UUID]:
-    """The ids; raises BadInput for one of a notification that the user may not see."""
+def visible_notifications(ids: list[UUID], request: Request, field: str = "notify") -> list[UUID]:
+    """The ids, which the field has; raises BadInput for one of a notification that the user may not see."""
     known = (
         set(visible(Notification.objects.filter(id__in=ids), request.user).values_list("id", flat=True)) if ids else ()
     )
     unknown = [
-        Problem(f"/notify/{position}", "unknown", f"There is no notification {id}, or you may not see it.")
+        Problem(f"/{field}/{position}", "unknown", f"There is no notification {id}, or you may not see it.")
         for position, id in enumerate(ids)
         if id not in known
     ]

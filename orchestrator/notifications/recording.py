@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from orchestrator import submission
 from orchestrator.failpoints import Failpoint
 from orchestrator.models import Delivery
 from orchestrator.queue import ends
+from orchestrator.states import Status
 
 DELIVER, DIGEST = f"{ends.TELLING_KINDS}deliver", f"{ends.TELLING_KINDS}digest"
 
@@ -31,10 +32,15 @@ SELECT note.id AS notification_id, note.digest_seconds > 0 AS by_digest, job.id 
            'started_at', job.started_at, 'finished_at', job.finished_at
        )::text AS data
 FROM orchestrator_job AS job JOIN orchestrator_notification AS note
-  ON note.enabled AND job.status = ANY(note.statuses)
- AND (note.id = ANY(job.notify)
-      OR note.automatic AND note.kind IN ('', job.kind) AND note.owner IN ('', job.owner)
-         AND (job.parent_id IS NULL OR note.children))
+  ON note.enabled
+ AND (job.status = ANY(note.statuses)
+      AND (note.id = ANY(job.notify)
+           OR note.automatic AND note.kind IN ('', job.kind) AND note.owner IN ('', job.owner)
+              AND (job.parent_id IS NULL OR note.children))
+      OR (job.id, note.id) IN (
+          SELECT named.job_id, named.note_id
+          FROM unnest(%(named_jobs)s::uuid[], %(named_notes)s::uuid[]) AS named (job_id, note_id)
+      ))
 WHERE job.id = ANY(%(ids)s::uuid[]) AND job.status = %(status)s AND NOT starts_with(job.kind, %(telling_kinds)s)
 ORDER BY job.finished_at, job.id, note.id
 """  # noqa: S608 It is made of constants.
@@ -47,6 +53,18 @@ class Wanted(NamedTuple):
     kind: str
     type: str
     data: str
+
+
+# Of failed jobs, pairs of a job and a notification that is about it, as somebody else has said than who submitted it.
+Naming = Callable[[Sequence[UUID]], Sequence[tuple[UUID, UUID]]]
+
+_namings: list[Naming] = []
+
+
+def names_for_failed(function: Naming) -> Naming:
+    """Registers a function that is called with the ids of failed jobs, in the transaction that fails them."""
+    _namings.append(function)
+    return function
 
 
 @ends.listener
@@ -69,7 +87,11 @@ def submit_deliveries(rows: Sequence[Delivery]) -> None:
 
 
 def _wanted(ids: Sequence[UUID], status: str) -> list[Wanted]:
+    failed = ids if status == Status.FAILED else ()
+    named = [pair for naming in _namings for pair in naming(failed)] if failed else []
     parameters: dict[str, Any] = {
+        "named_jobs": [str(job_id) for job_id, _ in named],
+        "named_notes": [str(note_id) for _, note_id in named],
         "ids": [str(id) for id in ids],
         "status": status,
         "telling_kinds": ends.TELLING_KINDS,

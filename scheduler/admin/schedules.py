@@ -29,6 +29,7 @@ from scheduler.recurrence.rules import BadRecurrence
 from scheduler.services.occurrences import database_now
 from scheduler.services.schedules import (
     change_schedule,
+    check_notifications,
     checked,
     create_schedule,
     delete_schedule,
@@ -54,7 +55,8 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
         fields = (
             "name", "description", "kind", "payload", "a", "b", "priority", "scheduled_at", "ends_at", "timezone",
             "interval", "every_x_days", "every_x_hours", "cron", "rrule", "schedule_x_times", "misfire_policy",
-            "overlap", "max_running", "jitter_seconds", "exclude", "include", "calendars", "on_closed", "enabled",
+            "overlap", "max_running", "jitter_seconds", "exclude", "include", "calendars", "on_closed",
+            "on_failure", "enabled",
         )  # fmt: skip
 
     kind = forms.ChoiceField(choices=_kinds_to_schedule, widget=UnfoldAdminSelectWidget, initial=ADD)
@@ -76,6 +78,7 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
             if WORK & set(self.changed_data):
                 check_work(self.instance)
             checked(self.instance)
+            check_notifications(self.instance)
         except BadRecurrence as refusal:
             for name in refusal.fields:
                 self.add_error(name.partition("/")[0], str(refusal))
@@ -121,6 +124,7 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
                     ("cron", "rrule"),
                     ("misfire_policy", "jitter_seconds"),
                     ("overlap", "max_running"),
+                    "on_failure",
                     "enabled",
                 ),
             },

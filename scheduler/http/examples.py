@@ -114,6 +114,7 @@ SCHEDULE: dict[str, Any] = {
     "include": [],
     "calendars": [],
     "on_closed": "skip",
+    "on_failure": [],
     "enabled": True,
     "next_run_at": "2030-01-31T12:00:30Z",
     "last_run_at": "2030-01-31T12:00:20.312000Z",

@@ -23,6 +23,7 @@ from orchestrator.http.fields import (
     StrictSerializer,
 )
 from orchestrator.http.links import link
+from orchestrator.submission import MAX_NOTIFY
 from scheduler.http.numbers import NOT_BOTH as NOT_BOTH_OPERANDS
 from scheduler.http.numbers import Number, Operand, Operation, read_operation
 from scheduler.models import ADD, MAX_DESCRIPTION_LENGTH, MAX_NAME_LENGTH, TaskSchedule
@@ -162,6 +163,14 @@ class ScheduleBody(StrictSerializer):
         default=TaskSchedule.OnClosed.SKIP,
         help_text="What to do with an occurrence on a day that calendars have closed: skip it, or run it at the same "
         "time of the next open day, or of the previous one.",
+    )
+    on_failure = serializers.ListField(
+        child=serializers.UUIDField(),
+        required=False,
+        default=list,
+        max_length=MAX_NOTIFY,
+        help_text="Ids of notifications (`GET /notifications`) that tell when one of its jobs has failed, beside "
+        "those that match the job by themselves.",
     )
     enabled = StrictBooleanField(required=False, help_text="Whether it runs; true by default.")
 
@@ -329,6 +338,7 @@ class ScheduleSerializer(serializers.Serializer[TaskSchedule]):
     include = serializers.ListField(child=serializers.CharField())
     calendars = serializers.ListField(child=serializers.CharField())
     on_closed = serializers.ChoiceField(choices=TaskSchedule.OnClosed.choices)
+    on_failure = serializers.ListField(child=serializers.UUIDField())
     enabled = serializers.BooleanField()
     next_run_at = serializers.DateTimeField(
         allow_null=True, help_text="Null while it is paused, after its last run, or if it cannot fire."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import transaction
 from drf_spectacular.utils import OpenApiResponse, PolymorphicProxySerializer, extend_schema
 from rest_framework.request import Request
@@ -13,7 +15,7 @@ from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
 from orchestrator.http.idempotency import idempotent
 from orchestrator.http.job_serializers import JobSerializer
-from orchestrator.http.job_views import job_shown
+from orchestrator.http.job_views import job_shown, visible_notifications
 from orchestrator.http.links import location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, LOCATION_OF_NEW, example, problems
 from orchestrator.http.pagination import NewestFirst
@@ -72,7 +74,7 @@ class SchedulesView(APIView):
     )
     @idempotent
     def post(self, request: Request) -> Response:
-        columns = read_body(ScheduleBody, request)
+        columns = _read_schedule(request)
         schedule = TaskSchedule(owner=owner_of(request.user), **columns)
         check_count(request.user, schedule.owner)
         create_schedule(schedule)
@@ -156,7 +158,7 @@ class ScheduleView(APIView):
 
     def _change(self, request: Request, schedule_id: str, *, partial: bool) -> Response:
         schedule = _visible_schedule(request, schedule_id, to="scheduler.change_taskschedule")
-        changes = read_body(ScheduleBody, request, partial=partial)
+        changes = _read_schedule(request, partial=partial)
         with transaction.atomic():
             changed = change_schedule(schedule.id, changes)
             check_schedule(request.user, changed)
@@ -288,6 +290,12 @@ class BackfillView(APIView):
             "tasks": tasks_url(schedule),
         }
         return Response(shown, status=200 if dry_run else 202)
+
+
+def _read_schedule(request: Request, *, partial: bool = False) -> dict[str, Any]:
+    columns = read_body(ScheduleBody, request, partial=partial)
+    visible_notifications(columns.get("on_failure", []), request, "on_failure")
+    return columns
 
 
 def _visible_schedule(request: Request, given: str, *, to: str = "") -> TaskSchedule:

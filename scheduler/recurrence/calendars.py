@@ -11,6 +11,8 @@ import holidays
 
 WEEKDAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 DAY = timedelta(days=1)
+# Of the names of holidays, where they are known in it.
+LANGUAGE = "en_US"
 
 Span = tuple[date, date]
 
@@ -74,7 +76,10 @@ def _within(day: date, spans: Iterable[Span]) -> bool:
 def holidays_of(country: str, subdivision: str, year: int) -> dict[date, str]:
     """The public holidays of a year, with their names; raises UnknownCountry."""
     try:
-        found = holidays.country_holidays(country, subdiv=subdivision or None, years=year, expand=False)
+        # Otherwise their names would be in the language that the environment of each process names.
+        found = holidays.country_holidays(
+            country, subdiv=subdivision or None, years=year, expand=False, language=LANGUAGE
+        )
     except NotImplementedError:
         raise UnknownCountry(
             f"No holidays are known of {country!r}{f' with {subdivision!r}' * bool(subdivision)}; use the code of a "

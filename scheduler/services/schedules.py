@@ -13,6 +13,7 @@ from django.db.models.functions import Now
 
 from access import audit
 from orchestrator import submission
+from orchestrator.queue import ends
 from scheduler.models import TaskSchedule
 from scheduler.recurrence.exceptions import MAX_CALENDARS, Event
 from scheduler.recurrence.rules import MICROSECOND, BadRecurrence, Recurrence, require_firing
@@ -34,7 +35,7 @@ TIMES = RULES | {"exclude", "include", "calendars", "on_closed"}
 # What the audit trail keeps of a whole schedule.
 AUDITED = (
     "owner", "name", "kind", "payload", "a", "b", *sorted(TIMES), "ends_at", "schedule_x_times", "misfire_policy",
-    "overlap", "max_running", "jitter_seconds", "enabled",
+    "overlap", "max_running", "jitter_seconds", "on_failure", "enabled",
 )  # fmt: skip
 
 
@@ -54,6 +55,7 @@ def create_schedule(schedule: TaskSchedule, *, trusted: bool = False) -> None:
     """
     schedule.scheduled_at = (schedule.scheduled_at or database_now()).replace(microsecond=0)
     check_work(schedule, trusted=trusted)
+    check_notifications(schedule)
     with transaction.atomic(), _refusing_taken_names(schedule):
         lock_calendars(schedule.calendars)
         recurrence = checked(schedule)
@@ -87,6 +89,8 @@ def _changed(schedule: TaskSchedule, changes: Mapping[str, Any], trusted: bool) 
         schedule.scheduled_at = schedule.scheduled_at.replace(microsecond=0)
     if changed & WORK:
         check_work(schedule, trusted=trusted)
+    if "on_failure" in changed:
+        check_notifications(schedule)
     # Otherwise it is only paused, which a broken schedule can be too.
     lock_calendars(schedule.calendars)
     if changed - {"enabled", "declared"} or schedule.enabled:
@@ -156,6 +160,15 @@ def checked(schedule: TaskSchedule) -> Recurrence:
     if schedule._state.adding:
         _require_few_missed(schedule, recurrence)
     return recurrence
+
+
+def check_notifications(schedule: TaskSchedule) -> None:
+    """Raises BadRecurrence for the first of its notifications that there is not, or for too many."""
+    named = schedule.on_failure
+    if len(named) > submission.MAX_NOTIFY:
+        raise BadRecurrence("on_failure", f"At most {submission.MAX_NOTIFY}, not {len(named):,}.")
+    for unknown in ends.unknown_among(named) if named else ():
+        raise BadRecurrence(f"on_failure/{named.index(unknown)}", f"There is no notification {unknown}.")
 
 
 def _check_overlap(schedule: TaskSchedule) -> None:

@@ -10,8 +10,9 @@ from django.test import Client
 
 from scheduler.services.periodic_tasks import follower
 from tests.api import api, as_user, asks_for_tokens, unthrottled
+from tests.orchestrator.workbench import kind
 
-__all__ = ["api", "as_user", "asks_for_tokens", "unthrottled"]
+__all__ = ["api", "as_user", "asks_for_tokens", "kind", "unthrottled"]
 
 
 @pytest.fixture

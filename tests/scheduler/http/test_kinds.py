@@ -150,3 +150,19 @@ def test_what_waits_for_earlier_jobs_is_shown(api: Api) -> None:
     fire_due(now=MONDAY + MINUTE)
 
     assert api.get(path(schedule)).json()["queued"] == ["2096-04-02T12:01:00Z"]
+
+
+def test_a_schedule_names_the_notifications_that_tell_of_failures(api: Api) -> None:
+    body = {"name": "on call", "via": "webhook", "target": "https://example.org/hook", "automatic": False}
+    notification = api.post("/notifications", body).json()["id"]
+
+    made = api.post(PATH, NIGHTLY | {"on_failure": [notification]}).json()
+    changed = patch(api, TaskSchedule.objects.get(), {"on_failure": []}).json()
+
+    assert (made["on_failure"], changed["on_failure"]) == ([notification], [])
+
+
+def test_a_schedule_cannot_name_a_notification_that_there_is_not(api: Api) -> None:
+    refused = api.post(PATH, NIGHTLY | {"on_failure": ["01980c5e-7a00-7000-8000-000000000000"]})
+
+    assert (refused.status_code, pointers(refused)) == (400, ["/on_failure/0"])

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from scheduler.recurrence.calendars import Calendar
+from scheduler.recurrence.calendars import Calendar, holidays_of
 from scheduler.recurrence.exceptions import BadMoment, Exceptions, Moments, OnClosed, read_moment
 from scheduler.recurrence.rules import BadRecurrence, Recurrence, make_rule, require_firing
 
@@ -80,6 +80,14 @@ def test_holidays_and_weekends_are_skipped_with_their_names() -> None:
     assert "germany: " in reasons[25]
     assert [day for day, reason in reasons.items() if not reason] == [24, 27]
     assert reasons[28] == "germany: closed on Saturdays"
+
+
+def test_names_of_holidays_do_not_depend_on_the_language_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LANG", "LANGUAGE", "LC_ALL", "LC_MESSAGES"):
+        monkeypatch.setenv(name, "de_DE.UTF-8")
+    holidays_of.cache_clear()
+
+    assert GERMANY.day_closed(date(2030, 12, 25)) == "germany: Christmas Day"
 
 
 def test_a_part_of_a_country_has_holidays_of_its_own() -> None:

@@ -48,10 +48,21 @@ def some_schedule(chance: random.Random) -> TaskSchedule:
     return schedule
 
 
-def test_a_schedule_gets_what_it_would_get_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    chance, computed = random.Random(8), []
+def count_computed(monkeypatch: pytest.MonkeyPatch) -> list[Recurrence]:
+    """Those of which it is computed what is due, from now on."""
+    computed: list[Recurrence] = []
     compute = Recurrence.due
-    monkeypatch.setattr(Recurrence, "due", lambda *args, **limit: computed.append(1) or compute(*args, **limit))
+
+    def counted(recurrence: Recurrence, *args: Any, **limit: Any) -> Any:
+        computed.append(recurrence)
+        return compute(recurrence, *args, **limit)
+
+    monkeypatch.setattr(Recurrence, "due", counted)
+    return computed
+
+
+def test_a_schedule_gets_what_it_would_get_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance, computed = random.Random(8), count_computed(monkeypatch)
     shared = DueTimes()
     now = MONDAY
     for lateness in LATENESS:
@@ -67,8 +78,7 @@ def test_a_schedule_gets_what_it_would_get_alone(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_occurrence_is_computed_once_for_all_schedules_of_a_rule(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    computed, compute = [], Recurrence.due
-    monkeypatch.setattr(Recurrence, "due", lambda *args, **limit: computed.append(1) or compute(*args, **limit))
+    computed = count_computed(monkeypatch)
     schedules = [make_job_schedule(MONDAY - number * SECOND, interval=None, cron="0 * * * *") for number in range(5)]
 
     fire_due(now=MONDAY)
