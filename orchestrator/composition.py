@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
+from django.db import transaction
 from django.utils import timezone
 
-from orchestrator.graphs import checks, rows
+from access import audit
+from orchestrator.graphs import checks, references, rows
 from orchestrator.graphs.checks import BadGraph
-from orchestrator.graphs.each import EACH, is_item
-from orchestrator.graphs.references import BadReference, escaped
-from orchestrator.kinds import Child, Problem
+from orchestrator.graphs.each import EACH, is_item, prefix
+from orchestrator.graphs.references import LITERAL, BadReference, escaped
+from orchestrator.kinds import MAX_ATTEMPTS, Child, Problem
 from orchestrator.models import Dependency, Job
 from orchestrator.models import Step as StepRow
 from orchestrator.pipelines import Pipeline
+from orchestrator.queue import pipelines
+from orchestrator.queue.duplicates import Holder
+from orchestrator.queue.steps import set_deadline
 from orchestrator.states import FINAL, Status
-from orchestrator.submission import BadSubmission, submit
+from orchestrator.submission import BadSubmission, NotUnique, submit
 
 PIPELINE = "pipeline.run"
+MAX_DEADLINE_SECONDS = 366 * 86_400
 COLUMNS = ("id", "name", "kind", "status", "created_at", "started_at", "finished_at", "error")
 
 
@@ -35,22 +41,34 @@ def submit_pipeline(
     owner: str = "",
     priority: int | None = None,
     run_at: datetime | None = None,
+    deadline_seconds: float | None = None,
 ) -> Job:
     """Accepts a graph of steps as a client writes it; see docs/pipelines.md.
+
+    deadline_seconds: it fails if it has not ended so long after it was accepted, or after `run_at`.
 
     Raises BadGraph with all that is wrong, or what `submit` raises; then nothing was written.
     """
     graph = checks.checked(steps, result)
     payload = {"name": name, "result": graph.result}
     try:
-        return submit(PIPELINE, payload, owner=owner, priority=priority, run_at=run_at, children=graph.steps)
+        return _submit(payload, graph.steps, deadline_seconds, owner=owner, priority=priority, run_at=run_at)
     except BadSubmission as error:
         error.problems = [each._replace(pointer=_in_request(each.pointer, graph.steps)) for each in error.problems]
         raise
 
 
-def start(pipeline: Pipeline, *, owner: str = "", priority: int | None = None, run_at: datetime | None = None) -> Job:
+def start(
+    pipeline: Pipeline,
+    *,
+    owner: str = "",
+    priority: int | None = None,
+    run_at: datetime | None = None,
+    deadline_seconds: float | None = None,
+) -> Job:
     """Starts a pipeline that was put together in Python; its steps may be listed in any order.
+
+    deadline_seconds: it fails if it has not ended so long after it was started, or after `run_at`.
 
     Raises BadGraph for steps that wait for each other, or what `submit` raises; then nothing was written.
     """
@@ -60,7 +78,102 @@ def start(pipeline: Pipeline, *, owner: str = "", priority: int | None = None, r
     children = [steps[name] for name in checks.in_order(known)] if len(steps) == len(pipeline) else list(pipeline)
     result = checks.of_last(after) if pipeline.result is msgspec.UNSET else pipeline.result
     payload = {"name": pipeline.name, "result": result}
-    return submit(PIPELINE, payload, owner=owner, priority=priority, run_at=run_at, children=children)
+    return _submit(payload, children, deadline_seconds, owner=owner, priority=priority, run_at=run_at)
+
+
+def _submit(payload: Any, children: Sequence[Child], deadline_seconds: float | None, **options: Any) -> Job:
+    if deadline_seconds is not None and not 0 < deadline_seconds <= MAX_DEADLINE_SECONDS:
+        detail = f"A deadline is more than 0 and at most {MAX_DEADLINE_SECONDS:,} s, not {deadline_seconds!r}."
+        raise BadSubmission("/deadline_seconds", "invalid", detail)
+    with transaction.atomic():
+        job = submit(PIPELINE, payload, children=children, **options)
+        if deadline_seconds is not None:
+            set_deadline(job.id, deadline_seconds)
+    return job
+
+
+def fork(pipeline: Job, first: str) -> Job:
+    """Starts a new pipeline with the steps of one, of which only the step `first`, what comes after it, and what has
+    not completed run; the results of the others are taken over.
+
+    Raises NoSuchStep, or what `submit` raises; then nothing was written.
+    """
+    with transaction.atomic():
+        children = {child.name: child for child in _own_steps(pipeline)}
+        after = _earlier_steps(pipeline, children)
+        if first not in children:
+            raise NoSuchStep(first, children)
+        again = _at_or_after(first, after)
+        steps = [_as_child(child, after[name]) for name, child in children.items()]
+        new = submit(pipeline.kind, pipeline.payload, owner=pipeline.owner, priority=pipeline.priority, children=steps)
+        if new.duplicate:
+            raise NotUnique(Holder(new.id, new.kind, new.owner, new.status, new.attempt), owner=new.owner)
+        if seconds := StepRow.objects.filter(job=pipeline).values_list("deadline_seconds", flat=True).first():
+            set_deadline(new.id, seconds)
+        ids = dict(Job.objects.filter(parent=new).values_list("name", "id"))
+        reused = [each for each in children.values() if each.status == Status.COMPLETED and each.name not in again]
+        skipped = [ids[each.name] for each in reused if _outcome(each) == StepRow.Outcome.SKIPPED]
+        if reused:
+            pipelines.take_over({ids[each.name]: each.id for each in reused}, skipped)
+        audit.record("pipeline.fork", pipeline.id, pipeline.kind, after={"pipeline": str(new.id), "from": first})
+    return Job.objects.get(id=new.id)
+
+
+class NoSuchStep(LookupError):
+    """A pipeline has no step of that name."""
+
+    def __init__(self, name: str, steps: Collection[str]) -> None:
+        some = ", ".join(list(steps)[:10])
+        super().__init__(f"The pipeline has no step {name!r:.120}; its first ones are: {some}.")
+
+
+def _own_steps(pipeline: Job) -> list[Job]:
+    """The steps of a pipeline without those that steps with `each` have added, in the order of ids."""
+    children = list(Job.objects.filter(parent=pipeline).select_related("step").order_by("id"))
+    fanning = {prefix(child.name) for child in children if child.kind == EACH}
+    return [child for child in children if child.name[: child.name.rfind("[") + 1] not in fanning]
+
+
+def _earlier_steps(pipeline: Job, children: Mapping[str, Job]) -> dict[str, list[str]]:
+    after: dict[str, list[str]] = {name: [] for name in children}
+    needs = Dependency.objects.filter(job__parent=pipeline).values_list("job__name", "depends_on__name")
+    for name, earlier in needs:
+        if name in children and earlier in children:
+            after[name].append(earlier)
+    return after
+
+
+def _at_or_after(first: str, after: Mapping[str, Sequence[str]]) -> set[str]:
+    """The step and all that come after it; steps are listed after what they come after."""
+    found = {first}
+    for name, earlier in after.items():
+        if not found.isdisjoint(earlier):
+            found.add(name)
+    return found
+
+
+def _outcome(child: Job) -> str:
+    return child.step.outcome if hasattr(child, "step") else ""
+
+
+def _as_child(child: Job, after: Sequence[str]) -> Child:
+    """The step as it was submitted."""
+    step: StepRow = getattr(child, "step", None) or StepRow()
+    each: dict[str, Any] = step.each or {}
+    literal = child.payload if references.is_plain(child.payload) else {LITERAL: child.payload}
+    return Child(
+        name=child.name,
+        kind=each.get("kind", child.kind),
+        payload=literal if step.payload is None else step.payload,
+        after=after,
+        priority=child.priority,
+        max_attempts=min(each.get("max_attempts", child.max_attempts), MAX_ATTEMPTS),
+        on_failure="continue" if step.on_failure == "continue" else "fail",
+        when=step.condition,
+        wait_for=step.wait,
+        each=each.get("list"),
+        max_running=each.get("max_running"),
+    )
 
 
 def _referred_to(child: Child) -> list[str]:
@@ -174,6 +287,7 @@ def pipeline_detail(job: Job) -> dict[str, Any]:
         "counts": _counts(steps),
         "critical_path": [step.name for step in critical_path(steps)],
         "seconds": _seconds(job.started_at, job.finished_at, now),
+        "deadline_at": deadline_of(job),
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
@@ -185,13 +299,20 @@ def pipeline_detail(job: Job) -> dict[str, Any]:
     }
 
 
+def deadline_of(job: Job) -> datetime | None:
+    """When a pipeline fails that has not ended; None if never, or once that has passed."""
+    if job.status in FINAL:
+        return None
+    return StepRow.objects.filter(job=job).values_list("deadline_at", flat=True).first()
+
+
 def _shown(step: Step, kind: str, outcome: str, signal: str | None, now: datetime) -> dict[str, Any]:
     return {
         "name": step.name,
         "job_id": step.id,
         "kind": kind,
         "status": step.status,
-        "outcome": outcome and ("SKIPPED" if outcome == StepRow.Outcome.SKIPPED else "PASSED"),
+        "outcome": "PASSED" if outcome == StepRow.Outcome.PASSING else outcome,
         "signal": signal if step.status == Status.CREATED else None,
         "after": [each.name for each in step.comes_after],
         "items": _counts(step.items) if step.kind == EACH else None,

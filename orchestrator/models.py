@@ -461,6 +461,7 @@ class Step(models.Model):
         SKIPPED = "SKIPPED", "it was not to run"
         PASSING = "PASSING", "it failed, and what comes after it is to go on"
         PASSED = "PASSED", "it failed, and what comes after it goes on"
+        REUSED = "REUSED", "its result is that of an earlier pipeline"
 
     job = models.OneToOneField(Job, on_delete=models.CASCADE, primary_key=True, related_name="step")
     payload = models.JSONField(null=True, help_text="The payload with references to earlier results, if it has any.")
@@ -474,10 +475,14 @@ class Step(models.Model):
     each = models.JSONField(null=True, help_text="The list for each value of which it runs, and how: graphs.rows.")
     items = models.IntegerField(null=True, help_text="How many values that list had.")
     released = models.IntegerField(null=True, help_text="So many of its items may start so far; null: all of them.")
+    deadline_seconds = models.FloatField(null=True, help_text="Of a pipeline: it fails if it takes longer.")
+    deadline_at = models.DateTimeField(null=True, help_text="When that is; null once it has passed.")
 
     class Meta:
         default_permissions = ()
         indexes: ClassVar = [
+            # Serves: the tick, which ends pipelines that took too long.
+            models.Index(name="step_deadline", fields=["deadline_at"], condition=Q(deadline_at__isnull=False)),
             # Serves: the tick, which lets items start.
             models.Index(name="step_released", fields=["job"], condition=Q(released__isnull=False)),
             # Serves: the tick, which lets go on what is left after a failure.

@@ -93,6 +93,7 @@ def page(parent: Job, now: datetime) -> dict[str, Any]:
         "graph": drawn(boxes_of(steps)),
         "times": times(steps, path, now),
         "path": path,
+        "deadline_at": composition.deadline_of(parent),
         "refresh_seconds": 3 if len(steps) <= MAX_SQUARES else 15,
     }
 

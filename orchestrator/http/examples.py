@@ -172,7 +172,8 @@ NEW_PIPELINES: dict[str, Any] = {
                 "max_running": 2,
             },
             "sum": {"kind": "pipeline.value", "payload": {"$from": "load"}},
-        }
+        },
+        "deadline_seconds": 3600,
     },
 }
 ACCEPTED_PIPELINE = {"pipeline_id": JOB, "status_url": f"/pipelines/{JOB}", "steps": 2}
@@ -188,6 +189,7 @@ A_PIPELINE: dict[str, Any] = {
     "counts": {"completed": 1, "created": 1},
     "critical_path": ["slow"],
     "seconds": 2.1,
+    "deadline_at": "2030-01-31T13:00:00.000000Z",
     "created_at": "2030-01-31T12:00:00.000000Z",
     "started_at": "2030-01-31T12:00:00.000000Z",
     "finished_at": None,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
+from orchestrator.composition import MAX_DEADLINE_SECONDS
 from orchestrator.graphs.checks import MAX_STEPS
 from orchestrator.graphs.each import MAX_ITEMS
 from orchestrator.http.fields import (
     AwareDateTimeField,
     LinkField,
     StrictCharField,
+    StrictFloatField,
     StrictIntegerField,
     StrictSerializer,
 )
@@ -100,9 +103,29 @@ class NewPipeline(StrictSerializer):
         required=False, allow_null=True, min_value=0, max_value=9, help_text="Of steps that do not say."
     )
     run_at = AwareDateTimeField(required=False, allow_null=True, help_text="The earliest start; by default now.")
+    deadline_seconds = StrictFloatField(
+        required=False,
+        allow_null=True,
+        min_value=0.001,
+        max_value=MAX_DEADLINE_SECONDS,
+        help_text="It fails if it has not ended so long after it was accepted, or after `run_at`.",
+    )
     owner = StrictCharField(
         required=False, allow_blank=True, max_length=150, help_text="As for a job: you, by default."
     )
+
+
+FORK_FROM = StrictCharField(
+    max_length=100, help_text="The step from which on all run again. What does not come after it keeps its result."
+)
+
+
+class ForkParameters(StrictSerializer):
+    """Where a new pipeline begins that takes over the results of another."""
+
+    # Its name is a word of Python.
+    def get_fields(self) -> dict[str, Any]:
+        return {"from": copy.deepcopy(FORK_FROM)}
 
 
 class AcceptedPipeline(serializers.Serializer[Any]):
@@ -123,8 +146,9 @@ class StepSerializer(serializers.Serializer[Any]):
     kind = serializers.CharField()
     status = serializers.ChoiceField(choices=Status.choices)
     outcome = serializers.ChoiceField(
-        choices=["", "SKIPPED", "PASSED"],
-        help_text="SKIPPED: it was not to run. PASSED: it failed, and what comes after it goes on.",
+        choices=["", "SKIPPED", "PASSED", "REUSED"],
+        help_text="SKIPPED: it was not to run. PASSED: it failed, and what comes after it goes on. REUSED: its result "
+        "is that of the pipeline that this one was forked from.",
     )
     signal = serializers.CharField(allow_null=True, help_text="The signal that it waits for just now.")
     after = serializers.ListField(child=serializers.CharField())
@@ -158,6 +182,7 @@ class PipelineSerializer(serializers.Serializer[Any]):
         help_text="The steps that decide when it is done: each waited for the one before.",
     )
     seconds = serializers.FloatField(allow_null=True)
+    deadline_at = serializers.DateTimeField(allow_null=True, help_text="When it fails if it has not ended by then.")
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)

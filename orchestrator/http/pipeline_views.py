@@ -17,8 +17,14 @@ from orchestrator.http.idempotency import idempotent
 from orchestrator.http.job_views import owner_named
 from orchestrator.http.links import link, location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, example, problems
-from orchestrator.http.pipeline_serializers import AcceptedPipeline, NewPipeline, PipelineSerializer
-from orchestrator.http.requests import read_body, read_id
+from orchestrator.http.pipeline_serializers import (
+    AcceptedPipeline,
+    ForkParameters,
+    NewPipeline,
+    PipelineSerializer,
+)
+from orchestrator.http.requests import BadInput, read_body, read_id, read_query
+from orchestrator.kinds import Problem
 from orchestrator.models import Job
 from orchestrator.states import Status
 
@@ -111,6 +117,37 @@ class RetryPipelineView(APIView):
         _detail(request, id)
         submission.retry(id)
         return Response(_detail(request, id), status=202, headers=location(request, link("pipeline", id)))
+
+
+class ForkPipelineView(APIView):
+    submits = True
+
+    @extend_schema(
+        operation_id="fork_pipeline",
+        tags=["pipelines"],
+        summary="Start a pipeline that takes over results of another",
+        description="The new one has the same steps and the same owner. The step `from`, what comes after it, and "
+        "what has not completed run; the others are COMPLETED at once with the results that they had, and their "
+        "`outcome` is REUSED. The pipeline that it is forked from, in whatever state it is, stays as it is.",
+        parameters=[PIPELINE_ID, ForkParameters, IDEMPOTENCY_KEY, LOCATION],
+        request=NoFields,
+        responses={
+            202: OpenApiResponse(PipelineSerializer, "The new pipeline; it will reach a final state."),
+            **problems(404, 413, 415, 422),
+        },
+    )
+    @idempotent
+    def post(self, request: Request, pipeline_id: str) -> Response:
+        id = read_id(pipeline_id=pipeline_id)
+        first = read_query(ForkParameters, request)["from"]
+        read_body(NoFields, request)
+        require_visible(request.user, Job, id, to="orchestrator.retry_job")
+        _detail(request, id)
+        try:
+            new = composition.fork(Job.objects.get(id=id), first)
+        except composition.NoSuchStep as error:
+            raise BadInput("query", [Problem("/from", "unknown_step", str(error))]) from None
+        return Response(_detail(request, new.id), status=202, headers=location(request, link("pipeline", new.id)))
 
 
 def _detail(request: Request, id: Any) -> dict[str, Any]:

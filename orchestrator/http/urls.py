@@ -31,6 +31,7 @@ urlpatterns = [
     path("pipelines", pipeline_views.PipelinesView.as_view(), name="pipelines"),
     path("pipelines/<str:pipeline_id>", pipeline_views.PipelineView.as_view(), name="pipeline"),
     path("pipelines/<str:pipeline_id>/retry", pipeline_views.RetryPipelineView.as_view(), name="retry_pipeline"),
+    path("pipelines/<str:pipeline_id>/fork", pipeline_views.ForkPipelineView.as_view(), name="fork_pipeline"),
     path("kinds", kind_views.KindsView.as_view(), name="kinds"),
     path("kinds/<str:kind>", kind_views.KindView.as_view(), name="kind"),
     path("queues", queue_views.QueuesView.as_view(), name="queues"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from uuid import UUID
 
@@ -26,7 +26,7 @@ from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Signal, Step
 from orchestrator.queue import after_failure, bell, fan_out, steps, transitions
 from orchestrator.queue.transitions import Counted
-from orchestrator.states import UNFINISHED, Status
+from orchestrator.states import FINAL, UNFINISHED, Status
 from orchestrator.telemetry import attempts
 
 counting_down = Failpoint("counting-down")
@@ -35,6 +35,7 @@ unwinding = Failpoint("unwinding")
 resolving = Failpoint("resolving")
 passing_on = Failpoint("passing-on")
 releasing = Failpoint("releasing")
+ending_late = Failpoint("ending-late")
 
 _in_this_thread = threading.local()
 
@@ -55,6 +56,17 @@ def count_down(done: Sequence[UUID]) -> None:
         counting_down()
     bell.ring_after_commit(*{job.kind for job in touched if job.ready})
     _follow_up(touched)
+
+
+def take_over(earlier: Mapping[UUID, UUID], skipped: Sequence[UUID]) -> None:
+    """Completes steps that this transaction has inserted as they have ended in another pipeline.
+
+    earlier: the ids of the others by the ids of the new ones. skipped: those of the new ones that were not to run.
+    """
+    transitions.take_over(earlier)
+    steps.note([id for id in earlier if id not in set(skipped)], Step.Outcome.REUSED)
+    steps.note(skipped, Step.Outcome.SKIPPED)
+    count_down(list(earlier))
 
 
 def _follow_up(touched: Sequence[Counted]) -> None:
@@ -134,6 +146,10 @@ def resolve_left() -> None:
     waits = Step.objects.filter(waits_until__lt=Now()).order_by("waits_until")
     for step_id in waits.values_list("job", flat=True)[:MAX_LEFT]:
         _end_wait(step_id)
+    for pipeline_id in (
+        Step.objects.filter(deadline_at__lt=Now()).order_by("deadline_at").values_list("job")[:MAX_LEFT]
+    ):
+        _end_late(*pipeline_id)
     resolve(None)
     for step_id in fan_out.left():
         release(step_id)
@@ -143,6 +159,34 @@ def wake(ids: Sequence[UUID]) -> None:
     """Signals have come that steps, locked by this transaction, may wait for."""
     for id, parent_id in Job.objects.filter(id__in=steps.end_waits(ids)).values_list("id", "parent_id"):
         _after_commit(partial(resolve, parent_id or id))
+
+
+def _end_late(pipeline_id: UUID) -> None:
+    """The pipeline's deadline has passed: it fails, what has not started is cancelled, and what runs is asked to stop.
+
+    One whose own last step runs is left, since it is about to end.
+    """
+    with transaction.atomic():
+        late = Job.objects.filter(id=pipeline_id, step__deadline_at__lt=Now())
+        pipeline = late.select_for_update(skip_locked=True, of=("self",)).first()
+        if pipeline is None or pipeline.worker_id is not None:
+            return
+        Step.objects.filter(job=pipeline_id).update(deadline_at=None)
+        if pipeline.status in FINAL:
+            return
+        transitions.start_parent(pipeline_id)
+        unfinished = Job.objects.filter(id=pipeline_id)
+        unfinished.filter(error="", cancel_requested_at=None).update(
+            error=f"It did not end within its deadline of {pipeline.step.deadline_seconds:g} s.", updated_at=Now()
+        )
+        unfinished.update(unwinding=True, ready=False, blocked_by=None, updated_at=Now())
+        ending_late()
+        transaction.on_commit(partial(unwind, pipeline_id))
+
+
+def _is_late(pipeline: Job) -> bool:
+    """Whether its deadline has passed."""
+    return Step.objects.filter(job=pipeline, deadline_seconds__isnull=False, deadline_at=None).exists()
 
 
 def _end_wait(step_id: UUID) -> None:
@@ -237,7 +281,7 @@ def _unwind(parent_id: UUID) -> bool:
             return False
         children = Job.objects.filter(parent=parent_id)
         cancelled = _cancel_unstarted(parent_id)
-        if parent.cancel_requested_at:
+        if parent.cancel_requested_at or _is_late(parent):
             running = children.filter(status=Status.RUNNING, cancel_requested_at=None)
             Job.objects.filter(id__in=running.select_for_update(skip_locked=True).values("id")).update(
                 cancel_requested_at=Now(), updated_at=Now()

@@ -74,6 +74,17 @@ UPDATE orchestrator_job SET unfinished_dependencies = 0, updated_at = clock_time
 WHERE id = ANY(ARRAY(SELECT job_id FROM ended)) AND unresolved
 RETURNING id
 """
+# A pipeline has so long to end, from its earliest start on.
+SET_DEADLINE = """
+INSERT INTO orchestrator_step (job_id, on_failure, deadline_seconds, deadline_at)
+SELECT id, 'fail', %(seconds)s, greatest(run_at, clock_timestamp()) + %(seconds)s * interval '1 second'
+FROM orchestrator_job WHERE id = %(pipeline)s
+"""
+# Pipelines that are to run again have as long again.
+BEGIN_DEADLINES = """
+UPDATE orchestrator_step SET deadline_at = clock_timestamp() + deadline_seconds * interval '1 second'
+WHERE job_id = ANY(%s::uuid[]) AND deadline_seconds IS NOT NULL
+"""
 # What became of steps of a pipeline, with their results.
 ENDED = """
 SELECT name,
@@ -228,6 +239,18 @@ def _signals(waiting: Sequence[Waiting]) -> dict[UUID, dict[str, Any]]:
     with connection.cursor() as cursor:
         cursor.execute(SIGNALS, [ids])
         return {id: {SIGNAL: json.loads(body)} for id, body in cursor.fetchall()}
+
+
+def set_deadline(pipeline_id: UUID, seconds: float) -> None:
+    """The pipeline that this transaction has inserted fails if it has not ended so long after its earliest start."""
+    with connection.cursor() as cursor:
+        cursor.execute(SET_DEADLINE, {"pipeline": str(pipeline_id), "seconds": seconds})
+
+
+def begin_deadlines(pipeline_ids: Iterable[UUID]) -> None:
+    """Those of the jobs that have a deadline have as long again, from now on."""
+    with connection.cursor() as cursor:
+        cursor.execute(BEGIN_DEADLINES, [[str(id) for id in pipeline_ids]])
 
 
 def begin_waits(steps: Sequence[Waiting]) -> None:

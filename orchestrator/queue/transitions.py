@@ -6,7 +6,7 @@ else a move means, for its attempt and its pipeline, is the business of `endings
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -262,6 +262,25 @@ SET status = 'COMPLETED',
 WHERE id = ANY(%(ids)s::uuid[]) AND status = 'CREATED' AND ready
 """
 
+# Steps of a new pipeline have completed in another one. They pass what every job passes, as skipped ones do.
+TAKE_OVER = """
+UPDATE orchestrator_job SET ready = true, unresolved = false, unfinished_dependencies = 0
+WHERE id = ANY(%(ids)s::uuid[]) AND status = 'CREATED';
+UPDATE orchestrator_job job
+SET status = 'COMPLETED',
+    ready = false,
+    attempt = job.attempt + 1,
+    unfinished_dependencies = (SELECT count(*) FROM orchestrator_dependency WHERE job_id = job.id),
+    payload = earlier.payload,
+    result = earlier.result,
+    started_at = clock_timestamp(),
+    finished_at = clock_timestamp(),
+    updated_at = clock_timestamp()
+FROM unnest(%(ids)s::uuid[], %(earlier)s::uuid[]) AS pair (id, earlier_id)
+JOIN orchestrator_job earlier ON earlier.id = earlier_id
+WHERE job.id = pair.id AND job.ready
+"""
+
 # An attempt ended without completing the job, if the job is still as that attempt left it.
 END = """
 WITH held AS (
@@ -509,6 +528,17 @@ def skip(ids: Sequence[UUID]) -> None:
         ends.tell(ids, Status.COMPLETED)
 
 
+def take_over(earlier: Mapping[UUID, UUID]) -> None:
+    """Completes steps that this transaction has inserted with the results of completed ones of another pipeline.
+
+    earlier: the ids of those by the ids of the new ones.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(TAKE_OVER, {"ids": [*map(str, earlier)], "earlier": [*map(str, earlier.values())]})
+    if ends.is_anybody_told():
+        ends.tell(list(earlier), Status.COMPLETED)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ending:
     """What the end of an attempt writes to its job's row, whatever becomes of the job."""
@@ -642,6 +672,7 @@ def reopen(*job_ids: UUID) -> set[str]:
     ended = ended.exclude(step__outcome__in=(Step.Outcome.PASSING, Step.Outcome.PASSED))
     steps.end_waits(ended.filter(step__waits_since__isnull=False).values_list("id", flat=True))
     kinds = set(ended.values_list("kind", flat=True))
+    steps.begin_deadlines(job_ids)
     ended.update(
         status=Status.CREATED,
         ready=Q(unfinished_dependencies=0, unresolved=False),

@@ -60,6 +60,7 @@ REQUESTS = [
     ("GET", "/pipelines/{pipeline}", SEE, 200),
     ("DELETE", "/pipelines/{pipeline}", OPERATE, 200),
     ("POST", "/pipelines/{cancelled_pipeline}/retry", OPERATE, 202),
+    ("POST", "/pipelines/{cancelled_pipeline}/fork?from=a", OPERATE, 202),
     ("GET", "/status/owner/{orchestration}", SEE, 200),
     ("GET", "/tasks/{task}/", SEE, 200),
     ("DELETE", "/tasks/{task}/", OPERATE, 204),

@@ -231,3 +231,25 @@ def test_a_step_that_runs_for_each_value_is_shown_with_the_states_of_its_items(
         ("sum", "pipeline.value", ["load"], None),
     ]
     assert [name.split("[")[0] for name in shown["critical_path"]] == ["extract", "load", "load", "sum"]
+
+
+def test_a_fork_is_a_new_pipeline(api: Api) -> None:
+    id = api.post("/pipelines", {"steps": {"a": slices(), "b": slices(after=["a"])}}).json()["pipeline_id"]
+    put(Job.objects.filter(name="a"), status=Status.COMPLETED, ready=False, attempt=1, finished_at="2030-01-31T12:00Z")
+
+    forked = api.post(f"/pipelines/{id}/fork?from=b")
+
+    assert (forked.status_code, forked["Location"].rsplit("/", 1)[1]) == (202, forked.json()["pipeline_id"])
+    assert [(each["status"], each["outcome"]) for each in forked.json()["steps"]] == [
+        ("COMPLETED", "REUSED"), ("CREATED", "")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("query", "code"), [("", "required"), ("?from=c", "unknown_step"), ("?from=", "blank")])
+def test_a_fork_begins_at_a_step_that_there_is(query: str, code: str, api: Api) -> None:
+    id = api.post("/pipelines", {"steps": {"a": slices()}}).json()["pipeline_id"]
+
+    refused = api.post(f"/pipelines/{id}/fork{query}")
+
+    assert problems(refused) == [("/from", code)]
+    assert Job.objects.count() == 2
