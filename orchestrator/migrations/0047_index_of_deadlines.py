@@ -9,7 +9,7 @@ from orchestrator.migrations._indexes import add_index
 class Migration(migrations.Migration):
     atomic = False
     dependencies = [
-        ("orchestrator", "0045_deadlines_and_reused_steps"),
+        ("orchestrator", "0046_deadlines_and_reused_steps"),
     ]
 
     operations = [

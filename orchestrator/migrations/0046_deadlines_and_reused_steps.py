@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("orchestrator", "0044_index_of_released_steps"),
+        ("orchestrator", "0045_traceparent"),
     ]
 
     operations = [
