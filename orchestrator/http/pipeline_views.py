@@ -120,8 +120,6 @@ class RetryPipelineView(APIView):
 
 
 class ForkPipelineView(APIView):
-    submits = True
-
     @extend_schema(
         operation_id="fork_pipeline",
         tags=["pipelines"],

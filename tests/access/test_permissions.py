@@ -237,7 +237,8 @@ def our_paths() -> list[str]:
 def shape(path: str) -> str:
     """The path with its variable parts alike."""
     variable = ("<", "{", "S-1", "owner", "approve")
-    return "/".join("*" if part.startswith(variable) else part for part in path.strip("/").split("/"))
+    parts = path.partition("?")[0].strip("/").split("/")
+    return "/".join("*" if part.startswith(variable) else part for part in parts)
 
 
 # In another's name
