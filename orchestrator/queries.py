@@ -60,8 +60,12 @@ SELECT signal FROM orchestrator_step
 WHERE job_id = orchestrator_job.id AND waits_since IS NOT NULL AND orchestrator_job.status = 'CREATED'
 """
 # Whether nothing of a job's kind is to be started.
-KIND_IS_PAUSED = """
-EXISTS (SELECT FROM orchestrator_kind kind WHERE kind.name = orchestrator_job.kind AND kind.paused_at IS NOT NULL)
+PAUSED = """
+CASE WHEN EXISTS (SELECT FROM orchestrator_kind kind
+                  WHERE kind.name = orchestrator_job.kind AND kind.paused_at IS NOT NULL) THEN 'paused_kind'
+     WHEN EXISTS (SELECT FROM orchestrator_ownershare share
+                  WHERE share.owner = orchestrator_job.owner AND share.paused_at IS NOT NULL) THEN 'paused_owner'
+END
 """
 # The second, while a job may wait for a limit: how long that takes changes with what is not its own.
 LIMITS_SEEN_AT = """
@@ -82,7 +86,7 @@ COLUMNS = {
 # What clients read again and again is SQL: the ORM takes three times as long to write it as PostgreSQL to run it.
 # A job with all that the API shows of it but its attempts.
 SHOWN_JOB = f"""
-SELECT {", ".join(COLUMNS.values())}, ({CHILDREN_COUNTS}), {KIND_IS_PAUSED}, {IS_DUE}, {LIMITS_SEEN_AT},
+SELECT {", ".join(COLUMNS.values())}, ({CHILDREN_COUNTS}), {PAUSED}, {IS_DUE}, {LIMITS_SEEN_AT},
        ({AWAITED_SIGNAL}),
        ({CHECKPOINTS})
 FROM orchestrator_job
@@ -90,9 +94,9 @@ WHERE id = %(id)s AND {IS_VISIBLE}
 """  # noqa: S608 It is made of constants.
 # What the API shows of a job changes with its updated_at, which every move writes (except the start of a parent, which
 # shows in its status), and with what is not its own: its children, its kind and the time.
-VERSION = ("updated_at", "status", "children_counts", "kind_is_paused", "is_due", "limits_seen_at")
+VERSION = ("updated_at", "status", "children_counts", "paused", "is_due", "limits_seen_at")
 JOB_VERSION = f"""
-SELECT updated_at, status, ({CHILDREN_COUNTS}), {KIND_IS_PAUSED}, {IS_DUE}, {LIMITS_SEEN_AT}
+SELECT updated_at, status, ({CHILDREN_COUNTS}), {PAUSED}, {IS_DUE}, {LIMITS_SEEN_AT}
 FROM orchestrator_job
 WHERE id = %(id)s AND {IS_VISIBLE}
 """  # noqa: S608
@@ -124,7 +128,7 @@ if TYPE_CHECKING:
         """A job with its surroundings, as `job_detail` and `with_details` read it."""
 
         children_counts: dict[str, int] | None
-        kind_is_paused: bool
+        paused: str | None
         is_due: bool
         awaited_signal: str | None
         failed_attempts: list[Attempt]
@@ -150,11 +154,11 @@ def orchestration_of(user: User, username: str, job_id: UUID) -> Job:
 
 def job_detail(user: User, job_id: UUID) -> JobDetail:
     """The job with all that is shown of it; raises Job.DoesNotExist likewise."""
-    *columns, children_counts, kind_is_paused, is_due, limits_seen_at, signal, checkpoints = _visible_row(
+    *columns, children_counts, paused, is_due, limits_seen_at, signal, checkpoints = _visible_row(
         SHOWN_JOB, user, id=job_id
     )
     job = cast("JobDetail", Job.from_db(connection.alias, list(COLUMNS), columns))
-    job.children_counts, job.kind_is_paused, job.is_due = children_counts, kind_is_paused, is_due
+    job.children_counts, job.paused, job.is_due = children_counts, paused, is_due
     job.awaited_signal = signal
     job.passed_checkpoints = [
         each | {"ended_at": datetime.fromisoformat(each["ended_at"])} for each in checkpoints or ()
@@ -196,7 +200,7 @@ def _with_surroundings(jobs: QuerySet[Job]) -> QuerySet[JobDetail]:
     # SQL, since making it out of the ORM's expressions takes as long as all the rest of a submission (7 ms).
     with_surroundings = jobs.annotate(
         children_counts=RawSQL(CHILDREN_COUNTS, (), Field()),  # noqa: S611 - a constant
-        kind_is_paused=RawSQL(KIND_IS_PAUSED, (), BooleanField()),  # noqa: S611 - a constant
+        paused=RawSQL(PAUSED, (), CharField()),  # noqa: S611 - a constant
         awaited_signal=RawSQL(AWAITED_SIGNAL, (), CharField()),  # noqa: S611 - a constant
         is_due=RawSQL(IS_DUE, (), BooleanField()),  # noqa: S611 - a constant
     )
@@ -226,8 +230,8 @@ def waiting_for(job: JobDetail) -> str | None:
         return "signal" if job.awaited_signal else "dependencies"
     if not job.is_due and not job.ready:
         return ("retry" if job.error else "snooze") if job.attempt else "start_time"
-    if job.kind_is_paused:
-        return "paused_kind"
+    if job.paused:
+        return job.paused
     if job.blocked_by:
         return limit_of_lane(job.blocked_by)
     wait: LimitWait | None = getattr(job, "limit_wait", None)

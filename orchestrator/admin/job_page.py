@@ -131,6 +131,8 @@ def _waits(job: queries.JobDetail, now: datetime) -> str:
             return f"Waits for its start, in {until}."
         case "paused_kind":
             return "Waits because its kind is paused."
+        case "paused_owner":
+            return "Waits because its owner is paused." if job.owner else "Waits: jobs without an owner are paused."
         case "max_running" | "max_running_per_owner" | "max_running_per_key" | "rate" as limit:
             return f"Waits for the limit {limit} of its kind."
         case _:

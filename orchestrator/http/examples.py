@@ -75,6 +75,12 @@ A_QUEUE = {
     "workers": 1,
     "slots": 32,
 }
+AN_OWNER = {"owner": "ada", "weight": 2.0, "slot_share": None, "paused_at": None}
+CHANGED_OWNERS: dict[str, Any] = {
+    "Pause it": {"paused": True},
+    "Twice as much as others": {"weight": 2},
+    "At most a quarter of the slots": {"slot_share": 0.25},
+}
 JOB_CHANGES: dict[str, Any] = {
     "Before all others": {"priority": 0, "run_at": None},
     "Later": {"run_at": "2030-01-31T12:00:00Z"},

@@ -32,7 +32,9 @@ from orchestrator.unique import MAX_FIELDS, MAX_KEY_CHARACTERS, MAX_SECONDS, ON_
 MAX_JOBS = 10_000
 
 LIMITS = ("max_running", "max_running_per_owner", "max_running_per_key", "rate")
-WAITING_FOR = ("dependencies", "start_time", "signal", "retry", "snooze", "paused_kind", "worker", *LIMITS)
+WAITING_FOR = (
+    "dependencies", "start_time", "signal", "retry", "snooze", "paused_kind", "paused_owner", "worker", *LIMITS,
+)  # fmt: skip
 
 
 def _seconds(help_text: str) -> StrictFloatField:

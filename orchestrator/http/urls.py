@@ -11,6 +11,7 @@ from orchestrator.http import (
     log_views,
     notification_views,
     orchestration_views,
+    owner_views,
     pipeline_views,
     queue_views,
     signal_views,
@@ -36,6 +37,7 @@ urlpatterns = [
     path("kinds/<str:kind>", kind_views.KindView.as_view(), name="kind"),
     path("queues", queue_views.QueuesView.as_view(), name="queues"),
     path("queues/<str:queue>", queue_views.QueueView.as_view(), name="queue"),
+    path("owners/<str:username>", owner_views.OwnerView.as_view(), name="owner"),
     path("notifications", notification_views.NotificationsView.as_view(), name="notifications"),
     path("notifications/<str:notification_id>", notification_views.NotificationView.as_view(), name="notification"),
     path(

@@ -6,6 +6,7 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from access import audit
+from orchestrator.inputs import check_owner
 from orchestrator.models import OwnerShare, Turn
 from orchestrator.queue import bell
 
@@ -34,7 +35,7 @@ def pause_owner(owner: str) -> None:
     owner: empty for the jobs that have none. Pausing it twice keeps the first time.
     """
     with transaction.atomic():
-        OwnerShare.objects.get_or_create(owner=owner)
+        _known(owner)
         if OwnerShare.objects.filter(owner=owner, paused_at=None).update(paused_at=Now()):
             audit.record("owner.pause", owner)
     # Only to keep it out of the way: a claim looks at `paused_at` itself.
@@ -68,9 +69,14 @@ def set_slot_share(owner: str, slot_share: float | None) -> None:
     _set(owner, slot_share=slot_share)
 
 
-def change_share(owner: str, *, weight: float, slot_share: float | None) -> None:
-    """Sets both. Raises as these do."""
-    _set(owner, weight=weight, slot_share=slot_share)
+def change_share(owner: str, **columns: float | None) -> None:
+    """Sets those of `weight` and `slot_share` that are given. Raises as these do."""
+    _set(owner, **columns)
+
+
+def share_of(owner: str) -> OwnerShare:
+    """What is set for the owner; a row that is not saved if nothing is."""
+    return OwnerShare.objects.filter(owner=owner).first() or OwnerShare(owner=owner)
 
 
 def forget_share(owner: str) -> None:
@@ -85,10 +91,16 @@ def forget_share(owner: str) -> None:
 def _set(owner: str, **columns: float | None) -> None:
     _check(**columns)
     with transaction.atomic():
-        share, _ = OwnerShare.objects.get_or_create(owner=owner)
+        share = _known(owner)
         before = {name: getattr(share, name) for name in columns}
         OwnerShare.objects.filter(owner=owner).update(**columns)
         audit.record("owner.change", owner, before=before, after=columns)
+
+
+def _known(owner: str) -> OwnerShare:
+    """The owner's row. Raises BadSubmission for what cannot be an owner's name."""
+    check_owner(owner)
+    return OwnerShare.objects.get_or_create(owner=owner)[0]
 
 
 def _check(weight: float | None = 1.0, slot_share: float | None = None) -> None:

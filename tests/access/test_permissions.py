@@ -110,7 +110,8 @@ OPEN_TO_USERS = [
 ]
 # Open to everyone.
 READ_BY_AUDITORS = {"/audit"}  # See test_audit.
-STEERED_BY_OPERATORS = {"/queues/{queue}", "/kinds/{kind}"}  # See test_queues and test_kinds.
+# See test_queues, test_kinds and test_owners.
+STEERED_BY_OPERATORS = {"/queues/{queue}", "/kinds/{kind}", "/owners/{username}"}
 SHARED_BY_ALL = {"/calendars/{name}/"}  # See test_calendars.
 READ_BY_MONITORING = {"/metrics"}  # See test_metrics.
 PUBLIC = {"/", "/api/health/", "/api/health/ready/", "/api/schema/", "/swagger/", "/api/docs/"}

@@ -22,7 +22,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from orchestrator import queries, submission
 from orchestrator.http import links
 from orchestrator.http.job_serializers import JobSerializer, JobWithPayloadSerializer
-from orchestrator.models import Attempt, Checkpoint, Job, Worker
+from orchestrator.models import Attempt, Checkpoint, Job, OwnerShare, Worker
 from orchestrator.models import Kind as KindRow
 from orchestrator.states import Status
 from orchestrator.submission import submit
@@ -261,6 +261,7 @@ HOUR = timedelta(hours=1)
         (Status.CREATED, {"ready": False, "run_at": timezone.now() + HOUR, "attempt": 1, "error": "no"}, "retry"),
         (Status.CREATED, {"ready": False, "run_at": timezone.now() + HOUR, "attempt": 1}, "snooze"),
         (Status.CREATED, {"kind": "paused.kind"}, "paused_kind"),
+        (Status.CREATED, {"owner": "paused"}, "paused_owner"),
         (Status.RUNNING, {"unfinished_dependencies": 1}, "dependencies"),
         (Status.RUNNING, {"ready": True}, "worker"),
         (Status.COMPLETED, {}, None),
@@ -272,6 +273,7 @@ def test_an_unfinished_job_says_what_it_waits_for(
     api: Api, status: Status, columns: dict[str, Any], reason: str | None
 ) -> None:
     KindRow.objects.create(name="paused.kind", queue="io", paused_at=timezone.now())
+    OwnerShare.objects.create(owner="paused", paused_at=timezone.now())
     job = make_job(status, **columns)
 
     assert shown(api, job)["waiting_for"] == reason

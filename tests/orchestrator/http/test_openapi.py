@@ -35,6 +35,8 @@ CODES = {
     ("post", "/jobs/{job_id}/retry"): {"202", "400", "403", "404", "409", "413", "415", "422"} | PROBLEMS,
     ("get", "/queues"): {"200"} | PROBLEMS,
     ("patch", "/queues/{queue}"): {"200", "400", "403", "404", "413", "415"} | PROBLEMS,
+    ("get", "/owners/{username}"): {"200", "400", "403"} | PROBLEMS,
+    ("patch", "/owners/{username}"): {"200", "400", "403", "413", "415"} | PROBLEMS,
     ("get", "/kinds"): {"200"} | PROBLEMS,
     ("get", "/kinds/{kind}"): {"200", "404"} | PROBLEMS,
     ("patch", "/kinds/{kind}"): {"200", "404", "413", "415"} | PROBLEMS,

@@ -1,4 +1,4 @@
-"""`manage.py jobs`, `kinds`, `queues` and `workers`."""
+"""`manage.py jobs`, `kinds`, `queues`, `owners` and `workers`."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence(words: tuple[str, ...], sai
     assert again(job).status == "CREATED"
 
 
-@pytest.mark.parametrize("command", ["jobs", "kinds", "queues", "workers"])
+@pytest.mark.parametrize("command", ["jobs", "kinds", "queues", "owners", "workers"])
 def test_the_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         call_command(command, "--help")
@@ -277,6 +277,34 @@ def test_queues_are_listed_paused_and_resumed() -> None:
 def test_a_queue_that_is_not_there_is_refused(words: tuple[str, ...], said: str) -> None:
     with pytest.raises(CommandError, match=said):
         manage("queues", *words)
+
+
+def test_owners_are_listed_paused_resumed_changed_and_forgotten() -> None:
+    assert manage("owners", "pause", "ada", "", "--json").value["results"][0]["paused_at"] is not None
+    manage("owners", "share", "ada", "--weight", 2, "--slots", 0.25)
+    shown = manage("owners", "list").out
+    assert ("no owner" in shown, "ada" in shown, "0.25" in shown) == (True, True, True)
+    manage("owners", "forget", "")
+    manage("owners", "resume", "ada")
+    manage("owners", "share", "ada", "--slots", "default")
+
+    assert manage("owners", "list", "--json").value["results"] == [
+        {"owner": "ada", "weight": 2.0, "slot_share": None, "paused_at": None}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("pause", "a" * 151), "at most 150 characters"),
+        (("share", "ada"), "Say what changes"),
+        (("share", "ada", "--weight", 0), "0.01 to 100"),
+        (("share", "ada", "--slots", "half"), "a number or default"),
+    ],
+)
+def test_what_cannot_be_set_for_an_owner_is_refused(words: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(CommandError, match=said):
+        manage("owners", *words)
 
 
 def test_workers_are_listed_with_what_they_run() -> None:
