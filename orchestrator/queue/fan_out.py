@@ -76,7 +76,7 @@ LOCK_ITEMS = "SELECT id FROM orchestrator_job WHERE id = ANY(%s::uuid[]) ORDER B
 RELEASE = """
 UPDATE orchestrator_job SET
     unfinished_dependencies = 0,
-    ready = status = 'CREATED' AND run_at <= clock_timestamp(),
+    ready = CASE status WHEN 'CREATED' THEN run_at <= clock_timestamp() ELSE false END,
     updated_at = clock_timestamp()
 WHERE id = ANY(%(items)s::uuid[]);
 UPDATE orchestrator_step SET released = nullif(%(released)s, items) WHERE job_id = %(step)s

@@ -278,7 +278,7 @@ SET status = 'COMPLETED',
     updated_at = clock_timestamp()
 FROM unnest(%(ids)s::uuid[], %(earlier)s::uuid[]) AS pair (id, earlier_id)
 JOIN orchestrator_job earlier ON earlier.id = earlier_id
-WHERE job.id = pair.id AND job.ready
+WHERE job.id = pair.id AND job.status = 'CREATED' AND job.ready
 """
 
 # An attempt ended without completing the job, if the job is still as that attempt left it.

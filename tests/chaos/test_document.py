@@ -22,7 +22,8 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.parametrize("command", [line for block in blocks("sh") for line in block.splitlines()])
 def test_every_command_is_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MAKEFLAGS", raising=False)  # What `make test` was given is not meant for this make.
+    for name in ("MAKEFLAGS", "ARGS"):  # What `make test` was given is not meant for this make.
+        monkeypatch.delenv(name, raising=False)
     shown = subprocess.run(
         [*shlex.split(command), "--dry-run"], cwd=BASE_DIR, capture_output=True, text=True, check=True
     ).stdout.replace("\\\n", "")

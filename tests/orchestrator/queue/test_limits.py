@@ -232,7 +232,10 @@ def test_a_limit_set_now_counts_what_runs_already(kind: DeclareKind, worker: Wor
     assert [claim(free, worker) is None for _ in range(2)] == [False, True]
 
 
-def test_a_worker_that_does_not_know_of_a_limit_yet_starts_nothing(kind: DeclareKind, worker: WorkerProcess) -> None:
+def test_a_worker_that_does_not_know_of_a_limit_yet_starts_nothing(
+    kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.queue.kind_limits.KNOWN_SECONDS", 60)
     free, batches = kind(), kind(execution="transactional")
     worker.lease.register()
     submit(free)
