@@ -149,17 +149,7 @@ def test_no_line_is_kept_where_none_is_wanted(kind: DeclareKind, worker: WorkerP
     assert messages(job.id, worker) == []
 
 
-def report_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process of the suite could not send half a pair to another, so pytest reports none of these lines."""
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [each for each in root.handlers if isinstance(each, KeepLines)])
-
-
-def test_whatever_is_logged_can_be_stored_or_is_left_out(
-    kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    report_no_line(monkeypatch)
-
+def test_whatever_is_logged_can_be_stored_or_is_left_out(kind: DeclareKind, worker: WorkerProcess) -> None:
     class Mute:
         def __str__(self) -> str:
             raise RuntimeError("no text")
