@@ -63,6 +63,7 @@ def _declared(kind: Kind, declared: DeclaredKind | None) -> Iterator[tuple[str, 
     yield "Backoff", f"{backoff}, at most {duration(declared.backoff_ceiling.total_seconds())}"
     days = kept_days(kind.name, kind.keep_days)
     yield "Kept", f"{days:g} days after its end" if days else "for ever"
+    kind_limits.forget()  # The page also shows what was changed just now, perhaps by another process.
     for name, limit in kind_limits.limits_of(declared).as_json().items():
         yield name.replace("_", " ").capitalize(), f"{limit} (set here)" if name in kind.limits else limit
     if declared.internal:

@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from orchestrator import submission
 from orchestrator.kinds import Kind
 from orchestrator.models import Job
-from orchestrator.queue import endings, transitions
+from orchestrator.queue import endings, kind_limits, transitions
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
 from orchestrator.running import RunningJob
 from orchestrator.submission import submit, submit_many
@@ -96,9 +96,13 @@ def sent(statements: CaptureQueriesContext) -> list[str]:
     """The statements without the beginnings and ends of transactions, which Django notes even if they are empty, and
     without what a process reads only now and then.
     """
-    now_and_then = ('SELECT MAX("orchestrator_notification"', 'SELECT "orchestrator_notification"')
+    now_and_then = (
+        'SELECT MAX("orchestrator_notification"',
+        'SELECT "orchestrator_notification"',
+        kind_limits.READ.strip(),
+    )
     asked = [query["sql"] for query in statements.captured_queries]
-    return [sql for sql in asked if sql not in ("BEGIN", "COMMIT") and not sql.startswith(now_and_then)]
+    return [sql for sql in asked if sql not in ("BEGIN", "COMMIT") and not sql.strip().startswith(now_and_then)]
 
 
 # Claiming and completing
