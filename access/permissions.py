@@ -57,10 +57,17 @@ def may(user: User, permission: str) -> bool:
     return not settings.ENV.REQUIRE_AUTH or is_granted(user, permission)
 
 
+def require_granted(user: User, *permissions: str) -> None:
+    """Raises NotPermitted for the first of the permissions that the user lacks."""
+    for permission in permissions:
+        if not may(user, permission):
+            raise NotPermitted(permission)
+
+
 def require(user: User, owner: str, permission: str) -> None:
     """Raises NotPermitted where something that the user may see is not theirs to do this to."""
-    if owner != _own(user) and not may(user, permission):
-        raise NotPermitted(permission)
+    if owner != _own(user):
+        require_granted(user, permission)
 
 
 def visible(rows: QuerySet[Row], user: User, *, owner: str = "owner") -> QuerySet[Row]:
@@ -114,9 +121,7 @@ def owner_to_submit_for(user: User, name: str) -> str:
     """
     if user.is_authenticated and name in (user.get_username(), owner_of(user)):
         return owner_of(user)
-    for permission in ("orchestrator.submit_for_others", "orchestrator.view_job"):
-        if not may(user, permission):
-            raise NotPermitted(permission)
+    require_granted(user, "orchestrator.submit_for_others", "orchestrator.view_job")
     owner = owner_named(name)
     if owner is None and settings.ENV.REQUIRE_AUTH:
         raise UnknownOwner(name)

@@ -19,7 +19,14 @@ from django.db.models.expressions import RawSQL
 from django.utils import timezone
 
 from access.models import AuditEntry
-from access.permissions import NotPermitted, User, is_visible, may, owners_named, visibility_params, visible
+from access.permissions import (
+    User,
+    is_visible,
+    owners_named,
+    require_granted,
+    visibility_params,
+    visible,
+)
 from orchestrator.kinds import Kind as DeclaredKind
 from orchestrator.kinds import all_kinds, known_kind
 from orchestrator.limits import merged
@@ -270,8 +277,7 @@ def least_id(timestamp: float) -> UUID:
 
 def audit_trail(user: User, filters: Mapping[str, Any]) -> QuerySet[AuditEntry]:
     """The entries that fit: actor__in, action, object_id, since, until. Raises NotPermitted."""
-    if not may(user, "access.view_auditentry"):
-        raise NotPermitted("access.view_auditentry")
+    require_granted(user, "access.view_auditentry")
     renamed = {"object": "object_id", "since": "at__gte", "until": "at__lt"}
     return AuditEntry.objects.filter(**{renamed.get(name, name): value for name, value in filters.items()})
 

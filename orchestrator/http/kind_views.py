@@ -7,7 +7,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from access.permissions import NotPermitted, may
+from access.permissions import require_granted
 from orchestrator import queries
 from orchestrator.http import examples, openapi
 from orchestrator.http.api_view import APIView
@@ -56,9 +56,10 @@ class KindView(APIView):
     def patch(self, request: Request, kind: str) -> Response:
         changes = read_body(ChangedKind, request, partial=True)
         paused = changes.pop("paused", None)
-        for permission, is_needed in (("pause_kind", paused is not None), ("limit_kind", changes or paused is None)):
-            if is_needed and not may(request.user, f"orchestrator.{permission}"):
-                raise NotPermitted(f"orchestrator.{permission}")
+        if paused is not None:
+            require_granted(request.user, "orchestrator.pause_kind")
+        if changes or paused is None:
+            require_granted(request.user, "orchestrator.limit_kind")
         with transaction.atomic():
             change_limits(kind, changes)
             if paused is not None:

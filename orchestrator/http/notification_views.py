@@ -10,7 +10,7 @@ from rest_framework.fields import Field, UUIDField
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from access.permissions import NotPermitted, may, owner_named, owner_of, require_visible, visible
+from access.permissions import NotPermitted, may, owner_named, owner_of, require_granted, require_visible, visible
 from orchestrator.http import examples, openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields, QueryIntegerField
@@ -208,9 +208,7 @@ def _owner(request: Request, name: str | None) -> str:
     own = owner_of(request.user)
     if name is None or (name and name in (own, request.user.get_username())):
         return own
-    for permission in (ADD, VIEW_JOBS):
-        if not may(request.user, permission):
-            raise NotPermitted(permission)
+    require_granted(request.user, ADD, VIEW_JOBS)
     owner = owner_named(name) if name else ""
     if owner is None and settings.ENV.REQUIRE_AUTH:
         raise BadInput("", [Problem("/owner", "unknown_user", f"There is no user {name!r}.")])

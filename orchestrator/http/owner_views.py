@@ -10,7 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from access.permissions import NotPermitted, may, require
+from access.permissions import require, require_granted
 from orchestrator.http import examples
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import StrictBooleanField, StrictFloatField, StrictSerializer
@@ -78,9 +78,10 @@ class OwnerView(APIView):
         name = read_path(PATH, username=username)["username"]
         changes = read_body(OwnerChange, request, partial=True)
         paused = changes.pop("paused", None)
-        for permission, is_needed in (("pause", paused is not None), ("change", changes or paused is None)):
-            if is_needed and not may(request.user, f"orchestrator.{permission}_ownershare"):
-                raise NotPermitted(f"orchestrator.{permission}_ownershare")
+        if paused is not None:
+            require_granted(request.user, "orchestrator.pause_ownershare")
+        if changes or paused is None:
+            require_granted(request.user, "orchestrator.change_ownershare")
         with transaction.atomic():
             if changes:
                 owners.change_share(name, **changes)

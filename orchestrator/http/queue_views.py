@@ -9,7 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from access.permissions import NotPermitted, may
+from access.permissions import require_granted
 from orchestrator.http import examples, openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import StrictBooleanField, StrictSerializer
@@ -70,8 +70,7 @@ class QueueView(APIView):
         examples=[example(None, "Pause", {"paused": True}), example(200, "Paused", examples.A_QUEUE)],
     )
     def patch(self, request: Request, queue: str) -> Response:
-        if not may(request.user, "orchestrator.pause_queue"):
-            raise NotPermitted("orchestrator.pause_queue")
+        require_granted(request.user, "orchestrator.pause_queue")
         asked = read_body(QueueChange, request)
         (pause_queue if asked["paused"] else resume_queue)(queue)
         return Response(next(each._asdict() for each in queues_now() if each.name == queue))

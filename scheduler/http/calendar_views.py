@@ -9,7 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from access.permissions import NotPermitted, may
+from access.permissions import require_granted
 from orchestrator.http import openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import LinkField, StrictCharField, StrictSerializer
@@ -167,6 +167,4 @@ class CalendarView(APIView):
 
 
 def _require(request: Request, verb: str) -> None:
-    permission = f"scheduler.{verb}_calendar"
-    if not may(request.user, permission):
-        raise NotPermitted(permission)
+    require_granted(request.user, f"scheduler.{verb}_calendar")

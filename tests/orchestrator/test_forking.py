@@ -23,18 +23,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def echo(kind: DeclareKind) -> Kind:
-    """Returns its payload; fails if that is a text."""
-
-    def handler(running: Any, payload: Any) -> Any:
-        if isinstance(payload, str):
-            raise ValueError(payload)
-        return payload
-
-    return kind(handler, payload=Any, max_attempts=1, backoff_seconds=0)
-
-
-@pytest.fixture
 def last(kind: DeclareKind) -> Kind:
     return kind(max_attempts=1)
 

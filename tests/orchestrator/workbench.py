@@ -187,3 +187,15 @@ def threads(count: int) -> Iterator[Callable[..., Future[Any]]]:
 
     with ThreadPoolExecutor(count) as pool:
         yield lambda function, *args, **kwargs: pool.submit(call, function, *args, **kwargs)
+
+
+@pytest.fixture
+def echo(kind: DeclareKind) -> Kind:
+    """Returns its payload; fails if that is a text."""
+
+    def handler(running: Any, payload: Any) -> Any:
+        if isinstance(payload, str):
+            raise ValueError(payload)
+        return payload
+
+    return kind(handler, payload=Any, max_attempts=1, backoff_seconds=0)

@@ -30,18 +30,6 @@ ROWS = {"$from": "rows"}
 
 
 @pytest.fixture
-def echo(kind: DeclareKind) -> Kind:
-    """Returns its payload; fails if that is a text."""
-
-    def handler(running: Any, payload: Any) -> Any:
-        if isinstance(payload, str):
-            raise ValueError(payload)
-        return payload
-
-    return kind(handler, payload=Any, max_attempts=1, backoff_seconds=0)
-
-
-@pytest.fixture
 def item(kind: DeclareKind) -> Kind:
     """The kind of items, so that a test runs them one by one: returns its payload plus one."""
 
