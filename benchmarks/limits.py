@@ -1,4 +1,6 @@
-"""What limits cost: claims of a kind whose keys block a million jobs, and of kinds without limits beside them."""
+"""What limits and turns cost: claims of a kind whose keys block a million jobs, of kinds without limits beside them,
+and of kinds of which ten thousand owners have ready jobs.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +29,14 @@ SELECT gen_random_uuid(), 'bench.keyed_step', 'io', '{}', 'key ' || n, true, 'RU
        (SELECT max(id) FROM orchestrator_worker), now()
 FROM generate_series(0, 999) AS n
 """
+# Ready jobs of so many owners. The claim learns of the owners as of any other.
+READY = """
+INSERT INTO orchestrator_job (id, kind, queue, owner, payload, ready, rank)
+SELECT gen_random_uuid(), %(kind)s, %(queue)s, 'owner ' || n %% %(owners)s, '{}', true,
+       now() - interval '1 hour' + n * interval '1 microsecond'
+FROM generate_series(1, %(count)s) AS n
+"""
+READY_KINDS = {"bench.step": "default", "bench.leased_step": "io"}
 # Of claims with a million blocked jobs, the rate is this share of that without limits, and without blocked jobs.
 FLAT = 0.85
 
@@ -60,6 +70,44 @@ def limits(bench: Bench) -> Iterator[Finding]:
         yield Finding(what=f"{kind}, {name}", value=statistics.median(found), unit="jobs/s")
 
 
+@benchmark("owners", "Claims while a million jobs of ten thousand owners are ready")
+def owners(bench: Bench) -> Iterator[Finding]:
+    ready, most, rounds = bench.size(1_000_000, 4_000), bench.size(10_000, 100), bench.size(7, 2)
+    count = bench.size(5_000, 300)
+    names = {"one owner": 1, f"{most:,} owners": most}
+    urls = {
+        name: with_ready_jobs(bench.servers, f"muster_owners_{number}", ready, number)
+        for name, number in names.items()
+    }
+    rates: dict[tuple[str, str], list[float]] = {}
+    for number in range(rounds):
+        for name, kind in sorted(((name, kind) for name in urls for kind in READY_KINDS), reverse=number % 2 == 1):
+            rates.setdefault((name, kind), []).append(rate(bench.servers, urls[name], f"ready_{kind}", count))
+            bench.say(f"round {number + 1}, {kind}, {name}: {rates[name, kind][-1]:,.0f} jobs/s")
+    one, many = names
+    for kind in READY_KINDS:
+        ratios = [of_many / of_one for of_many, of_one in zip(rates[many, kind], rates[one, kind], strict=True)]
+        yield Finding(
+            what=f"{kind}: rate with {ready:,} ready jobs of {many}, share of the rate with as many of one",
+            value=statistics.median(ratios),
+            unit="×",
+            target=FLAT,
+            note="No-op jobs that one thread claims, runs and completes, in turn.",
+        )
+    for (name, kind), found in rates.items():
+        yield Finding(what=f"{kind}, {name}", value=statistics.median(found), unit="jobs/s")
+
+
+def with_ready_jobs(servers: Servers, name: str, count: int, owners: int) -> str:
+    """A database in which half of the jobs are of each kind."""
+    url = servers.fresh(name, migrated(servers))
+    with closing(connect(url)) as connection, connection.cursor() as cursor:
+        for kind, queue in READY_KINDS.items():
+            cursor.execute(READY, {"kind": kind, "queue": queue, "owners": owners, "count": count // 2})
+        cursor.execute("VACUUM (ANALYZE) orchestrator_job")
+    return url
+
+
 def filled(servers: Servers, name: str, blocked: int) -> str:
     url = servers.fresh(name, migrated(servers))
     with closing(connect(url)) as connection, connection.cursor() as cursor:
@@ -72,5 +120,5 @@ def filled(servers: Servers, name: str, blocked: int) -> str:
 def rate(servers: Servers, url: str, kind: str, count: int) -> float:
     """Jobs a second."""
     servers.execute("postgres", "CHECKPOINT")
-    command = [sys.executable, "-m", "benchmarks.probe", f"run_{kind.removeprefix('bench.')}s", str(count)]
+    command = [sys.executable, "-m", "benchmarks.probe", f"run_{kind.replace('bench.', '')}s", str(count)]
     return float(json.loads(run(command, muster_environment(servers, url)))["rate"])

@@ -2,7 +2,8 @@
 
 python -m benchmarks.probe create_tasks COUNT BATCH | claim COUNT | submit_steps COUNT | submit_fan CHILDREN
     | submit_leased_fan CHILDREN | submit_each COUNT | submit_waits COUNT SECONDS | submit_async_waits COUNT SECONDS
-    | run_leased_steps COUNT | run_keyed_steps COUNT | fire_schedules
+    | run_leased_steps COUNT | run_keyed_steps COUNT | run_ready_steps COUNT | run_ready_leased_steps COUNT
+    | fire_schedules
 """
 
 from __future__ import annotations
@@ -106,6 +107,16 @@ def run_leased_steps(count: int) -> dict[str, Any]:
     return _run("bench.leased_step", [{}] * count)
 
 
+def run_ready_steps(count: int) -> dict[str, Any]:
+    """Runs so many of the transactional jobs that are ready, as one process does."""
+    return _run_ready("bench.step", "default", count)
+
+
+def run_ready_leased_steps(count: int) -> dict[str, Any]:
+    """Runs so many of the leased jobs that are ready, as one thread does."""
+    return _run_ready("bench.leased_step", "io", count)
+
+
 def run_keyed_steps(count: int) -> dict[str, Any]:
     """The same of a kind with a limit per key, each of a key of its own."""
     return _run("bench.keyed_step", [{"key": f"free {number}"} for number in range(count)])
@@ -123,6 +134,33 @@ def fire_schedules() -> dict[str, Any]:
     seconds = time.perf_counter() - began_at
     connection.close()
     return {"seconds": seconds}
+
+
+def _run_ready(name: str, queue: str, count: int) -> dict[str, Any]:
+    from django.db import connection
+
+    from orchestrator.kinds import kind_named
+    from orchestrator.queue import turns
+    from orchestrator.worker.process import WorkerProcess
+    from orchestrator.worker.runner import run_next
+
+    kind = kind_named(name)
+    process = WorkerProcess("probe@here", [queue]).start()
+    assert process.lease.registered.wait(30)
+    while turns.absorb(kind.name):
+        pass
+    warm_up = count // 5
+    while warm_up > 0:
+        warm_up -= run_next(kind, process)
+    done, began_at = 0, time.perf_counter()
+    while done < count:
+        ran = run_next(kind, process)
+        assert ran, done
+        done += ran
+    seconds = time.perf_counter() - began_at
+    process.end()
+    connection.close()
+    return {"rate": done / seconds}
 
 
 def _run(name: str, payloads: list[dict[str, Any]]) -> dict[str, Any]:
@@ -170,6 +208,8 @@ if __name__ == "__main__":
         submit_waits,
         submit_async_waits,
         run_leased_steps,
+        run_ready_steps,
+        run_ready_leased_steps,
         run_keyed_steps,
         fire_schedules,
     )
