@@ -93,6 +93,15 @@ class Client:
         )
         return status
 
+    def act(self, verb: str, ids: list[str], **fields: Any) -> None:
+        """Has the same done to many jobs: cancel, retry or change."""
+        if noted := {"cancel": "cancelled", "retry": "retried"}.get(verb):
+            for job_id in ids:
+                self.ledger.note(noted, id=job_id, status=0, job_status=None, attempt=None)
+        answer = self.submit(f"/jobs/{verb}", {"filter": {"ids": ids}, **fields}).json()
+        if answer["job_id"]:
+            self.accept("job", answer["job_id"], kind="jobs.bulk_action", payload={}, meant="COMPLETED")
+
     def retry(self, job_id: str) -> None:
         """Asks for a job that has ended to be tried again."""
         self.submit(f"/jobs/{job_id}/retry")

@@ -41,7 +41,7 @@ TIDY_SECONDS = 20
 JOB_COLUMNS = (
     "id", "kind", "status", "attempt", "max_attempts", "payload", "result", "error", "parent_id", "name", "worker_id",
     "ready", "unwinding", "unfinished_dependencies", "progress_done", "cancel_requested_at", "created_at",
-    "started_at", "finished_at", "worker_name",
+    "started_at", "finished_at", "worker_name", "unique_key",
 )  # fmt: skip
 
 
@@ -67,7 +67,9 @@ class Books:
 
     def __post_init__(self) -> None:
         query = self.run.world.query
-        columns = ", ".join(f"{name}::text" if name in ("id", "parent_id") else name for name in JOB_COLUMNS)
+        columns = ", ".join(
+            f"{name}::text" if name in ("id", "parent_id", "unique_key") else name for name in JOB_COLUMNS
+        )
         for row in query(f"SELECT {columns} FROM orchestrator_job WHERE created_at >= %s", self.run.began_at):
             job = dict(zip(JOB_COLUMNS, row, strict=True))
             self.jobs[job["id"]] = job

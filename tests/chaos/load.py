@@ -118,6 +118,31 @@ def keyed(rng: random.Random) -> dict[str, Any]:
     return {"number": number(rng), "key": rng.choice("abcdef"), "seconds": rng.uniform(0, 0.5), "failures": failures}
 
 
+@work(0.7)
+def some_jobs_that_are_the_same(client: Client, rng: random.Random) -> None:
+    """Of which one is unfinished at a time, though some fail, are cancelled or lose their worker."""
+    for _ in range(3):
+        payload = {"number": number(rng), "seconds": rng.uniform(0, 0.5), "failures": int(rng.random() < 0.2)}
+        job_id = client.job("tests.effect_in_thread", payload, unique={"key": rng.choice("xyz")})
+    if rng.random() < 0.2:
+        client.cancel(job_id)
+
+
+@work(0.3)
+def many_jobs_at_once(client: Client, rng: random.Random) -> None:
+    """They are changed together, some cancelled, and some of those retried."""
+    jobs = [{"kind": rng.choice(KINDS), "payload": {"number": number(rng)}} for _ in range(12)]
+    accepted = client.submit("/jobs/bulk", {"jobs": jobs}).json()["jobs"]
+    ids = [
+        client.accept("job", each["job_id"], meant="COMPLETED", **job)
+        for each, job in zip(accepted, jobs, strict=True)
+    ]
+    client.act("change", ids, change={"priority": rng.randint(0, 9)})
+    client.act("cancel", ids[:6])
+    if rng.random() < 0.5:
+        client.act("retry", ids[:3])
+
+
 @work(1.5)
 def a_job_in_steps(client: Client, rng: random.Random) -> None:
     steps = rng.randint(2, 12)
