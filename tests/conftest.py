@@ -16,6 +16,9 @@ from tests.moves import watch_moves
 
 __all__ = ["answers_are_documented"]
 
+# The last file with slow tests is dealt out when so much of the others has been.
+LAST_SLOW = 0.8
+
 pytest_plugins = ["orchestrator.testing.plugin"]
 
 # A busy machine is no reason to fail.
@@ -31,11 +34,16 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The folders with slow tests come first. `make test` deals files out in this order, so that in the end no worker
-    has a long one left while the others have nothing to do.
+    """Files with slow tests, which mostly wait for processes, are spread evenly among the others, which compute. `make
+    test` deals files out in this order: so the processors are busy all the time, and no worker has a long file left when
+    the others have nothing to do.
     """
-    slow = {item.path.parent for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path.parent not in slow)
+    files = list(dict.fromkeys(item.path for item in items))
+    slow_ones = {item.path for item in items if item.get_closest_marker("slow")}
+    slow, quick = [path for path in files if path in slow_ones], [path for path in files if path not in slow_ones]
+    places = {path: LAST_SLOW * place / len(slow) for place, path in enumerate(slow)}
+    places |= {path: place / len(quick) for place, path in enumerate(quick)}
+    items.sort(key=lambda item: places[item.path])
 
 
 @pytest.hookimpl(wrapper=True)
