@@ -390,6 +390,7 @@ class OwnerShare(models.Model):
     paused_at = models.DateTimeField(null=True, blank=True, help_text="Since when none of its jobs is started.")
 
     class Meta:
+        verbose_name = "owner"
         permissions: ClassVar = [("pause_ownershare", "Can pause and resume owners")]
         constraints: ClassVar = [
             models.CheckConstraint(name="owner_weight_is_in_bounds", condition=Q(weight__gte=0.01, weight__lte=100)),

@@ -189,6 +189,7 @@ class TaskSchedule(Operands):
     loaded_calendars: Mapping[str, BusinessCalendar] | None = None
 
     class Meta:
+        verbose_name = "schedule"
         permissions: ClassVar = [
             ("pause_taskschedule", "Can pause and resume schedules"),
             ("run_taskschedule", "Can run schedules now and backfill them"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
@@ -45,6 +46,7 @@ COLOURS = {
 }
 
 
+@lru_cache(maxsize=256)
 def label(state: str, text: str = "") -> SafeString:
     return render_to_string("unfold/helpers/label.html", {"text": text or state, "type": COLOURS[state]})
 
