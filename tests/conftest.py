@@ -34,9 +34,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests, which mostly wait for processes, are spread evenly among the others, which compute. `make
-    test` deals files out in this order: so the processors are busy all the time, and no worker has a long file left when
-    the others have nothing to do.
+    """Files with slow tests, which mostly wait for processes, are spread evenly among the others, which compute.
+
+    `make test` deals files out in this order: so the processors are busy all the time, and no worker has a long file
+    left when the others have nothing to do.
     """
     files = list(dict.fromkeys(item.path for item in items))
     slow_ones = {item.path for item in items if item.get_closest_marker("slow")}
