@@ -16,7 +16,7 @@ from benchmarks.servers import Stack, connect, muster, require, rows, run, until
 from benchmarks.tasks import PATIENCE_SECONDS, UNFINISHED
 
 FINISHED = """
-SELECT count(*), count(*) FILTER (WHERE status = 'COMPLETED' AND attempt = 1),
+SELECT count(*), count(*) FILTER (WHERE status = 'COMPLETED' AND attempt = 1 + (kind = 'bench.spread')::integer),
        extract(epoch FROM max(finished_at))::float8, (SELECT count(*) FROM orchestrator_attempt)
 FROM orchestrator_job
 """
@@ -38,10 +38,11 @@ def pipelines(bench: Bench) -> Iterator[Finding]:
     count = bench.size(10_000, 300)
     with muster(bench.servers) as stack:
         seconds(stack, "submit_steps", 100)  # Every process has begun, and imported all.
-        fan, each, unrelated = in_turn(
+        fan, each, spread, unrelated = in_turn(
             bench.size(3, 1),
             lambda: seconds(stack, "submit_fan", count),
             lambda: seconds(stack, "submit_each", count),
+            lambda: seconds(stack, "submit_spread", count),
             lambda: seconds(stack, "submit_steps", count),
         )
     yield Finding(
@@ -59,6 +60,14 @@ def pipelines(bench: Bench) -> Iterator[Finding]:
         target=1.5,
         at_most=True,
         note="With the step before, and the list of all results.",
+    )
+    yield Finding(
+        what="a job that adds 10,000 children while it runs, times the same",
+        value=spread / unrelated,
+        unit="×",
+        target=1.5,
+        at_most=True,
+        note="With the reading of all their results.",
     )
     yield Finding(what="a pipeline of 10,000 children", value=fan, unit="s")
     yield Finding(what="10,000 unrelated jobs", value=unrelated, unit="s")
@@ -80,10 +89,10 @@ def seconds(stack: Stack, command: str, count: int) -> float:
         )
         stack.wait_until(lambda: not value(connection, UNFINISHED), PATIENCE_SECONDS)
         # Beside a step that runs for each value there are the one that gives them, and the one before.
-        total = count + {"submit_each": 3}.get(command, int(command.endswith("fan")))
+        total = count + {"submit_each": 3}.get(command, int(command.endswith(("fan", "spread"))))
         [(kept, right, ended_at, failed)] = rows(connection, FINISHED)
         require((kept, right, failed) == (total, total, 0), f"Of {total:,} jobs {kept:,} are kept, {right:,} right.")
-        if command.endswith("fan"):
+        if command.endswith(("fan", "spread")):
             added_up = "SELECT result::int FROM orchestrator_job WHERE parent_id IS NULL"
             require(value(connection, added_up) == count, "The parent must add up all its children.")
         if command == "submit_each":

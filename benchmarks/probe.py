@@ -1,9 +1,9 @@
 """Calls Muster's own functions in a process of their own, and prints how long each took as JSON.
 
 python -m benchmarks.probe create_tasks COUNT BATCH | claim COUNT | submit_steps COUNT | submit_fan CHILDREN
-    | submit_leased_fan CHILDREN | submit_each COUNT | submit_waits COUNT SECONDS | submit_async_waits COUNT SECONDS
-    | run_leased_steps COUNT | run_keyed_steps COUNT | run_ready_steps COUNT | run_ready_leased_steps COUNT
-    | fire_schedules
+    | submit_leased_fan CHILDREN | submit_each COUNT | submit_spread COUNT | submit_waits COUNT SECONDS
+    | submit_async_waits COUNT SECONDS | run_leased_steps COUNT | run_keyed_steps COUNT | run_ready_steps COUNT
+    | run_ready_leased_steps COUNT | fire_schedules
 """
 
 from __future__ import annotations
@@ -86,6 +86,15 @@ def submit_each(count: int) -> dict[str, Any]:
     # The payload of each is empty: the kind takes none.
     pipeline = Pipeline().step("rows", "pipeline.value", [{}] * count).each("each", "bench.step", ref("rows"))
     start(pipeline)
+    return {"began_at": began_at, **_rung()}
+
+
+def submit_spread(count: int) -> dict[str, Any]:
+    """Submits one job that adds so many children while it runs."""
+    from orchestrator.submission import submit
+
+    began_at = time.time()
+    submit("bench.spread", {"children": count})
     return {"began_at": began_at, **_rung()}
 
 
@@ -205,6 +214,7 @@ if __name__ == "__main__":
         submit_fan,
         submit_leased_fan,
         submit_each,
+        submit_spread,
         submit_waits,
         submit_async_waits,
         run_leased_steps,

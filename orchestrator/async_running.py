@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import sync_to_async
 
 from orchestrator.attempt.timeouts import Frame
+from orchestrator.kinds import R
 from orchestrator.running import BaseRunningJob, Claimed, Stop, check_sleep, checked_progress
+from orchestrator.spawning import AfterChildren, ChildEnd
 
 if TYPE_CHECKING:
     from orchestrator.kinds import Kind
@@ -48,6 +50,14 @@ class AsyncRunningJob(BaseRunningJob):
     async def inputs(self) -> dict[str, Any]:
         """The results of the jobs that this one waited for, by name: a child's `after`, a parent's children."""
         return await sync_to_async(self.read_inputs)()
+
+    async def children(self) -> tuple[ChildEnd, ...]:
+        """How the children have ended that the job has added so far, in the order in which it did; at first none."""
+        return await sync_to_async(self.read_children)()
+
+    def after_children(self, function: Callable[..., Awaitable[R]] | None = None) -> AfterChildren[R]:
+        """To be returned, as in other handlers: see `RunningJob.after_children`. The function is async, too."""
+        return self.spawning.after(function)
 
     async def signals(self) -> dict[str, Any]:
         """The signals that were sent to the job, or to its pipeline, by name."""
@@ -114,9 +124,11 @@ class AsyncRunningJob(BaseRunningJob):
         try:
             if self._stop:
                 raise self._stop
-            kind = self.kind
-            self._coroutine = kind.handler(self, self.payload) if kind.takes_payload else kind.handler(self)
-            return await self._coroutine
+            if self.kind.resumes and self.attempt > 1:
+                self.function = await sync_to_async(self.spawning.function)()
+            coroutine: CoroutineType[Any, Any, Any] = self.kind.called(self.function, self)
+            self._coroutine = coroutine
+            return await coroutine
         finally:
             self.task = None
             self.ends()

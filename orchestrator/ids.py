@@ -10,6 +10,8 @@ _last = 0
 
 # How many ids there are at least between one and all that its process made before it.
 MAX_BEFORE = 1 << 16
+# In the random part, room for ten generations of `ids_below`.
+ROOM_BELOW = 1 << 61
 
 
 def uuid7() -> uuid.UUID:
@@ -25,7 +27,7 @@ def uuid7() -> uuid.UUID:
         _last = max(_last + 1, time.time_ns() * 4096 // 1_000_000)
         stamp = _last
     milliseconds, fraction = divmod(stamp, 4096)
-    random = int.from_bytes(os.urandom(8)) >> 2 | MAX_BEFORE
+    random = int.from_bytes(os.urandom(8)) >> 2 | ROOM_BELOW | MAX_BEFORE
     value = milliseconds << 80 | 7 << 76 | fraction << 64 | 0b10 << 62 | random
     return uuid.UUID(int=value)
 
@@ -35,3 +37,15 @@ def ids_before(id: uuid.UUID, count: int) -> list[uuid.UUID]:
     before it. They are always the same.
     """
     return [uuid.UUID(int=id.int - n) for n in range(count, 0, -1)]
+
+
+def ids_below(id: uuid.UUID, count: int) -> list[uuid.UUID]:
+    """So many new ids in their order, less than this one: for children of a job that is there already.
+
+    They are random within 2^57, so that those of all generations below one job differ: they meet by chance once in
+    100,000 families of a million.
+    """
+    gaps: set[int] = set()
+    while len(gaps) < count:
+        gaps.add(MAX_BEFORE + 1 + (int.from_bytes(os.urandom(8)) >> 7))
+    return [uuid.UUID(int=id.int - gap) for gap in sorted(gaps, reverse=True)]

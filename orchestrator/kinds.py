@@ -106,6 +106,7 @@ DEFAULT_TIMEOUT_SECONDS = {"leased": 3_600, "transactional": 120}
 # Kind without parameters means any payload, result and handler.
 R = TypeVar("R", default=Any)  # What the handler returns.
 Call = ParamSpec("Call", default=...)  # What the handler is called with.
+Resume = TypeVar("Resume", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +164,26 @@ class Kind(Generic[P, R, Call]):
     on_failure: Callback[P] | None = None
     on_retry: Callback[P] | None = None
     unique: Unique | None = None
+    # By their names; see `after_children`.
+    resumes: dict[str, Callable[..., Any]] = field(default_factory=dict, compare=False)
+
+    def after_children(self, function: Resume) -> Resume:
+        """Decorates a function that goes on with a job of this kind, `return job.after_children(function)`, once the
+        children have ended that its handler has added. It takes what a handler takes, and is async if that is.
+
+        While jobs wait to go on with it, it must not be renamed: they have kept its name.
+        """
+        name: str = getattr(function, "__name__", "")
+        what = f"The kind {self.name!r} cannot go on with {name or function!r} after its children: "
+        _check_function(self.name, function)
+        if name in self.resumes and _declared_at(self.resumes[name]) != _declared_at(function):
+            raise ValueError(f"{what}another function has that name.")
+        if self.execution == "transactional" or len(name) > 100:
+            raise ValueError(f"{what}give a leased kind, and a name of at most 100 characters.")
+        if inspect.iscoroutinefunction(function) is not self.is_async:
+            raise ValueError(f"{what}it must be async if, and only if, the handler is.")
+        self.resumes[name] = function
+        return function
 
     def __call__(self, *args: Call.args, **kwargs: Call.kwargs) -> R:
         """Calls the handler itself, as a unit test of it does."""
@@ -171,7 +192,14 @@ class Kind(Generic[P, R, Call]):
     @cached_property
     def takes_payload(self) -> bool:
         """Whether the handler takes the payload besides the job."""
-        return not self.takes_batch and len(inspect.signature(self.handler).parameters) > 1
+        return not self.takes_batch and _takes_two(self.handler)
+
+    def called(self, function: Callable[..., Any], running: Any) -> Any:
+        """What the handler, or another function of the kind, returns for a running job, with its payload if it takes
+        one. Not for kinds that take batches.
+        """
+        takes_payload = self.takes_payload if function is self.handler else _takes_two(function)
+        return function(running, running.payload) if takes_payload else function(running)
 
     @cached_property
     def is_async(self) -> bool:
@@ -456,6 +484,10 @@ class job(Generic[P]):
 def fields_of(payload_type: Any) -> tuple[str, ...] | None:
     """The names of the fields that a payload of the type has as JSON; None if the type does not say."""
     return getattr(payload_type, "__struct_encode_fields__", None)
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    return len(inspect.signature(function).parameters) > 1
 
 
 def _registered(kind: Kind[P, R, Call]) -> Kind[P, R, Call]:

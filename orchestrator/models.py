@@ -476,6 +476,9 @@ class Step(models.Model):
     each = models.JSONField(null=True, help_text="The list for each value of which it runs, and how: graphs.rows.")
     items = models.IntegerField(null=True, help_text="How many values that list had.")
     released = models.IntegerField(null=True, help_text="So many of its items may start so far; null: all of them.")
+    resume_with = models.CharField(
+        max_length=100, blank=True, db_default="", help_text="The function that goes on after the job's children."
+    )
     deadline_seconds = models.FloatField(null=True, help_text="Of a pipeline: it fails if it takes longer.")
     deadline_at = models.DateTimeField(null=True, help_text="When that is; null once it has passed.")
 

@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import msgspec
+from django.conf import settings
 from django.db import connection
 
 from orchestrator.attempt.autocommit import Autocommit
@@ -25,7 +26,9 @@ from orchestrator.attempt.session import BEGAN_AT, read_aside
 from orchestrator.attempt.timeouts import RunningHandler
 from orchestrator.graphs.each import prefix
 from orchestrator.job_log import JobLog, Lines
-from orchestrator.pg_values import as_text
+from orchestrator.kinds import P, R
+from orchestrator.pg_values import as_json, as_text
+from orchestrator.spawning import AfterChildren, ChildEnd, Spawning
 
 if TYPE_CHECKING:
     from orchestrator.kinds import Kind
@@ -180,6 +183,8 @@ class BaseRunningJob(RunningHandler):
         self._stop: type[Stop] | None = None
         self._transaction: OwnTransaction | Autocommit | None = None
         self._was_warned = False
+        # Set once its handler has returned, if it waits for children.
+        self.awaits: AfterChildren[Any] | None = None
         # What its handler has logged and is not yet written; None as long as that is nothing.
         self.lines: Lines | None = None
         # Progress not yet written; the worker's heartbeat thread writes it, see `take_progress`.
@@ -207,6 +212,42 @@ class BaseRunningJob(RunningHandler):
     def named_checkpoints(self) -> Checkpoints:
         """Those that this attempt passes by `checkpoint`."""
         return Checkpoints(self.row.id, self.attempt)
+
+    @cached_property
+    def spawning(self) -> Spawning:
+        """The children that this attempt adds."""
+        return Spawning(self.kind, self.row.id, self.attempt)
+
+    def spawn(
+        self,
+        kind: str | Kind[P, Any, ...],
+        payload: P | dict[str, Any] | None = None,
+        *,
+        name: str = "",
+        priority: int | None = None,
+        max_attempts: int | None = None,
+        on_failure: Literal["fail", "continue"] = "fail",
+    ) -> None:
+        """Adds a child, a job of the same owner, in the transaction that ends this attempt, if the handler returns
+        `job.after_children()`. If it fails instead, there is no child.
+
+        name: unique among the job's children; "child[0]" and so on if not given. priority: the job's if not given.
+        on_failure: "fail": the job fails when the child has failed for good. "continue": it is told of the failure.
+
+        Raises UnknownKind, BadPayload or BadSubmission, the latter also for more than MAX_CHILDREN.
+        """
+        self.spawning.add(
+            kind, payload, name=name, priority=priority, max_attempts=max_attempts, on_failure=on_failure
+        )
+
+    def read_children(self) -> tuple[ChildEnd, ...]:
+        """How the children have ended that the job has added so far, in the order in which it did."""
+        return self.spawning.children()
+
+    def returned(self, result: Any) -> str:
+        """What the handler has returned, as JSON; "null" if it waits for children, which is noted."""
+        self.awaits = self.spawning.returned(result) if "spawning" in vars(self) else None
+        return "null" if self.awaits else as_json(result, at_most=settings.ENV.MAX_RESULT_BYTES)
 
     @property
     def owner(self) -> str:
@@ -348,6 +389,22 @@ class RunningJob(BaseRunningJob):
     def inputs(self) -> dict[str, Any]:
         """The results of the jobs that this one waited for, by name: a child's `after`, a parent's children."""
         return self.read_inputs()
+
+    @cached_property
+    def children(self) -> tuple[ChildEnd, ...]:
+        """How the children have ended that the job has added so far, in the order in which it did; at first none."""
+        return self.read_children()
+
+    def after_children(self, function: Callable[..., R] | None = None) -> AfterChildren[R]:
+        """To be returned: the attempt ends, and the job goes on when all children that it has added have ended. It
+        holds no slot meanwhile, and is charged no attempt for it.
+
+        function: goes on then, in place of the handler, also after a retry. It is declared by the decorator
+        `@HANDLER.after_children`. Without one the handler is called again; `children` is not empty then.
+
+        Raises ValueError for another function, or if there is nothing to wait for.
+        """
+        return self.spawning.after(function)
 
     @cached_property
     def signals(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from orchestrator.attempt.callbacks import begun_again
 from orchestrator.failpoints import Failpoint
 from orchestrator.graphs import rows as graphs
 from orchestrator.graphs.each import EACH, is_item
-from orchestrator.ids import uuid7
+from orchestrator.ids import ids_below, uuid7
 from orchestrator.inputs import (
     BadSubmission as BadSubmission,  # Users catch it, and import it from here.
 )
@@ -33,10 +33,22 @@ from orchestrator.kinds import BadConcurrencyKey, BadPayload, Kind, P, Problem, 
 from orchestrator.kinds import Child as Child  # Users' pipelines import it from here.
 from orchestrator.models import Dependency, Job, Step
 from orchestrator.pg_values import is_storable
-from orchestrator.queue import after_failure, bell, duplicates, ends, kind_limits, pipelines, transitions, unblocking
+from orchestrator.queue import (
+    after_failure,
+    bell,
+    duplicates,
+    ends,
+    generations,
+    kind_limits,
+    pipelines,
+    transitions,
+    unblocking,
+)
 from orchestrator.queue.duplicates import Holder, Keyed, Row, Taken
 from orchestrator.queue.duplicates import NotUnique as NotUnique
 from orchestrator.queue.transitions import priority_step
+from orchestrator.running import Claimed
+from orchestrator.spawning import Spawn
 from orchestrator.states import FINAL, UNFINISHED, Status
 from orchestrator.telemetry import attempts
 from orchestrator.unique import Unique as Unique
@@ -573,6 +585,49 @@ def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[t
     for row in rows:
         row["parent_id"] = parent["id"]
     return [*rows, parent], dependencies
+
+
+def add_children(parent: Claimed, spawned: Sequence[Spawn]) -> None:
+    """Inserts children that a running job adds, within the transaction that ends its attempt: its row is locked, and
+    counts them. Their ids rise in their order, and are less than that of their parent.
+
+    Raises BadSubmission.
+    """
+    if not spawned:
+        return
+    before = Job.objects.filter(parent=parent.id).count()
+    if before + len(spawned) > settings.ENV.MAX_CHILDREN:
+        detail = f"A job may have at most {settings.ENV.MAX_CHILDREN:,} children, not {before + len(spawned):,}."
+        raise BadSubmission("/children", "too_many", detail)
+    if parent.parent_id and generations.depth_of(parent.id) >= generations.MAX_DEPTH:
+        detail = f"It has {generations.MAX_DEPTH} generations above it, so it cannot have children."
+        raise BadSubmission("/children", "too_deep", detail)
+    names = [each.name or f"child[{place}]" for place, each in enumerate(spawned, start=before)]
+    _check_names(parent.id, names)
+    rows = [
+        _spawned_row(parent, each) | {"id": id, "name": name}
+        for each, id, name in zip(spawned, ids_below(parent.id, len(spawned)), names, strict=True)
+    ]
+    _insert(rows, [])
+
+
+def _check_names(parent_id: UUID, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    taken = twice or list(Job.objects.filter(parent=parent_id, name__in=names).values_list("name", flat=True)[:1])
+    if taken:
+        raise BadSubmission("/name", "duplicate", f"Two children are called {quoted(taken[0])}.")
+
+
+def _spawned_row(parent: Claimed, child: Spawn) -> Row:
+    row = _row(
+        child.kind,
+        child.payload,
+        owner=parent.owner,
+        priority=parent.priority if child.priority is None else child.priority,
+        max_attempts=child.max_attempts,
+    )
+    row |= {"parent_id": parent.id, "step": None if child.on_failure == "fail" else {"on_failure": child.on_failure}}
+    return row | {"traceparent": parent.traceparent} if parent.traceparent else row
 
 
 def _check_names_of_items(children: Sequence[Child]) -> None:

@@ -13,6 +13,7 @@ from benchmarks.ordinary_jobs import INSERT_ROW, WAIT_SECONDS, traced
 from orchestrator.async_running import AsyncRunningJob
 from orchestrator.kinds import job
 from orchestrator.running import RunningJob
+from orchestrator.spawning import AfterChildren
 from orchestrator.submission import Child
 
 
@@ -71,6 +72,20 @@ def fan_out_leased(payload: Fan) -> list[Child]:
 def leased_fan(job: RunningJob, payload: Fan) -> int:
     """Adds up what its leased steps came to."""
     return sum(job.inputs.values())
+
+
+@job("bench.spread", queue="io", payload=Fan)
+def spread(job: RunningJob, payload: Fan) -> AfterChildren[int]:
+    """Adds so many steps while it runs."""
+    for _ in range(payload.children):
+        job.spawn(step)
+    return job.after_children(added_up)
+
+
+@spread.after_children
+def added_up(job: RunningJob) -> int:
+    """Adds up what they came to."""
+    return sum(child.result for child in job.children)
 
 
 @job("bench.wait", queue="io", payload=Wait)

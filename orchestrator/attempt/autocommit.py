@@ -69,6 +69,9 @@ class Autocommit:
     def end(self) -> None:
         """Nothing is open."""
 
+    def use(self) -> None:
+        """Whether or not the handler has sent anything, the job is completed in a transaction of its own."""
+
     def completing(self) -> AbstractContextManager[object]:
         """Within it the job is completed."""
         return transaction.atomic()

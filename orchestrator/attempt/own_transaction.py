@@ -110,6 +110,12 @@ class OwnTransaction:
             connection.close()
             yield
 
+    def use(self) -> None:
+        """The worker writes in it, even if the handler has not."""
+        if self.is_untouched:
+            self.is_untouched = False
+            self._take_back(None)
+
     def completing(self) -> AbstractContextManager[object]:
         """Within it the job is completed: in the handler's own transaction."""
         return nullcontext()

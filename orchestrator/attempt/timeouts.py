@@ -8,10 +8,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
@@ -31,6 +31,8 @@ class RunningHandler:
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
+        # What is called: the handler, or what goes on in its place.
+        self.function = kind.handler
         self.time_limit: timedelta | None = kind.timeout
         # False before its turn comes, and once it has ended.
         self.is_at_work = True
@@ -68,7 +70,7 @@ class RunningHandler:
     def waits_at(self) -> str:
         """The line of the handler, or of the innermost function in its file, at which it is now."""
         for frame, line in self.frames():
-            if frame.f_code.co_filename == handler_code(self.kind).co_filename:
+            if frame.f_code.co_filename == code_of(self.function).co_filename:
                 return f"{frame.f_code.co_filename}:{line}, in {frame.f_code.co_name}"
         return "no longer in its handler"
 
@@ -84,7 +86,7 @@ class RunningHandler:
         innermost = sys._current_frames().get(self._thread_id)
         for frame, line in traceback.walk_stack(innermost) if innermost else ():
             found.append((frame, line))
-            if frame.f_code is handler_code(self.kind):
+            if frame.f_code is code_of(self.function):
                 break
         return found
 
@@ -107,7 +109,7 @@ def stack_of(thread: threading.Thread, max_frames: int | None = None) -> str:
     return "".join(traceback.format_stack(frame, max_frames)) if frame else ""
 
 
-def handler_code(kind: Kind) -> CodeType:
-    """By which the frames of a kind's handler are found."""
-    code: CodeType = inspect.unwrap(kind.handler).__code__
+def code_of(function: Callable[..., Any]) -> CodeType:
+    """By which the frames of a handler are found."""
+    code: CodeType = inspect.unwrap(function).__code__
     return code

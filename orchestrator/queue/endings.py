@@ -19,7 +19,7 @@ from orchestrator.failures import MAX_ERROR_CHARACTERS, MAX_TRACEBACK_CHARACTERS
 from orchestrator.kinds import Kind, known_kind
 from orchestrator.models import Attempt, Job
 from orchestrator.pg_values import as_text
-from orchestrator.queue import after_failure, bell, ends, pipelines, transitions, unblocking
+from orchestrator.queue import after_failure, bell, ends, pipelines, steps, transitions, unblocking
 from orchestrator.running import Claimed
 from orchestrator.states import FINAL
 from orchestrator.telemetry import attempts
@@ -203,6 +203,22 @@ def complete(job: Claimed, result: str, *, began_at: int | None = None) -> None:
     transitions.complete(job, result, began_at=began_at)
     count_down([job])
     unblocking.released_after_commit([job])
+
+
+def wait_for_children(job: Claimed, kind: Kind, count: int, resume_with: str, *, began_at: int | None) -> None:
+    """Ends an attempt at a leased job that goes on once so many children have ended, which this transaction adds. The
+    attempt is not charged. See `transitions.wait_for_children`.
+
+    resume_with: the name of the function that goes on; empty: the handler.
+    """
+    if job.attempt >= MAX_SNOOZED_ATTEMPTS:
+        raise RuntimeError(f"It has waited for children too often: it has made {MAX_SNOOZED_ATTEMPTS:,} attempts.")
+    transitions.wait_for_children(job, count, began_at=began_at)
+    if kind.resumes:
+        steps.resume_with(job.id, resume_with)
+    unblocking.released_after_commit([job])
+    if not count:
+        bell.ring_after_commit(job.kind)
 
 
 def complete_together(jobs: Sequence[Claimed], results: Sequence[str]) -> set[UUID]:

@@ -1,5 +1,7 @@
 """Pipelines: jobs that wait for other jobs, and what their end means for one another.
 
+A child may have children of its own, and so on: then it is a pipeline, too, and all that is said here holds for it.
+
 A job's `unfinished_dependencies` is at all times the number of jobs it waits for that have not completed.
 Ids rise from a dependency to its dependents to the parent, and every transaction here that waits for row locks takes
 them in that order, so none can wait for another in a circle.
@@ -9,14 +11,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 from uuid import UUID
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models.functions import Now
 from msgspec import UNSET
+from typing_extensions import ParamSpec
 
 from orchestrator.attempt.callbacks import begun_again
 from orchestrator.failpoints import Failpoint
@@ -28,6 +31,8 @@ from orchestrator.queue import after_failure, bell, fan_out, steps, transitions
 from orchestrator.queue.transitions import Counted
 from orchestrator.states import FINAL, UNFINISHED, Status
 from orchestrator.telemetry import attempts
+
+Arguments = ParamSpec("Arguments")
 
 counting_down = Failpoint("counting-down")
 child_stopping = Failpoint("child-stopping")
@@ -47,6 +52,30 @@ MAX_REPORTED = 100
 # Children whose `on_failure` one transaction calls, and how long whoever unwinds a pipeline goes on with more of them.
 FOLLOWED_UP_AT_ONCE = 50
 UNWIND_SECONDS = 1.0
+# Children with children of their own that are unwound together with their pipeline. The tick does the others.
+MAX_UNWOUND = 50
+# Pipelines that one tick unwinds.
+MAX_UNWINDING = 1_000
+
+# Children that no worker runs, and that wait for children of their own or have waited for them: they unwind, too, as
+# if each had been cancelled. One that is locked is about to start or to end.
+UNWIND_CHILDREN = """
+UPDATE orchestrator_job
+SET cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()),
+    unwinding = true,
+    ready = false,
+    blocked_by = NULL,
+    updated_at = clock_timestamp()
+WHERE id = ANY(ARRAY(
+    SELECT id FROM orchestrator_job child
+    WHERE parent_id = %s AND worker_id IS NULL AND NOT unwinding
+      AND (status = 'RUNNING' OR status = 'CREATED' AND EXISTS (
+          SELECT FROM orchestrator_job own WHERE own.parent_id = child.id AND own.status IN ('CREATED', 'RUNNING')
+      ))
+    FOR UPDATE SKIP LOCKED
+))
+RETURNING id
+"""
 
 
 def count_down(done: Sequence[UUID]) -> None:
@@ -73,12 +102,12 @@ def _follow_up(touched: Sequence[Counted]) -> None:
     """Sees, after the commit, to pipelines that unwind, and to those of which steps are to be resolved."""
     for job in touched:
         if job.unwinding:
-            transaction.on_commit(partial(unwind, job.id))
+            _after_commit(unwind, job.id)
     for parent_id in {job.parent_id for job in touched if job.resolvable}:
-        _after_commit(partial(resolve, parent_id))
+        _after_commit(resolve, parent_id)
     for job in touched:
         if job.holds_items:
-            _after_commit(partial(release, job.id))
+            _after_commit(release, job.id)
 
 
 def release(step_id: UUID) -> None:
@@ -89,20 +118,26 @@ def release(step_id: UUID) -> None:
         releasing()
 
 
-def _after_commit(work: Callable[[], None]) -> None:
+def _after_commit(work: Callable[Arguments, None], *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
     """Does it after the commit: what leads to more of it comes after, not within it, however long the chain is."""
-    transaction.on_commit(partial(in_turn, work))
+    transaction.on_commit(partial(in_turn, work, *args, **kwargs))
 
 
-def in_turn(work: Callable[[], None]) -> None:
-    waiting: deque[Callable[[], None]] | None = getattr(_in_this_thread, "waiting", None)
-    if waiting is not None:
-        waiting.append(work)
+def in_turn(work: Callable[Arguments, None], *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+    """Does it once what this thread is doing so is done; what waits for its turn already is done once.
+
+    So a pipeline of which many children end is looked at after them, not after each.
+    """
+    waiting: dict[Any, Callable[[], None]] | None = getattr(_in_this_thread, "waiting", None)
+    is_first = waiting is None
+    if waiting is None:
+        _in_this_thread.waiting = waiting = {}
+    waiting.setdefault((work, args), partial(work, *args, **kwargs))
+    if not is_first:
         return
-    _in_this_thread.waiting = waiting = deque([work])
     try:
         while waiting:
-            waiting.popleft()()
+            waiting.pop(next(iter(waiting)))()
     finally:
         del _in_this_thread.waiting
 
@@ -114,7 +149,7 @@ def child_stopped(child: Job) -> None:
     """
     assert child.parent_id
     if child.status == Status.FAILED and steps.let_pass(child.id):
-        _after_commit(partial(pass_on, child.id))
+        _after_commit(pass_on, child.id)
         return
     how = f"failed: {child.error}" if child.status == Status.FAILED else "was cancelled."
     transitions.start_parent(child.parent_id)
@@ -124,7 +159,7 @@ def child_stopped(child: Job) -> None:
     )
     parent.update(unwinding=True, ready=False, blocked_by=None)
     child_stopping()
-    transaction.on_commit(partial(unwind, child.parent_id))
+    _after_commit(unwind, child.parent_id)
 
 
 def pass_on(child_id: UUID) -> None:
@@ -158,7 +193,7 @@ def resolve_left() -> None:
 def wake(ids: Sequence[UUID]) -> None:
     """Signals have come that steps, locked by this transaction, may wait for."""
     for id, parent_id in Job.objects.filter(id__in=steps.end_waits(ids)).values_list("id", "parent_id"):
-        _after_commit(partial(resolve, parent_id or id))
+        _after_commit(resolve, parent_id or id)
 
 
 def _end_late(pipeline_id: UUID) -> None:
@@ -181,7 +216,7 @@ def _end_late(pipeline_id: UUID) -> None:
         )
         unfinished.update(unwinding=True, ready=False, blocked_by=None, updated_at=Now())
         ending_late()
-        transaction.on_commit(partial(unwind, pipeline_id))
+        _after_commit(unwind, pipeline_id)
 
 
 def _is_late(pipeline: Job) -> bool:
@@ -260,9 +295,21 @@ def _fail(step_id: UUID, error: str) -> None:
         after_failure.follow_up(moved)
 
 
+def unwind_left() -> None:
+    """Goes on with pipelines that unwind, of which processes that died, or were in a hurry, have left some."""
+    in_turn(_unwind_all)
+
+
+def _unwind_all() -> None:
+    for parent_id in Job.objects.filter(unwinding=True).values_list("id", flat=True)[:MAX_UNWINDING]:
+        unwind(parent_id)
+
+
 @begun_again
 def unwind(parent_id: UUID) -> None:
     """Cancels what has not started of a pipeline that failed or was cancelled, and ends the parent when nothing runs.
+
+    A child that waits for children of its own counts as not started: its pipeline is unwound in turn.
 
     May be called at any time by anyone: it does what is still to be done. It never waits for a child's row: one that
     is locked is about to start or to end, and is seen to when it has ended, or by the next tick. So is what is left of
@@ -280,9 +327,10 @@ def _unwind(parent_id: UUID) -> bool:
         if parent is None:
             return False
         children = Job.objects.filter(parent=parent_id)
+        _unwind_children(parent_id)
         cancelled = _cancel_unstarted(parent_id)
         if parent.cancel_requested_at or _is_late(parent):
-            running = children.filter(status=Status.RUNNING, cancel_requested_at=None)
+            running = children.filter(status=Status.RUNNING, worker__isnull=False, cancel_requested_at=None)
             Job.objects.filter(id__in=running.select_for_update(skip_locked=True).values("id")).update(
                 cancel_requested_at=Now(), updated_at=Now()
             )
@@ -292,11 +340,17 @@ def _unwind(parent_id: UUID) -> bool:
         return cancelled == FOLLOWED_UP_AT_ONCE
 
 
+def _unwind_children(parent_id: UUID) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(UNWIND_CHILDREN, [str(parent_id)])
+        for (child_id,) in cursor.fetchmany(MAX_UNWOUND):
+            _after_commit(unwind, child_id)
+
+
 def _cancel_unstarted(parent_id: UUID) -> int:
     """Cancels what has not started, but only so many children that have an `on_failure`; returns how many had one."""
     followed_up = [kind.name for kind in all_kinds() if kind.on_failure is not None]
-    others = Job.objects.filter(parent=parent_id, status=Status.CREATED).exclude(kind__in=followed_up)
-    reported = list(others.select_for_update(skip_locked=True)[:MAX_REPORTED])
+    reported = list(transitions.unstarted_children(parent_id).exclude(kind__in=followed_up)[:MAX_REPORTED])
     transitions.cancel_unstarted_children(parent_id, but=followed_up)
     cancelled: list[Job] = []
     if followed_up:
@@ -315,4 +369,6 @@ def _end(parent: Job) -> None:
         parent.status = Status.FAILED
         transaction.on_commit(partial(attempts.pipeline_failed, parent, parent.error))
     if has_ended:
+        if parent.parent_id:
+            child_stopped(parent)
         after_failure.follow_up(parent)

@@ -80,6 +80,11 @@ INSERT INTO orchestrator_step (job_id, on_failure, deadline_seconds, deadline_at
 SELECT id, 'fail', %(seconds)s, greatest(run_at, clock_timestamp()) + %(seconds)s * interval '1 second'
 FROM orchestrator_job WHERE id = %(pipeline)s
 """
+# A job goes on with that function.
+RESUME_WITH = """
+INSERT INTO orchestrator_step (job_id, on_failure, resume_with) VALUES (%(job)s, 'fail', %(function)s)
+ON CONFLICT (job_id) DO UPDATE SET resume_with = excluded.resume_with
+"""
 # Pipelines that are to run again have as long again.
 BEGIN_DEADLINES = """
 UPDATE orchestrator_step SET deadline_at = clock_timestamp() + deadline_seconds * interval '1 second'
@@ -245,6 +250,12 @@ def set_deadline(pipeline_id: UUID, seconds: float) -> None:
     """The pipeline that this transaction has inserted fails if it has not ended so long after its earliest start."""
     with connection.cursor() as cursor:
         cursor.execute(SET_DEADLINE, {"pipeline": str(pipeline_id), "seconds": seconds})
+
+
+def resume_with(job_id: UUID, function: str) -> None:
+    """The job goes on with the function of that name; empty: with its handler."""
+    with connection.cursor() as cursor:
+        cursor.execute(RESUME_WITH, {"job": str(job_id), "function": function})
 
 
 def begin_deadlines(pipeline_ids: Iterable[UUID]) -> None:

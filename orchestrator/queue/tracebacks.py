@@ -122,9 +122,10 @@ def _attach(path: Path) -> bool:
 
 
 def threads_of(kind: Kind, text: str) -> str:
-    """The tracebacks, among those of all threads, that lead through the kind's handler."""
-    handler = inspect.unwrap(kind.handler).__code__
-    line = re.compile(rf'^  File "{re.escape(handler.co_filename)}", line \d+ in {handler.co_name}$', re.MULTILINE)
+    """The tracebacks, among those of all threads, that lead through the kind's handler, or what resumes its jobs."""
+    codes = [inspect.unwrap(function).__code__ for function in (kind.handler, *kind.resumes.values())]
+    lines = [rf'^  File "{re.escape(code.co_filename)}", line \d+ in {code.co_name}$' for code in codes]
+    line = re.compile("|".join(lines), re.MULTILINE)
     return "\n".join(
         thread for thread in re.split(r"\n(?=Thread 0x|Current thread 0x)|\n\n", text) if line.search(thread)
     )

@@ -14,15 +14,15 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import F, Q, QuerySet, Value
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Greatest, Now
 
 from orchestrator.attempt.session import BEGAN_AT, CLEAN, ConnectionMisused, transaction_began_at
 from orchestrator.kinds import Kind
-from orchestrator.models import Job, Step
-from orchestrator.queue import admission, ends, shares, steps, turns, unblocking
+from orchestrator.models import Job
+from orchestrator.queue import admission, ends, generations, shares, steps, turns, unblocking
 from orchestrator.queue.claims import IN_ORDER, LIMIT_IDLENESS
-from orchestrator.running import CLAIMED, Claimed, RowMoved
+from orchestrator.running import CLAIMED, Cancelled, Claimed, RowMoved
 from orchestrator.states import FINAL, UNFINISHED, Status
 
 # The most urgent ready jobs of the owners whose turn it is become this worker's, unless the kind is paused or the
@@ -168,6 +168,29 @@ SET status = 'COMPLETED',
 WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s
   AND (%(began_at)s::bigint IS NULL OR %(began_at)s = {BEGAN_AT})
 """  # noqa: S608 It is made of constants.
+
+# A leased job waits for so many children, under the same conditions, unless it is to be cancelled. It stays RUNNING,
+# as a pipeline is whose children run, and may have one attempt more: this one is not charged.
+WAIT_FOR_CHILDREN = f"""
+{CLEAN}
+UPDATE orchestrator_job
+SET unfinished_dependencies = %(count)s,
+    ready = %(count)s = 0,
+    error = '',
+    max_attempts = max_attempts + 1,
+    worker_id = NULL,
+    deadline_at = NULL,
+    progress_done = %(progress_done)s,
+    progress_total = %(progress_total)s,
+    progress_message = %(progress_message)s,
+    updated_at = clock_timestamp()
+WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s AND cancel_requested_at IS NULL
+  AND (%(began_at)s::bigint IS NULL OR %(began_at)s = {BEGAN_AT})
+"""  # noqa: S608 It is made of constants.
+TO_BE_CANCELLED = """
+SELECT FROM orchestrator_job
+WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s AND cancel_requested_at IS NOT NULL
+"""
 
 # Leased jobs are done whose handlers used no transaction, each if it is still this worker's.
 COMPLETE_TOGETHER = """
@@ -424,22 +447,37 @@ def complete(job: Claimed, result: str, *, began_at: int | None = None) -> None:
     Raises RowMoved if the job is not as its claim left it, ConnectionMisused if it is another transaction by now.
     """
     with connection.cursor() as cursor:
-        cursor.execute(
-            COMPLETE,
-            {
-                "id": job.id,
-                "attempt": job.attempt,
-                "result": result,
-                "progress_done": job.progress_done,
-                "progress_total": job.progress_total,
-                "progress_message": job.progress_message,
-                "began_at": began_at,
-            },
-        )
+        cursor.execute(COMPLETE, {**_as_left(job), "result": result, "began_at": began_at})
         if cursor.rowcount != 1:
             _check_transaction(began_at)
             raise RowMoved
     ends.tell_completed([job])
+
+
+def wait_for_children(job: Claimed, count: int, *, began_at: int | None = None) -> None:
+    """A leased job waits for so many children, which the caller's transaction adds; the session is cleaned.
+
+    Raises as `complete` does, and Cancelled if it is to be cancelled.
+    """
+    parameters = {**_as_left(job), "count": count, "began_at": began_at}
+    with connection.cursor() as cursor:
+        cursor.execute(WAIT_FOR_CHILDREN, parameters)
+        if cursor.rowcount == 1:
+            return
+        _check_transaction(began_at)
+        cursor.execute(TO_BE_CANCELLED, parameters)
+        raise Cancelled if cursor.rowcount else RowMoved
+
+
+def _as_left(job: Claimed) -> dict[str, Any]:
+    """The job's row as its handler leaves it."""
+    return {
+        "id": job.id,
+        "attempt": job.attempt,
+        "progress_done": job.progress_done,
+        "progress_total": job.progress_total,
+        "progress_message": job.progress_message,
+    }
 
 
 def complete_together(jobs: Sequence[Claimed], results: Sequence[str]) -> set[UUID]:
@@ -618,20 +656,23 @@ def cancel_unstarted_children(parent_id: UUID, *, but: Collection[str] = ()) -> 
 
     but: kinds that are left.
     """
-    _cancel(Job.objects.filter(id__in=_unstarted_children(parent_id).exclude(kind__in=but).values("id")))
+    _cancel(Job.objects.filter(id__in=unstarted_children(parent_id).exclude(kind__in=but).values("id")))
 
 
 def cancel_some_unstarted_children(parent_id: UUID, *, of: Collection[str], at_most: int) -> list[Job]:
     """Does so with so many of these kinds, and returns them as they are then."""
-    children = list(_unstarted_children(parent_id).filter(kind__in=of).order_by("id")[:at_most])
+    children = list(unstarted_children(parent_id).filter(kind__in=of).order_by("id")[:at_most])
     _cancel(Job.objects.filter(id__in=[child.id for child in children]))
     for child in children:
         child.status, child.ready, child.blocked_by = Status.CANCELLED, False, None
     return children
 
 
-def _unstarted_children(parent_id: UUID) -> QuerySet[Job]:
-    return Job.objects.filter(parent=parent_id, status=Status.CREATED).select_for_update(skip_locked=True)
+def unstarted_children(parent_id: UUID) -> QuerySet[Job]:
+    """Those that have not started and are not about to, locked; not those that wait for children of their own."""
+    own = Job.objects.filter(parent=OuterRef("id"), status__in=UNFINISHED)
+    unstarted = Job.objects.filter(parent=parent_id, status=Status.CREATED, unwinding=False)
+    return unstarted.exclude(Exists(own)).select_for_update(skip_locked=True)
 
 
 def _cancel(jobs: QuerySet[Job], **columns: Any) -> int:
@@ -664,12 +705,12 @@ def fail_pipeline(parent_id: UUID) -> bool:
 
 
 def reopen(*job_ids: UUID) -> set[str]:
-    """Lets jobs that failed or were cancelled, and of their children those that did not complete, run again.
+    """Lets jobs that failed or were cancelled, and of their children those that did not complete, run again, with the
+    children of those.
 
     They have at least one attempt from now on. Returns the names of their kinds. What has failed and was passed stays.
     """
-    ended = Job.objects.filter(Q(id__in=job_ids) | Q(parent__in=job_ids), status__in=(Status.FAILED, Status.CANCELLED))
-    ended = ended.exclude(step__outcome__in=(Step.Outcome.PASSING, Step.Outcome.PASSED))
+    ended = generations.ended_family(job_ids)
     steps.end_waits(ended.filter(step__waits_since__isnull=False).values_list("id", flat=True))
     kinds = set(ended.values_list("kind", flat=True))
     steps.begin_deadlines(job_ids)

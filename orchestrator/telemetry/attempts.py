@@ -130,6 +130,16 @@ def completed(running: BaseRunningJob, result: str) -> None:
         tracing.record(_traced(running), "COMPLETED")
 
 
+def waits_for_children(running: BaseRunningJob, count: int) -> None:
+    """An attempt has ended, and its job goes on once so many children have ended."""
+    log_lines.waits_for_children(running, count)
+    if sender:
+        error = f"It waits for {count:,} children."
+        sender.send([task_events.failed(running.id, running.row.kind, error=error, traceback="", again=True)])
+    if tracing.open_spans:
+        tracing.record(_traced(running), "WAITING")
+
+
 def batch_completed(done: Sequence[tuple[BaseRunningJob, str]]) -> None:
     """Transactional jobs are completed, with their results as JSON. Their start was not reported."""
     log_lines.completed([running for running, _ in done])

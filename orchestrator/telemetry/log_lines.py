@@ -44,6 +44,11 @@ def pipeline_failed(job: Job, error: str) -> None:
     logger.error("%s failed for good: %s", f"{job.kind} {job.id}", error, extra=extra)
 
 
+def waits_for_children(job: BaseRunningJob, count: int) -> None:
+    extra = {"job_id": job.id, "attempt": job.attempt, **_kind_and_owner(job.row)}
+    logger.info("%s waits for %d children since attempt %d.", job, count, job.attempt, extra=extra)
+
+
 def completed(jobs: Sequence[BaseRunningJob]) -> None:
     if logger.isEnabledFor(logging.DEBUG):
         for job in jobs:

@@ -16,12 +16,12 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from orchestrator.kinds import Child, Kind, P, all_kinds, kind_named
 from orchestrator.models import Attempt, Job
-from orchestrator.queue import claims, turns
+from orchestrator.queue import claims, generations, turns
 from orchestrator.running import BaseRunningJob, Interrupted, RunningJob, Stop
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.submission import submit
@@ -157,8 +157,8 @@ class _InProcess:
             pass
 
     def run_family(self, job: Job) -> None:
-        """The job and its children, one by one, before all others."""
-        self._jobs = Job.objects.filter(Q(id=job.id) | Q(parent=job.id))
+        """The job and all generations below it, one by one, before all others."""
+        self._jobs = generations.family([job.id])
         while True:
             tick.make_due_ready()
             ready = self._jobs.filter(ready=True).order_by("rank", "id").first()
@@ -228,7 +228,8 @@ class _InProcess:
         return ran
 
     def _observed(self, kind: Kind) -> Kind:
-        return replace(kind, handler=self._noting_errors(kind.handler))
+        resumes = {name: self._noting_errors(function) for name, function in kind.resumes.items()}
+        return replace(kind, handler=self._noting_errors(kind.handler), resumes=resumes)
 
     def _noting_errors(self, handler: Callable[..., Any]) -> Callable[..., Any]:
         if inspect.iscoroutinefunction(handler):

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -34,8 +34,8 @@ from orchestrator.running import (
     check_sleep,
     checked_progress,
 )
+from orchestrator.spawning import ChildEnd, Spawn
 from orchestrator.states import Status
-from orchestrator.worker.calling import call_handler
 
 
 class Progress(NamedTuple):
@@ -55,6 +55,7 @@ class _Fake(BaseRunningJob):
     seconds: what its clock shows: the time since the handler began, as far as it slept or `advance` was called.
     checkpoints: how many it has passed.
     records: what it logged.
+    spawned: the children that it has added.
     kept: the results of its checkpoints, by name, as JSON values; a test puts in those of an earlier attempt.
     """
 
@@ -74,6 +75,11 @@ class _Fake(BaseRunningJob):
     def messages(self) -> list[str]:
         """What it logged, as text."""
         return [record.getMessage() for record in self.records]
+
+    @property
+    def spawned(self) -> list[Spawn]:
+        """The children that it has added by `spawn`."""
+        return self.spawning.spawned
 
     @property
     def overtime_seconds(self) -> float:
@@ -154,7 +160,7 @@ class FakeJob(_Fake, RunningJob, Generic[R]):
         if self.kind.takes_batch:
             [result] = self.kind.handler([self])
         else:
-            result = call_handler(self)
+            result = self.kind.called(self.function, self)
         return cast("R", result)
 
     def sleep(self, seconds: float) -> None:
@@ -181,6 +187,7 @@ class AsyncFakeJob(_Fake, AsyncRunningJob, Generic[R]):
     """An AsyncRunningJob that no worker runs. Made by `fake_job` of an async kind."""
 
     given_inputs: dict[str, Any]
+    given_children: tuple[ChildEnd, ...]
 
     def run(self) -> R:
         """Calls the handler, and returns its result once it has ended. In an async test: `await job.call()`."""
@@ -188,6 +195,9 @@ class AsyncFakeJob(_Fake, AsyncRunningJob, Generic[R]):
 
     async def inputs(self) -> dict[str, Any]:
         return self.given_inputs
+
+    async def children(self) -> tuple[ChildEnd, ...]:
+        return self.given_children
 
     async def sleep(self, seconds: float) -> None:
         """Sets the clock forward at once; other tasks have their turn."""
@@ -227,6 +237,7 @@ def fake_job(  # type: ignore[overload-overlap]  # R may be a coroutine, too.
     attempt: int = 1,
     done: int = 0,
     inputs: Mapping[str, Any] | None = None,
+    children: Sequence[ChildEnd] = (),
     owner: str = "",
     id: UUID | None = None,
 ) -> AsyncFakeJob[R]: ...
@@ -240,6 +251,7 @@ def fake_job(
     attempt: int = 1,
     done: int = 0,
     inputs: Mapping[str, Any] | None = None,
+    children: Sequence[ChildEnd] = (),
     owner: str = "",
     id: UUID | None = None,
 ) -> FakeJob[R]: ...
@@ -252,6 +264,7 @@ def fake_job(
     attempt: int = 1,
     done: int = 0,
     inputs: Mapping[str, Any] | None = None,
+    children: Sequence[ChildEnd] = (),
     owner: str = "",
     id: UUID | None = None,
 ) -> FakeJob[Any] | AsyncFakeJob[Any]:
@@ -259,7 +272,8 @@ def fake_job(
 
     payload: as it would be submitted; BadPayload is raised for one that does not fit the kind.
     attempt: 1 for the first. done: what the last finished step of an earlier attempt left.
-    inputs: the results of what the job waited for, by name. id: also its idempotency key; made up if not given.
+    inputs: the results of what the job waited for, by name. children: those that an earlier attempt has added.
+    id: also its idempotency key; made up if not given.
     """
     kind = kind if isinstance(kind, Kind) else kind_named(kind)
     fitting = kind.read_payload({} if payload is None else payload)
@@ -290,10 +304,10 @@ def fake_job(
     )
     if kind.is_async:
         async_job: AsyncFakeJob[Any] = AsyncFakeJob(row, kind)
-        async_job.given_inputs = dict(inputs or {})
+        async_job.given_inputs, async_job.given_children = dict(inputs or {}), tuple(children)
         return async_job
     job: FakeJob[Any] = FakeJob(row, kind)
-    vars(job)["inputs"] = dict(inputs or {})
+    vars(job).update(inputs=dict(inputs or {}), children=tuple(children))
     return job
 
 

@@ -103,8 +103,7 @@ def end_overdue_attempts() -> None:
 
 @part
 def unwind_pipelines() -> None:
-    for parent_id in Job.objects.filter(unwinding=True).values_list("id", flat=True)[:1_000]:
-        pipelines.unwind(parent_id)
+    pipelines.unwind_left()
 
 
 @part

@@ -8,14 +8,12 @@ from functools import partial
 from typing import NamedTuple
 
 from asgiref.sync import ThreadSensitiveContext
-from django.conf import settings
 
 from orchestrator.async_running import AsyncRunningJob
 from orchestrator.attempt.autocommit import Autocommit
 from orchestrator.attempt.own_transaction import OwnTransaction
 from orchestrator.attempt.process_state import Raised
 from orchestrator.failures import is_one_of
-from orchestrator.pg_values import as_json
 from orchestrator.running import RowMoved, Stop
 from orchestrator.telemetry import attempts
 from orchestrator.worker import completions
@@ -40,7 +38,7 @@ async def handle(running: AsyncRunningJob, statements: Statements) -> Handled:
     async with ThreadSensitiveContext(executor=statements):
         try:
             attempts.begun_in_task(running)
-            handled = Handled(as_json(await running.call(), at_most=settings.ENV.MAX_RESULT_BYTES))
+            handled = Handled(running.returned(await running.call()))
         # Whatever a handler raises is data about the attempt. It must not reach the loop, which some of it would end.
         except BaseException as error:
             handled = Handled("", error)

@@ -179,7 +179,10 @@ class AsyncJobs:
         except BaseException as error:
             threads.recorders.submit(self._end, running, error)
         else:
-            threads.completions.add((running, result))
+            if running.awaits:
+                threads.recorders.submit(self._attempt_in_thread, running, threads, lambda own: result)
+            else:
+                threads.completions.add((running, result))
 
     # In threads with a connection.
 

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from django.conf import settings
 
@@ -59,15 +58,11 @@ def results_of_batch(kind: Kind, running: Sequence[RunningJob]) -> list[str]:
 def _call(running: RunningJob) -> str:
     logged_for.set(running)  # In a context of its own, see `shielded`.
     began_at = time.monotonic()
-    result = call_handler(running)
+    if running.kind.resumes and running.attempt > 1:
+        running.function = running.spawning.function()
+    result = running.kind.called(running.function, running)
     running.runtime_seconds = time.monotonic() - began_at
-    return as_json(result, at_most=settings.ENV.MAX_RESULT_BYTES)
-
-
-def call_handler(running: RunningJob) -> Any:
-    """Calls the handler of a kind that takes no batches, with the payload if it takes one."""
-    kind = running.kind
-    return kind.handler(running, running.payload) if kind.takes_payload else kind.handler(running)
+    return running.returned(result)
 
 
 def _call_with_batch(kind: Kind, running: Sequence[RunningJob]) -> list[str]:

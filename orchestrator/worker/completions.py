@@ -17,6 +17,7 @@ from orchestrator.queue import endings
 from orchestrator.queue.endings import Ended
 from orchestrator.running import BaseRunningJob, Cancelled, LeaseLost, RowMoved
 from orchestrator.telemetry import attempts
+from orchestrator.worker import waiting
 from orchestrator.worker.calling import end
 
 lease_handled = Failpoint("lease-handled")
@@ -37,8 +38,8 @@ class NotEnded(BaseException):
 
 
 def attempt(running: BaseRunningJob, own: Transaction, call: Callable[[], str]) -> str | None:
-    """Runs the handler by `call` and completes the job, or ends the attempt. Returns the result if it has used no
-    transaction, and is still to be completed. Raises NotEnded if `call` does.
+    """Runs the handler by `call` and completes the job, lets it wait for children, or ends the attempt. Returns the
+    result if it has used no transaction, and is still to be completed. Raises NotEnded if `call` does.
     """
     try:
         result = _run_and_complete(running, own, call)
@@ -64,13 +65,17 @@ def _run_and_complete(running: BaseRunningJob, own: Transaction, call: Callable[
     with own:
         try:
             result = call()
-            if own.is_untouched:
+            if own.is_untouched and not running.awaits:
                 return result
             lease_handled()
             running.keep_progress()
+            own.use()
             with own.completing():
-                endings.complete(job, result, began_at=own.began_at)
-                transaction.on_commit(partial(attempts.completed, running, result))
+                if running.awaits:
+                    waiting.wait_for_children(running, running.awaits, began_at=own.began_at)
+                else:
+                    endings.complete(job, result, began_at=own.began_at)
+                    transaction.on_commit(partial(attempts.completed, running, result))
                 lease_completing()
         except Cancelled:
             if running.kind.on_cancel == "rollback":

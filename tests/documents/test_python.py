@@ -15,6 +15,7 @@ from django.contrib.auth.models import User
 from django.core.mail import EmailMessage
 from django.db import transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from orchestrator import kinds
 from orchestrator.models import Job
@@ -157,6 +158,16 @@ def test_the_example_of_an_async_handler_looks_each_minute_for_half_an_hour(acco
 
     User.objects.filter(id=id).update(last_login=None)
     assert (waits_in_vain.run(), waits_in_vain.seconds) == ({"logged_in": False}, 30 * 60)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_job_adds_children_and_goes_on_when_they_have_ended(accounts: ModuleType) -> None:
+    users("ada", "grace")
+    User.objects.create_user("nobody", email="not an address", last_login=timezone.now())
+
+    job = ended(submit("accounts.remind_sleepers"))
+
+    assert (job.status, job.result) == ("COMPLETED", {"reminded": 2, "failed": 0})
 
 
 def test_the_example_of_a_pipeline_gathers_what_its_children_did(

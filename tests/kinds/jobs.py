@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from orchestrator.async_running import AsyncRunningJob
 from orchestrator.ended import EndedJob
 from orchestrator.kinds import job
 from orchestrator.running import BaseRunningJob, RunningJob
+from orchestrator.spawning import AfterChildren
 from orchestrator.submission import Child
 from tests.kinds import mischief, outside
 from tests.kinds.hanging import hang
@@ -306,6 +308,66 @@ def family(running: RunningJob, payload: Family) -> dict[str, int]:
     """Adds up its children's numbers and leaves a row with the sum."""
     total = sum(result["number"] for result in running.inputs.values())
     Effect.objects.create(job_id=running.id, attempt=running.attempt, number=total)
+    return {"sum": total}
+
+
+class Spread(msgspec.Struct, forbid_unknown_fields=True):
+    """The numbers of the children that a job adds, and how long it goes on when it has."""
+
+    numbers: list[int]
+    seconds: float = 0
+
+
+@job("tests.spread_in_thread", queue="io", payload=Spread, **PATIENT)
+def spread_in_thread(running: RunningJob, payload: Spread) -> AfterChildren[dict[str, int]]:
+    """Adds a child for each number, and leaves a row with the sum of what they return."""
+    return spread(running, payload, total_in_thread)
+
+
+@spread_in_thread.after_children
+def total_in_thread(running: RunningJob) -> dict[str, int]:
+    return leave_total(running)
+
+
+@job("tests.spread_in_child", queue="default", payload=Spread, **PATIENT)
+def spread_in_child(running: RunningJob, payload: Spread) -> AfterChildren[dict[str, int]]:
+    """The same in a child of the prefork pool."""
+    return spread(running, payload, total_in_child)
+
+
+@spread_in_child.after_children
+def total_in_child(running: RunningJob) -> dict[str, int]:
+    return leave_total(running)
+
+
+def spread(
+    running: RunningJob, payload: Spread, total: Callable[[RunningJob], dict[str, int]]
+) -> AfterChildren[dict[str, int]]:
+    for number in payload.numbers:
+        running.spawn(effect_in_thread, Mishaps(number=number))
+    running.sleep(payload.seconds)
+    return running.after_children(total)
+
+
+def leave_total(running: RunningJob) -> dict[str, int]:
+    total = sum(child.result["number"] for child in running.children)
+    Effect.objects.create(job_id=running.id, attempt=running.attempt, number=total)
+    return {"sum": total}
+
+
+@job("tests.spread_on_loop", queue="io", payload=Spread, **PATIENT)
+async def spread_on_loop(running: AsyncRunningJob, payload: Spread) -> AfterChildren[dict[str, int]]:
+    """The same on the event loop."""
+    for number in payload.numbers:
+        running.spawn(effect_on_loop, Mishaps(number=number))
+    await running.sleep(payload.seconds)
+    return running.after_children(total_on_loop)
+
+
+@spread_on_loop.after_children
+async def total_on_loop(running: AsyncRunningJob) -> dict[str, int]:
+    total = sum(child.result["number"] for child in await running.children())
+    await Effect.objects.acreate(job_id=running.id, attempt=running.attempt, number=total)
     return {"sum": total}
 
 

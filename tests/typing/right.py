@@ -10,6 +10,7 @@ from orchestrator.async_running import AsyncRunningJob
 from orchestrator.ended import EndedJob
 from orchestrator.kinds import Child, Kind, job
 from orchestrator.running import RunningJob
+from orchestrator.spawning import AfterChildren
 from orchestrator.submission import Submission, submit, submit_many
 from orchestrator.testing import ended_job, fake_job
 
@@ -105,6 +106,28 @@ def of_tests() -> int:
 async def awaits(running: AsyncRunningJob) -> int:
     submit(track, Order(1))
     return (await track(running, Order(1)))["number"] + fake_job(track, Order(1)).run()["number"]
+
+
+@job("shop.confirm_many", payload=list[int])
+def confirm_many(job: RunningJob, payload: list[int]) -> AfterChildren[int]:
+    for number in payload:
+        job.spawn(confirm, Order(number), on_failure="continue")
+        job.spawn(confirm, {"number": number}, priority=1)
+    job.spawn("shop.count")
+    return job.after_children(confirmed)
+
+
+@confirm_many.after_children
+def confirmed(job: RunningJob) -> int:
+    return len([child.name for child in job.children if child.status == "COMPLETED"])
+
+
+@job("shop.count_down", queue="io", payload=int)
+async def count_down(job: AsyncRunningJob, payload: int) -> AfterChildren[int] | int:
+    if await job.children():
+        return 0
+    job.spawn(count_down, payload - 1)
+    return job.after_children()
 
 
 NAMES = [of_any_kind(confirm), of_any_kind(ship)]

@@ -6,9 +6,10 @@ from orchestrator.async_running import AsyncRunningJob
 from orchestrator.ended import EndedJob
 from orchestrator.kinds import Child, job
 from orchestrator.running import RunningJob
+from orchestrator.spawning import AfterChildren
 from orchestrator.submission import submit, submit_many
 from orchestrator.testing import fake_job
-from tests.typing.right import Order, confirm, confirm_all, count, of_orders, refund, ship, track
+from tests.typing.right import Order, confirm, confirm_all, confirmed, count, of_orders, refund, ship, track
 
 
 class Refund:
@@ -44,6 +45,12 @@ async def awaited(running: AsyncRunningJob) -> str:
         pass
     fake_job(track, Order(1)).run().upper()  # expected: attr-defined
     return await track(running, Order(1))  # expected: return-value
+
+
+def spawning(running: RunningJob) -> AfterChildren[str]:
+    running.spawn(confirm, Refund())  # expected: misc
+    running.spawn(confirm, Order(1), on_failure="ignore")  # expected: arg-type
+    return running.after_children(confirmed)  # expected: arg-type
 
 
 def plan(payload: list[str]) -> list[Child]:

@@ -192,7 +192,7 @@ def test_a_step_is_left_alone_while_its_pipeline_unwinds(
 ) -> None:
     parent = graph(last, echo, [1, 2], item)
     with monkeypatch.context() as dies:
-        dies.setattr(pipelines, "in_turn", lambda work: None)
+        dies.setattr(pipelines, "in_turn", lambda *work: None)
         run(echo, worker)
     Job.objects.filter(id=parent.id).update(unwinding=True)
 

@@ -227,7 +227,7 @@ def test_a_tick_resolves_and_passes_on_what_a_dead_process_has_left(
         child(echo, "c", {"$from": "a.n"}, after=["b"]),
     )
     with monkeypatch.context() as dies:
-        dies.setattr(pipelines, "in_turn", lambda work: None)
+        dies.setattr(pipelines, "in_turn", lambda *work: None)
         run(echo, worker)
         run(echo, worker)
     assert not again(steps["c"]).ready
