@@ -21,9 +21,12 @@ from granian.utils.proxies import wrap_asgi_with_proxy_headers
 
 from config.bodies import UPLOAD_BUFFER_BYTES, Body, BodyNeeded, NotYet, Receive, Stream, TooLong
 from config.connections import Connections, Peer, allow_as_many_files_as_may_be
+from config.event_streams import send_events
 from config.places import NotServed, Places, Threads
 from config.settings import ENV, TRUSTED_PROXIES
 from config.wsgi import application as django
+from orchestrator.http.event_stream import EventStream
+from orchestrator.live.watching import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +83,16 @@ class Answer:
         self._pieces, self._following = pieces, iter(pieces)
         self.next_bytes = b""
 
+    @property
+    def is_event_stream(self) -> bool:
+        return isinstance(self._pieces, EventStream)
+
+    @property
+    def watch(self) -> Watch:
+        """What an event stream is told."""
+        watch: Watch = self._pieces.watch
+        return watch
+
     def make_more(self) -> bool:
         """Whether there is more after this. Closes the response if producing it fails."""
         made, size = [], 0
@@ -109,12 +122,20 @@ class Exchange:
         self.loop = asyncio.get_running_loop()
         self.headers = dict(scope["headers"])
         self.known: dict[str, str] = {}
+        # What is left to be sent when the request is over.
+        self.events: Answer | None = None
         self.asks_for_health = scope["path"].startswith(HEALTH)
 
     async def serve(self) -> None:
+        with connections.busy(self.peer):
+            await self._serve_request()
+            if self.events:
+                await self._send_events(self.events)
+
+    async def _serve_request(self) -> None:
         places = health_requests if self.asks_for_health else requests
         try:
-            with connections.busy(self.peer), places.one_of(self.address, "requests"):
+            with places.one_of(self.address, "requests"):
                 if self.has_body:
                     await self._with_body(Body(self.receive))
                 else:
@@ -189,6 +210,9 @@ class Exchange:
         answer = await self._in_thread(threads, lambda: self._answer(body, length))
         if isinstance(answer, bool):
             return answer
+        if answer.is_event_stream:
+            self.events = answer
+            return True
         try:
             await self._pass_on(threads, answer)
         finally:
@@ -210,6 +234,16 @@ class Exchange:
                 logger.warning("The response to %s of %s was cut off: %r", self.scope["path"], self.address, error)
                 # Ended in any other way it would look whole.
                 await asyncio.wrap_future(connections.hang_up_on(self.peer))
+
+    async def _send_events(self, answer: Answer) -> None:
+        try:
+            await send_events(answer.watch, answer.status, answer.headers, self.receive, self.send)
+        except Exception as error:
+            # The client connects again, and misses nothing.
+            logger.info("The event stream %s of %s was cut off: %r", self.scope["path"], self.address, error)
+            connections.hang_up_on(self.peer)
+        finally:
+            await self._in_thread(THREADS, answer.close)
 
     async def _send_all(self, threads: Threads, answer: Answer) -> None:
         await self.send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
@@ -236,7 +270,7 @@ class Exchange:
             if not isinstance(body, BytesIO):
                 as_bytes.append((b"connection", b"close"))  # What is left of the body is not waited for.
             answer = Answer(int(status[:3]), as_bytes, pieces)
-            return answer if answer.make_more() else self._sent(answer)
+            return answer if answer.is_event_stream or answer.make_more() else self._sent(answer)
         except BodyNeeded:
             return False
         except Exception:

@@ -261,6 +261,19 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
             "gets at most a quarter.",
         ),
     ] = 16
+    MAX_WATCHERS: Annotated[
+        int, Meta(ge=0, le=4_096, description="Event streams that one web process serves at the same time.")
+    ] = 1_000
+    MAX_WATCHERS_PER_USER: Annotated[
+        int, Meta(ge=0, le=4_096, description="Those of them that one user may have open.")
+    ] = 100
+    WATCH_HEARTBEAT_SECONDS: Annotated[
+        float, Meta(gt=0, le=300, description="Send something on an event stream after so long without an event.")
+    ] = 15
+    MAX_WATCH_SECONDS: Annotated[
+        Seconds,
+        Meta(description="Close an event stream after so long; the client connects again, and its token is checked."),
+    ] = 900
     WEB_THREADS: Annotated[
         int, Meta(ge=4, le=512, description="Requests that one web process handles at the same time.")
     ] = 32

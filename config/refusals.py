@@ -25,6 +25,7 @@ from orchestrator.http.responses import problem, shortened
 from orchestrator.http.strict_json import BadJSON
 from orchestrator.kinds import BadConcurrencyKey, BadPayload, InternalKind, Problem, UnknownKind
 from orchestrator.limits import BadLimit
+from orchestrator.live.watching import TooManyWatchers, TooManyWatchersOfUser
 from orchestrator.models import Delivery, Job, Kind, Notification
 from orchestrator.notifications.services import BadNotification, NotRepeatable
 from orchestrator.queue.pausing import UnknownQueue
@@ -124,6 +125,8 @@ REFUSALS: dict[type[BaseException], Refusal] = {
     ),
     QuotaExceeded: Refusal(HTTPStatus.TOO_MANY_REQUESTS, "quota-exceeded", "More than one client may have"),
     TooManyUnfinished: Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too-many-unfinished", "Too many unfinished jobs"),
+    TooManyWatchersOfUser: Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too-many-watchers", "Too many event streams"),
+    TooManyWatchers: Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-watchers", "Too many event streams"),
 }
 
 

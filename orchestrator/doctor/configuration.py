@@ -76,8 +76,8 @@ def idle_limit() -> Finding:
 def connections_needed() -> int:
     """By one web process, one worker of each queue, and Beat."""
     env = settings.ENV
-    # One for each thread that handles requests or uploads, and one of the readiness probe.
-    web = env.WEB_THREADS + env.MAX_UPLOADS + 1
+    # One for each thread that handles requests or uploads, one of the readiness probe, and one of the event streams.
+    web = env.WEB_THREADS + env.MAX_UPLOADS + 2
     workers = sum(_connections_of(queue.pool, queue.size) for queue in settings.SERVED_QUEUES.values())
     with_event_loop = {kind.queue for kind in all_kinds() if kind.is_async}
     return web + workers + len(with_event_loop) * (env.ASYNC_CONNECTIONS + OWN_CONNECTIONS) + 1

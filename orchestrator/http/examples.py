@@ -297,3 +297,41 @@ BAD_PRIORITY = {
         }
     ],
 }
+
+EVENTS = """\
+retry: 2000
+
+id: 0-CREATED-1896091200000000
+event: status
+data: {"job_id":"01980c5e-7a00-7000-8000-000000000000","kind":"demo.slices","owner":"ada","parent":null,"name":"",\
+"status":"CREATED","attempt":0,"outcome":null,"error":"","ended":false,"at":"2030-01-31T12:00:00Z"}
+
+id: 1-RUNNING-1896091201000000
+event: status
+data: {"job_id":"01980c5e-7a00-7000-8000-000000000000","kind":"demo.slices","owner":"ada","parent":null,"name":"",\
+"status":"RUNNING","attempt":1,"outcome":null,"error":"","ended":false,"at":"2030-01-31T12:00:01Z"}
+
+id: 1-RUNNING-1896091202000000
+event: progress
+data: {"job_id":"01980c5e-7a00-7000-8000-000000000000","attempt":1,"progress":{"done":3,"total":5,"message":""},\
+"at":"2030-01-31T12:00:02Z"}
+
+id: 1-COMPLETED-1896091206000000
+event: status
+data: {"job_id":"01980c5e-7a00-7000-8000-000000000000","kind":"demo.slices","owner":"ada","parent":null,"name":"",\
+"status":"COMPLETED","attempt":1,"outcome":null,"error":"","ended":true,"at":"2030-01-31T12:00:06Z"}
+
+"""
+EVENTS_OF_OWNER = """\
+retry: 2000
+
+id: 1896091205000000.0
+
+id: 1896091205000000.0
+event: status
+data: {"job_id":"01980c5e-7a00-7000-8000-000000000000","kind":"demo.slices","owner":"ada","parent":null,"name":"",\
+"status":"COMPLETED","attempt":1,"outcome":null,"error":"","ended":true,"at":"2030-01-31T12:00:06Z"}
+
+id: 1896091206000000.0
+
+"""

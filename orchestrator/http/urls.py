@@ -5,6 +5,7 @@ from django.urls import path
 from orchestrator.http import (
     audit_views,
     bulk_views,
+    event_views,
     health_views,
     job_views,
     kind_views,
@@ -27,6 +28,8 @@ urlpatterns = [
     path("jobs/change", bulk_views.ChangeJobsView.as_view(), name="change_jobs"),
     path("jobs/<str:job_id>", job_views.JobView.as_view(), name="job"),
     path("jobs/<str:job_id>/logs", log_views.LogsView.as_view(), name="job_logs"),
+    path("jobs/<str:job_id>/events", event_views.JobEventsView.as_view(), name="job_events"),
+    path("events", event_views.EventsView.as_view(), name="events"),
     path("jobs/<str:job_id>/signals/<str:name>", signal_views.SignalView.as_view(), name="signal"),
     path("jobs/<str:job_id>/retry", job_views.RetryView.as_view(), name="retry"),
     path("pipelines", pipeline_views.PipelinesView.as_view(), name="pipelines"),
