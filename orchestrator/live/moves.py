@@ -165,10 +165,13 @@ def moves_since(
     if seen is None:
         return [current]
     missed = [move for move in history(job, attempts, audit) if move.at > seen.at]
+    if missed and missed[0].place[:2] == seen[:2]:
+        # What is kept of an attempt says when its handler began, which is a little after the claim.
+        missed = missed[1:]
     is_same = (job.attempt, job.status) == seen[:2]
     if not missed and is_same:
         return []
-    if not missed or missed[-1][:2] != (job.status, job.attempt):
+    if not missed or missed[-1].place[:2] != (job.attempt, job.status):
         return [*missed, current]
     # Whoever has been told of the last one has seen the row as it is.
     return [*missed[:-1], missed[-1]._replace(at=job.updated_at)]

@@ -289,7 +289,7 @@ class Watching:
         owners = {owner for watch in group for owner in watch.owners}
         running = {id for watch in group for id in watch.running}
         window = reading.changed_of_owners(owners, since, max(now, since), running)
-        records = reading.records_of([job for job in window.jobs if job.attempt or job.started_at])
+        records = reading.records_of([job for job in window.jobs if job.updated_at != job.created_at])
         for watch in group:
             theirs = [job for job in window.jobs if job.owner in watch.owners]
             watch.tell(theirs, records, until=max(since, min(window.until, settled)))
@@ -297,10 +297,10 @@ class Watching:
 
 def _has_records(job: JobRow, watches: list[JobWatch]) -> bool:
     """Whether more than one move may have been made since one of those who watch it was told."""
-    return any(
-        watch.job_id == job.id and watch.seen is not None and (job.attempt, job.status) != watch.seen[:2]
-        for watch in watches
-    )
+    if job.status == Status.RUNNING and job.attempt:
+        places = (watch.seen for watch in watches if watch.job_id == job.id)
+        return any(seen is not None and seen[:2] != (job.attempt, job.status) for seen in places)
+    return True
 
 
 watching = PerProcess(Watching)
