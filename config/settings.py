@@ -235,6 +235,7 @@ UNFOLD = {
     ],
     "SIDEBAR": {"navigation": "config.sidebar.sidebar"},
     "STYLES": [f"{STATIC_URL}orchestrator/admin.css"],
+    "SCRIPTS": [f"{STATIC_URL}orchestrator/live.js"],
     "DASHBOARD_CALLBACK": "orchestrator.admin.home.dashboard",
 }
 

@@ -16,7 +16,7 @@ from ingestion.models import Ingestion, RecordError
 from orchestrator.models import Attempt, AttemptLog, Job, Kind, Upkeep
 from orchestrator.rollups import writing
 from orchestrator.states import Status
-from orchestrator.submission import submit
+from orchestrator.submission import cancel, submit
 from tests.browser.conftest import PHONE, Browser
 from tests.factories import make_attempt, make_job, make_worker_row
 from tests.moves import put
@@ -170,3 +170,19 @@ def test_redoc_asks_no_foreign_host(browser: Browser, transactional_db: None) ->
 
     assert browser.complaints() == []
     assert browser.foreign_requests() == []
+
+
+def test_a_jobs_page_follows_its_event_stream(
+    logged_in: Browser, busy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By polling it would not be refreshed within the test.
+    monkeypatch.setattr("orchestrator.admin.job_page.REFRESH_SECONDS", 1_000)
+    monkeypatch.setattr("orchestrator.live.watching.POLL_SECONDS", 0.02)
+    job = submit("demo.slices")
+    logged_in.open(f"/admin/orchestrator/job/{job.id}/change/")
+    logged_in.wait_for("#job[data-events]")
+
+    cancel(job.id)
+
+    logged_in.wait_for_text("CANCELLED")
+    assert logged_in.complaints() == []

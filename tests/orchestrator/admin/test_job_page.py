@@ -92,6 +92,7 @@ def test_a_running_job_shows_its_progress_and_refreshes_itself(admin_client: Cli
     assert "Runs on io@here." in page
     assert "3 of 12 · 25 % x" in page
     assert "hx-trigger" in page
+    assert f'data-events="/jobs/{job.id}/events"' in page
     assert 'id="nav-sidebar"' not in shown(admin_client, job, HX_Request="true")
 
 
@@ -101,6 +102,7 @@ def test_a_job_that_has_ended_does_not_refresh_itself(admin_client: Client) -> N
     page = shown(admin_client, make_job(Status.COMPLETED, finished_at=ended_at))
 
     assert "every 2s" not in page
+    assert "data-events" not in page
 
 
 def test_attempts_come_newest_first_with_library_frames_folded(admin_client: Client) -> None:
