@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config.settings import ENV
 from orchestrator.live.events import RETRY
-from orchestrator.live.watching import Watch
+
+if TYPE_CHECKING:
+    # It needs the models, which `config.wsgi` loads.
+    from orchestrator.live.watching import Watch
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

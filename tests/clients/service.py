@@ -19,6 +19,8 @@ from config.local.ports import free_port
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 60
 RATES = ("REQUESTS_PER_MINUTE", "REQUESTS_PER_MINUTE_PER_ADDRESS")
+# A client that reads a response to its end would wait for a quarter of an hour.
+SHORT_STREAMS = {"MAX_WATCH_SECONDS": "0.3"}
 
 
 @contextmanager
@@ -31,7 +33,13 @@ def service(**settings: str) -> Iterator[str]:
             *("--blocking-threads", "8", "config.wsgi:application"),
         ],
         cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": database_url(), **dict.fromkeys(RATES, "1000000"), **settings},
+        env={
+            **os.environ,
+            "DATABASE_URL": database_url(),
+            **dict.fromkeys(RATES, "1000000"),
+            **SHORT_STREAMS,
+            **settings,
+        },
     )
     try:
         wait_for(address, server)
