@@ -15,7 +15,6 @@ from pytest_django import Settings
 
 from access.failed_attempts import failures
 from orchestrator.http.throttling import requests_counted
-from orchestrator.live.watching import watching
 from tests.factories import make_user
 
 if TYPE_CHECKING:
@@ -87,9 +86,6 @@ def unthrottled() -> Iterator[None]:
     yield
     requests_counted.clear()
     failures.clear()
-    # Of event streams that a test has opened and not read to their end.
-    for watch in watching().watches:
-        watch.close()
 
 
 def pointers(response: Response) -> list[str]:

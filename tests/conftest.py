@@ -65,6 +65,16 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
         Emptying().replace_djangos()
 
 
+@pytest.fixture(autouse=True)
+def closed_event_streams() -> Iterator[None]:
+    """Of those that a test has opened and not read to their end, nothing is read any more."""
+    yield
+    from orchestrator.live.watching import watching
+
+    for watch in watching().watches:
+        watch.close()
+
+
 @pytest.fixture
 def postgres() -> Iterator[Postgres]:
     """The session's PostgreSQL, to be killed and started at will; it runs again for the next test."""

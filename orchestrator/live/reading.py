@@ -103,16 +103,21 @@ def changed_jobs(watched: Iterable[tuple[UUID, Version]]) -> dict[UUID, JobRow |
     pairs = list(watched)
     rows = fetch(
         CHANGED_JOBS,
-        ids=[str(id) for id, _ in pairs],
-        times=[updated_at for _, (updated_at, _) in pairs],
-        statuses=[status for _, (_, status) in pairs],
+        ids=_array(str(id) for id, _ in pairs),
+        times=_array(updated_at.isoformat() if updated_at else "NULL" for _, (updated_at, _) in pairs),
+        statuses=_array(status or '""' for _, (_, status) in pairs),
     )
     return {id: JobRow(*columns) if columns[0] else None for id, *columns in rows}
 
 
+def _array(texts: Iterable[str]) -> str:
+    """As PostgreSQL reads an array. Psycopg2 takes ten times as long to write one of many hundreds."""
+    return f"{{{','.join(texts)}}}"
+
+
 def running_children(parent_ids: Collection[UUID]) -> dict[UUID, tuple[int, datetime]]:
     """Of each that has any: how many, and when the last of them changed."""
-    rows = fetch(RUNNING_CHILDREN, ids=[str(id) for id in parent_ids])
+    rows = fetch(RUNNING_CHILDREN, ids=_array(map(str, parent_ids)))
     return {id: (count, at) for id, count, at in rows}
 
 
