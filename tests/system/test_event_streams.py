@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 import requests
@@ -24,7 +25,7 @@ def watch(stack: Stack, path: str, **headers: str) -> requests.Response:
 
 
 def submit(stack: Stack, seconds: float) -> str:
-    body = {"kind": "demo.slices", "payload": {"slices": 2, "seconds_per_slice": seconds}}
+    body: Any = {"kind": "demo.slices", "payload": {"slices": 2, "seconds_per_slice": seconds}}
     response = requests.post(f"{stack.url}/jobs", json=body, timeout=PATIENCE_SECONDS)
     assert response.status_code == 202, response.text
     return str(response.json()["job_id"])
