@@ -63,3 +63,12 @@ class Reader:
         fields = {name: value for name, _, value in lines if name}
         self.last_id = fields.get("id", self.last_id)
         return Event(self.last_id, fields["event"], json.loads(fields["data"])) if "data" in fields else None
+
+
+def statuses(events: list[Event]) -> list[tuple[str, int]]:
+    return [event.status for event in events if event.name == "status"]
+
+
+def all_of(response: Response) -> list[Event]:
+    """The events until the stream ends."""
+    return list(Reader.of(response).events())

@@ -8,7 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
@@ -136,6 +136,8 @@ class OwnersWatch(Watch):
         self.owners = frozenset(owners)
         # Everything up to then was told of.
         self.since = since
+        # How much time is read at once; None: all that there is. Less for one who has missed very many changes.
+        self.span: timedelta | None = None
         self._told: dict[UUID, Place] = {}
         self._progress: dict[UUID, tuple[int | None, int | None, str]] = {}
 
@@ -288,10 +290,17 @@ class Watching:
     def _read_group(self, group: list[OwnersWatch], since: datetime, now: datetime, settled: datetime) -> None:
         owners = {owner for watch in group for owner in watch.owners}
         running = {id for watch in group for id in watch.running}
-        window = reading.changed_of_owners(owners, since, max(now, since), running)
+        spans = [watch.span for watch in group if watch.span]
+        until = max(now, since)
+        if spans and since + min(spans) < until:
+            until = since + min(spans)
+        window = reading.changed_of_owners(owners, since, until, running)
+        # Without that, each reading would begin with all of the time again, and take ever so long.
+        span = 2 * (window.until - since) if window.until < now else None
         records = reading.records_of([job for job in window.jobs if job.updated_at != job.created_at])
         for watch in group:
             theirs = [job for job in window.jobs if job.owner in watch.owners]
+            watch.span = span
             watch.tell(theirs, records, until=max(since, min(window.until, settled)))
 
 

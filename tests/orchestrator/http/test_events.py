@@ -7,21 +7,20 @@ from contextlib import closing
 
 import msgspec
 import pytest
-from django.db import transaction
 from django.db.models.functions import Now
 from pytest_django import Settings
 
 from orchestrator import submission
+from orchestrator.live import reading
 from orchestrator.live.watching import Watching, watching
 from orchestrator.models import Job
 from orchestrator.submission import submit
 from orchestrator.testing import worker_process
 from orchestrator.worker.process import WorkerProcess
-from tests.api import Api, Response, pointers
-from tests.concurrency import in_thread
-from tests.event_streams import Event, Reader
+from tests.api import Api, pointers
+from tests.event_streams import Reader, all_of, statuses
 from tests.factories import make_job
-from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, claim, complete, fail, lease, pipeline
+from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, complete, fail, lease, pipeline
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
 
@@ -30,21 +29,13 @@ pytestmark = [pytest.mark.django_db(transaction=True)]
 def frequent(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.ENV = msgspec.structs.replace(settings.ENV, WATCH_HEARTBEAT_SECONDS=0.05)
     monkeypatch.setattr("orchestrator.live.watching.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("orchestrator.live.watching.MAX_BUSY_SHARE", 1)
 
 
 @pytest.fixture
 def worker(transactional_db: None) -> Iterator[WorkerProcess]:
     with worker_process("tester@here", ["default"]) as process:
         yield process
-
-
-def statuses(events: list[Event]) -> list[tuple[str, int]]:
-    return [event.status for event in events if event.name == "status"]
-
-
-def all_of(response: Response) -> list[Event]:
-    """The events until the stream ends."""
-    return list(Reader.of(response).events())
 
 
 def test_a_stream_begins_with_the_job_as_it_is(api: Api) -> None:
@@ -240,89 +231,6 @@ def test_another_type_than_a_stream_is_not_there(api: Api) -> None:
     assert api.get(f"/jobs/{make_job().id}/events", Accept="application/json").status_code == 406
 
 
-# Of an owner
-
-
-def test_the_moves_of_an_owners_jobs_are_told_and_no_others(
-    api: Api, kind: DeclareKind, worker: WorkerProcess
-) -> None:
-    declared = kind(max_attempts=2)
-    with closing(api.get("/events?owner=ada")) as response:
-        reader = begun(response)
-        submit(declared, owner="bob")
-        job = submit(declared, owner="ada")
-
-        told = [reader.next()]
-        while (leased := claim(declared, worker)) is not None:
-            if leased.id == job.id:
-                told.append(reader.next())
-                complete(leased)
-                told.append(reader.next())
-
-    assert statuses(told) == [("CREATED", 0), ("RUNNING", 1), ("COMPLETED", 1)]
-    assert {event.data["job_id"] for event in told} == {str(job.id)}
-
-
-def test_who_watches_an_owner_and_connects_again_misses_nothing(
-    api: Api, kind: DeclareKind, worker: WorkerProcess
-) -> None:
-    declared = kind(max_attempts=2)
-    waiting = submit(declared, owner="ada")
-    with closing(api.get("/events?owner=ada")) as response:
-        last = begun(response).last_id
-    fail(lease(declared, worker), retryable=True)
-    Job.objects.filter(id=waiting.id).update(ready=True)
-    complete(lease(declared, worker))
-    cancelled = submit(declared, owner="ada")
-    submission.cancel(cancelled.id)
-    submission.retry(cancelled.id)
-
-    with closing(api.get("/events?owner=ada", Last_Event_ID=last)) as response:
-        reader = Reader.of(response)
-        told = [reader.next() for _ in range(7)]
-
-    of = {str(waiting.id): "first", str(cancelled.id): "second"}
-    by_job: dict[str, list[tuple[str, int]]] = {"first": [], "second": []}
-    for event in told:
-        by_job[of[event.data["job_id"]]].append(event.status)
-    assert by_job["first"] == [("RUNNING", 1), ("CREATED", 1), ("RUNNING", 2), ("COMPLETED", 2)]
-    assert by_job["second"] == [("CREATED", 0), ("CANCELLED", 0), ("CREATED", 0)]
-
-
-def test_what_was_committed_late_is_told(api: Api, kind: DeclareKind) -> None:
-    declared = kind()
-    with closing(api.get("/events?owner=ada")) as response:
-        reader = begun(response)
-        with transaction.atomic():
-            job = submit(declared, owner="ada")
-            late = in_thread(lambda: submit(declared, owner="ada")).result(PATIENCE_SECONDS)
-            first = reader.next()
-        second = reader.next()
-
-    assert [first.data["job_id"], second.data["job_id"]] == [str(late.id), str(job.id)]
-
-
-def test_many_jobs_at_once_are_told_part_by_part(api: Api, kind: DeclareKind, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.live.reading.MAX_FOUND", 3)
-    declared = kind()
-    with closing(api.get("/events?owner=ada")) as response:
-        last = begun(response).last_id
-    jobs = [submit(declared, owner="ada") for _ in range(10)]
-
-    with closing(api.get("/events?owner=ada", Last_Event_ID=last)) as response:
-        reader = Reader.of(response)
-        told = {reader.next().data["job_id"] for _ in jobs}
-
-    assert told == {str(job.id) for job in jobs}
-
-
-def begun(response: Response) -> Reader:
-    """The reader of a stream that has begun: it says since when."""
-    reader = Reader.of(response)
-    reader.wait_for_id()
-    return reader
-
-
 # Who may watch, and how many
 
 
@@ -402,8 +310,6 @@ def test_one_connection_reads_for_all_and_none_once_they_are_gone(api: Api) -> N
 
 
 def test_a_database_that_is_away_for_a_while_only_delays(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator.live import reading
-
     job = make_job()
     reader = Reader.of(api.get(f"/jobs/{job.id}/events"))
     reader.next()

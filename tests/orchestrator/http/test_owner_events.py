@@ -1,0 +1,144 @@
+"""Live events of an owner's jobs over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime, timedelta
+from itertools import pairwise
+from uuid import UUID
+
+import msgspec
+import pytest
+from django.db import transaction
+from pytest_django import Settings
+
+from orchestrator import submission
+from orchestrator.live import reading
+from orchestrator.models import Job
+from orchestrator.submission import submit
+from orchestrator.testing import worker_process
+from orchestrator.worker.process import WorkerProcess
+from tests.api import Api, Response
+from tests.concurrency import in_thread
+from tests.event_streams import Reader, statuses
+from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, claim, complete, fail, lease
+
+pytestmark = [pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture(autouse=True)
+def frequent(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.ENV = msgspec.structs.replace(settings.ENV, WATCH_HEARTBEAT_SECONDS=0.05)
+    monkeypatch.setattr("orchestrator.live.watching.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("orchestrator.live.watching.MAX_BUSY_SHARE", 1)
+
+
+@pytest.fixture
+def worker(transactional_db: None) -> Iterator[WorkerProcess]:
+    with worker_process("tester@here", ["default"]) as process:
+        yield process
+
+
+def test_the_moves_of_an_owners_jobs_are_told_and_no_others(
+    api: Api, kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    declared = kind(max_attempts=2)
+    with closing(api.get("/events?owner=ada")) as response:
+        reader = begun(response)
+        submit(declared, owner="bob")
+        job = submit(declared, owner="ada")
+
+        told = [reader.next()]
+        while (leased := claim(declared, worker)) is not None:
+            if leased.id == job.id:
+                told.append(reader.next())
+                complete(leased)
+                told.append(reader.next())
+
+    assert statuses(told) == [("CREATED", 0), ("RUNNING", 1), ("COMPLETED", 1)]
+    assert {event.data["job_id"] for event in told} == {str(job.id)}
+
+
+def test_who_watches_an_owner_and_connects_again_misses_nothing(
+    api: Api, kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    declared = kind(max_attempts=2)
+    waiting = submit(declared, owner="ada")
+    with closing(api.get("/events?owner=ada")) as response:
+        last = begun(response).last_id
+    fail(lease(declared, worker), retryable=True)
+    Job.objects.filter(id=waiting.id).update(ready=True)
+    complete(lease(declared, worker))
+    cancelled = submit(declared, owner="ada")
+    submission.cancel(cancelled.id)
+    submission.retry(cancelled.id)
+
+    with closing(api.get("/events?owner=ada", Last_Event_ID=last)) as response:
+        reader = Reader.of(response)
+        told = [reader.next() for _ in range(7)]
+
+    of = {str(waiting.id): "first", str(cancelled.id): "second"}
+    by_job: dict[str, list[tuple[str, int]]] = {"first": [], "second": []}
+    for event in told:
+        by_job[of[event.data["job_id"]]].append(event.status)
+    assert by_job["first"] == [("RUNNING", 1), ("CREATED", 1), ("RUNNING", 2), ("COMPLETED", 2)]
+    assert by_job["second"] == [("CREATED", 0), ("CANCELLED", 0), ("CREATED", 0)]
+
+
+def test_what_was_committed_late_is_told(api: Api, kind: DeclareKind) -> None:
+    declared = kind()
+    with closing(api.get("/events?owner=ada")) as response:
+        reader = begun(response)
+        with transaction.atomic():
+            job = submit(declared, owner="ada")
+            late = in_thread(lambda: submit(declared, owner="ada")).result(PATIENCE_SECONDS)
+            first = reader.next()
+        second = reader.next()
+
+    assert [first.data["job_id"], second.data["job_id"]] == [str(late.id), str(job.id)]
+
+
+def test_many_jobs_at_once_are_told_part_by_part(api: Api, kind: DeclareKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.live.reading.MAX_FOUND", 3)
+    declared = kind()
+    with closing(api.get("/events?owner=ada")) as response:
+        last = begun(response).last_id
+    jobs = [submit(declared, owner="ada") for _ in range(10)]
+
+    with closing(api.get("/events?owner=ada", Last_Event_ID=last)) as response:
+        reader = Reader.of(response)
+        told = {reader.next().data["job_id"] for _ in jobs}
+
+    assert told == {str(job.id) for job in jobs}
+
+
+def test_after_a_part_the_next_is_not_searched_for_in_all_of_the_time(
+    api: Api, kind: DeclareKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.live.reading.MAX_FOUND", 3)
+    declared, spans = kind(), list[tuple[timedelta, timedelta]]()
+    jobs = [submit(declared, owner="ada") for _ in range(10)]
+    changed_of_owners = reading.changed_of_owners
+
+    def record(owners: list[str], since: datetime, until: datetime, running: list[UUID]) -> reading.Window:
+        window = changed_of_owners(owners, since, until, running)
+        spans.append((until - since, window.until - since))
+        return window
+
+    monkeypatch.setattr(reading, "changed_of_owners", record)
+    with closing(api.get("/events?owner=ada", Last_Event_ID="0.0")) as response:
+        reader = Reader.of(response)
+        told = {reader.next().data["job_id"] for _ in jobs}
+
+    assert told == {str(job.id) for job in jobs}
+    parts = [(found, searched) for (asked, found), (searched, _) in pairwise(spans) if found < asked]
+    assert parts
+    assert all(searched <= 2 * found for found, searched in parts)
+
+
+def begun(response: Response) -> Reader:
+    """The reader of a stream that has begun: it says since when."""
+    reader = Reader.of(response)
+    reader.wait_for_id()
+    return reader
