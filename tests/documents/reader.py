@@ -94,9 +94,27 @@ def parsed(command: str) -> Namespace:
     curl.add_argument("-H", dest="headers", action="append", default=[])
     curl.add_argument("--json", dest="body")
     curl.add_argument("-T", dest="file")
+    curl.add_argument("-N", dest="is_unbuffered", action="store_true")
+    curl.add_argument("-m", dest="seconds", type=float)
     asked = curl.parse_args(shlex.split(command)[1:])
     asked.method = asked.method or ("POST" if asked.body else "GET")
     return asked
+
+
+def begun(url: str, headers: Mapping[str, str], seconds: float) -> str:
+    """What comes of an answer within so long."""
+    end = time.monotonic() + seconds
+    came = b""
+    # Nothing for that long is an end, too.
+    with (
+        requests.get(url, headers=headers, stream=True, timeout=(60, seconds)) as answer,
+        suppress(requests.ConnectionError),
+    ):
+        for chunk in answer.iter_content(None):
+            came += chunk
+            if time.monotonic() > end:
+                break
+    return came.decode()
 
 
 class Reader:
@@ -144,6 +162,9 @@ class Reader:
         headers = dict(header.split(": ", 1) for header in asked.headers)
         if asked.body:
             headers["Content-Type"] = "application/json"
+        if asked.seconds:
+            yield from self.text_differences(shown, begun(f"http://{asked.url}", headers, asked.seconds))
+            return
         sent = FILES[asked.file] if asked.file else asked.body
         answer = requests.request(asked.method, f"http://{asked.url}", headers=headers, data=sent, timeout=60)
         head, _, body = shown.partition("\n\n") if asked.shows_headers else ("", "", shown)
