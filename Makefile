@@ -60,6 +60,7 @@ check: .venv/dev.stamp ## Check style, types, layers, migrations and deployment 
 	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py draw_settings --check
 	$(BIN)/python misc/draw_architecture.py --check
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	@if command -v promtool; then cd deploy/monitoring && promtool check rules rules.yml && promtool test rules rules.test.yml; fi
 
 lock: ## Write requirements*.txt, with hashes, from requirements*.in. To take newer versions: make lock ARGS=--upgrade.
 	@$(PYTHON) -m pip install --quiet --target .venv/lock $(UV)
