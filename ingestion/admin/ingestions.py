@@ -52,16 +52,8 @@ class IngestionAdmin(ExactSearch, ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Ingestion]:
         return queries.with_progress(super().get_queryset(request))
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        ingestion = self.get_object(request, object_id) if object_id else None
-        shown = {"state": self.status(ingestion), **ingestion_page.context(request, ingestion)} if ingestion else {}
-        return super().changeform_view(request, object_id, form_url, {**(extra_context or {}), **shown})
+    def shown_of(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        return {"state": self.status(row), **ingestion_page.context(request, row)}
 
     @admin.action(description="Cancel the selected ingestions", permissions=["cancel"])
     def cancel_selected(self, request: HttpRequest, ingestions: QuerySet[Ingestion]) -> TemplateResponse | None:

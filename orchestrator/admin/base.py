@@ -68,6 +68,21 @@ class BoundedAdmin(ModelAdmin):
         """A list in the order of its key goes by that; the others are short, and their pages are numbered."""
         return KeyedList if tuple(self.ordering or ()) == ("-id",) else NumberedList
 
+    def shown_of(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """What the template of the row's page shows, besides its form."""
+        return {}
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        row = self.get_object(request, object_id) if object_id else None
+        shown = self.shown_of(request, row) if row else {}
+        return super().changeform_view(request, object_id, form_url, {**(extra_context or {}), **shown})
+
     def is_granted(self, request: HttpRequest, verb: str) -> bool:
         """Whether the user may do that to such rows, by the rule that the API goes by."""
         return is_granted(request.user, f"{self.opts.app_label}.{verb}_{self.opts.model_name}")

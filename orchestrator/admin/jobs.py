@@ -90,16 +90,8 @@ class JobAdmin(ReadOnlyAdmin):
             queryset, request.search_note = search.find(queryset, term)  # type: ignore[attr-defined]
         return queryset, False
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        job = self.get_object(request, object_id) if object_id else None
-        shown = job_page.context(request, job) if job else {}
-        return super().changeform_view(request, object_id, form_url, {**(extra_context or {}), **shown})
+    def shown_of(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        return job_page.context(request, row)
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         """The buttons that apply to the job as it is."""

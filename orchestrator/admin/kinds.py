@@ -118,16 +118,8 @@ class KindAdmin(ReadOnlyAdmin):
             running=RawSQL(RUNNING_JOBS, [MAX_COUNTED]),  # noqa: S611 - a constant
         )
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        kind = self.get_object(request, object_id) if object_id else None
-        shown = kind_page.context(request, kind) if kind else {}
-        return super().changeform_view(request, object_id, form_url, {**(extra_context or {}), **shown})
+    def shown_of(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        return kind_page.context(request, row)
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
         """The button that applies to the kind as it is."""

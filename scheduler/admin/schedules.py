@@ -153,16 +153,8 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
         ),
     )
 
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        schedule = self.get_object(request, object_id) if object_id else None
-        shown = schedule_page.context(schedule) if schedule else {}
-        return super().changeform_view(request, object_id, form_url, {**(extra_context or {}), **shown})
+    def shown_of(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        return schedule_page.context(row)
 
     def get_fieldsets(self, request: HttpRequest, obj: TaskSchedule | None = None) -> Any:
         """A schedule that is not saved yet has no status."""
