@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 
 import pytest
@@ -353,7 +352,6 @@ def test_ten_thousand_children_fan_in_without_a_statement_for_each(
     kind: DeclareKind, last: Kind, worker: WorkerProcess
 ) -> None:
     step = kind(execution="transactional", batch_size=5_000)
-    began = time.monotonic()
     parent, _ = pipeline(last, step, {str(n): () for n in range(10_000)})
 
     with CaptureQueriesContext(connection) as statements:
@@ -362,7 +360,6 @@ def test_ten_thousand_children_fan_in_without_a_statement_for_each(
 
     assert (again(parent).ready, again(parent).unfinished_dependencies) == (True, 0)
     assert len(statements) < 40
-    assert time.monotonic() - began < 30
 
 
 def test_one_child_that_fails_cancels_thousands_set_wise(step: Kind, last: Kind, worker: WorkerProcess) -> None:
