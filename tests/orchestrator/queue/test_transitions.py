@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from orchestrator.kinds import Kind
 from orchestrator.models import Job
 from orchestrator.queue import transitions
 from orchestrator.queue.transitions import Ending
-from orchestrator.running import RowMoved
+from orchestrator.running import Cancelled, RowMoved
 from orchestrator.states import FINAL, MOVES, Status
 from orchestrator.worker.process import WorkerProcess
 from tests.factories import make_job
@@ -41,6 +42,7 @@ VERBS: dict[str, set[Move]] = {
     "count_down": STARTS,
     "complete": {("RUNNING", "COMPLETED")},
     "complete_together": {("RUNNING", "COMPLETED")},
+    "wait_for_children": set(),
     "complete_locked": {("RUNNING", "COMPLETED"), ("CREATED", "COMPLETED")},
     "fail": {("RUNNING", "FAILED"), ("CREATED", "FAILED")} | CANCELS,
     "retry_later": {("RUNNING", "CREATED")} | CANCELS,
@@ -79,6 +81,10 @@ class Bench:
     def complete(self, job: Any) -> None:
         job.watched_since = None
         transitions.complete(job, "1")
+
+    def wait_for_children(self, job: Any) -> None:
+        with suppress(Cancelled):
+            transitions.wait_for_children(job, 1)
 
     def complete_together(self, job: Any) -> None:
         job.watched_since = None
@@ -209,7 +215,7 @@ def test_every_statement_that_writes_a_status_has_a_verb_here() -> None:
     public = {name for name, each in vars(transitions).items() if callable(each) and not name.startswith("_")}
     own = {name for name in public if getattr(vars(transitions)[name], "__module__", "") == transitions.__name__}
 
-    assert own - {"Claim", "Ending", "Counted", "priority_step"} == VERBS.keys()
+    assert own - {"Claim", "Ending", "Counted", "priority_step", "unstarted_children"} == VERBS.keys()
 
 
 WRITES_STATUS = re.compile(r"UPDATE orchestrator_job\b.*?\bSET\b(?:(?!\bWHERE\b).)*?\bstatus\s*=", re.DOTALL)
