@@ -9,6 +9,8 @@ from functools import cache
 from zoneinfo import ZoneInfo, available_timezones
 
 SECOND = timedelta(seconds=1)
+# Of times that a rule names. Close to the year 10,000 it may be too late to be shown by the clocks of a zone.
+YEARS = range(1970, 9_000)
 
 # Files beside those of the zones: what this machine is set to, a zone whose clocks stand at "unset", a template.
 NO_ZONES = frozenset({"localtime", "Factory", "posixrules"})

@@ -164,6 +164,8 @@ def read(expression: str) -> CronTimes:
     """Reads five fields or a name such as @daily; raises BadCron."""
     if len(expression) > MAX_CRON_LENGTH:
         raise BadCron(f"at most {MAX_CRON_LENGTH} characters, not {len(expression)}")
+    if re.search(r"[^\S \t]", expression):
+        raise BadCron("separate its fields by spaces, on one line")
     if expression.strip().startswith("@"):
         return _read_fields(_macro(expression.strip()).split())
     return _read_fields(expression.upper().split())

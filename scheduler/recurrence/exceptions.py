@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -9,7 +10,7 @@ from typing import Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from scheduler.recurrence.calendars import DAY, Calendar, Closed
-from scheduler.recurrence.clocks import to_instant, to_local
+from scheduler.recurrence.clocks import YEARS, to_instant, to_local
 
 MAX_MOMENTS, MAX_CALENDARS = 1_000, 10
 # How far an occurrence on a closed day is moved to find an open one.
@@ -50,11 +51,15 @@ NONE = Moments()
 
 def read_moment(text: object, zone: ZoneInfo) -> date | datetime:
     """A day (2030-12-24), or the instant of a time, in the zone if it has no offset; raises BadMoment."""
+    # Python reads weeks (2030-W52-2), too.
+    match = re.fullmatch(r"\d{4}-\d\d-\d\d(T.{1,29})?", text.upper(), re.ASCII) if isinstance(text, str) else None
+    if match and int(match[0][:4]) not in YEARS:
+        raise BadMoment(f"The year of {match[0]!r} must be {YEARS[0]} to {YEARS[-1]}.")
     try:
-        if isinstance(text, str) and len(text) == len("2030-12-24"):
-            return date.fromisoformat(text)
-        if isinstance(text, str) and len(text) <= 40 and text[10:11].upper() == "T":
-            read = datetime.fromisoformat(text.upper())
+        if match and not match[1]:
+            return date.fromisoformat(match[0])
+        if match:
+            read = datetime.fromisoformat(match[0])
             at = read.astimezone(UTC) if read.tzinfo else to_instant(read, zone)
             return at.replace(microsecond=0)
     except (ValueError, OverflowError):

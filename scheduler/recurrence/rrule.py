@@ -185,6 +185,8 @@ def _moment(name: str, value: str, zone: ZoneInfo | None = None) -> Moment:
     # Python reads the seconds 60 and 61 as well.
     if f"{local.second:02}" != value[13:15]:
         raise wrong
+    if name != "UNTIL" and local.year not in clocks.YEARS:
+        raise BadRRule(f"{value!r}: the year of {name} must be {clocks.YEARS[0]} to {clocks.YEARS[-1]}.")
     return Moment(local, ZoneInfo("UTC") if value.endswith("Z") else zone)
 
 

@@ -563,6 +563,16 @@ def test_without_a_token_there_are_no_schedules_and_a_reading_one_only_reads(
     assert reader.post(PATH, EVERY_MINUTE).status_code == 403
 
 
+def test_a_preview_of_the_last_days_that_there_are_is_refused_in_every_zone(api: Api) -> None:
+    zone = {"timezone": "Pacific/Kiritimati"}
+
+    added = api.post(f"{PATH}preview/", {"rrule": "FREQ=DAILY;COUNT=1\nRDATE:99991231T235959Z"} | zone)
+    included = api.post(f"{PATH}preview/", {"rrule": "FREQ=DAILY;COUNT=1", "include": ["9999-12-31T23:59:59Z"]} | zone)
+
+    assert (added.status_code, included.status_code) == (400, 400)
+    assert (pointers(added), pointers(included)) == (["/rrule"], ["/include/0"])
+
+
 def test_a_preview_says_which_value_is_wrong_and_what_would_be_right(api: Api) -> None:
     [error] = api.post(f"{PATH}preview/?n=3", {"rrule": "FREQ=MONTHLY;BYMONTHDAY=0"}).json()["errors"]
 

@@ -196,7 +196,15 @@ def test_moments_are_days_or_times_with_or_without_an_offset() -> None:
     assert read_moment("2030-03-31T02:30:00", BERLIN) == at(2030, 3, 31, 3)
 
 
-@pytest.mark.parametrize("text", ["", "tomorrow", "2030-13-01", "2030-12-24T25:00:00", "20301224", 7, None, "9" * 99])
+@pytest.mark.parametrize(
+    "text", ["", "tomorrow", "2030-13-01", "2030-12-24T25:00:00", "20301224", "2030-W52-2", 7, None, "9" * 99]
+)
 def test_other_texts_are_no_moments(text: Any) -> None:
     with pytest.raises(BadMoment, match="neither a day"):
+        read_moment(text, BERLIN)
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59Z", "9000-01-01", "1969-12-31", "0001-01-01T00:00:00+14:00"])
+def test_a_moment_has_a_year_that_every_zone_can_show(text: str) -> None:
+    with pytest.raises(BadMoment, match="1970 to 8999"):
         read_moment(text, BERLIN)

@@ -125,6 +125,8 @@ REFUSED = [
     ("BEGIN:VEVENT\nRRULE:FREQ=DAILY", "BEGIN", "EXDATE"),
     ("RRULE:FREQ=DAILY\nEXDATE;VALUE=DATE:20300105", "VALUE=DATE", "EXDATE:20300131T090000Z"),
     ("RRULE:FREQ=DAILY\nEXDATE:20300105", "'20300105'", "20300131T090000Z"),
+    ("RRULE:FREQ=DAILY;COUNT=1\nRDATE:99991231T235959Z", "'99991231T235959Z'", "1970 to 8999"),
+    ("RRULE:FREQ=DAILY\nEXDATE:00010101T000000", "'00010101T000000'", "1970 to 8999"),
     ("RRULE:FREQ=DAILY\nRDATE;VALUE=PERIOD:20300105T090000Z/PT1H", "VALUE=PERIOD", "RDATE:20300131T090000Z"),
     ("RRULE:FREQ=DAILY\nEXDATE;TZID=Mars/Olympus:20300105T090000", "Mars/Olympus", "Europe/Bucharest"),
     ("RRULE:FREQ=DAILY\nEXDATE;TZID=Europe/Paris:20300105T090000Z", "'20300105T090000Z'", "20300131T090000"),
@@ -184,6 +186,8 @@ def test_a_date_as_until_includes_that_day_by_the_clocks_of_the_zone() -> None:
 REFUSED_CRON = [
     ("", "0 fields", "five"),
     ("* * * *", "4 fields", "five"),
+    ("0 3\n* * *", "'0 3\\n* * *'", "on one line"),
+    ("0 3\N{NO-BREAK SPACE}* * *", "'0 3", "by spaces"),
     ("0 0 12 * * ?", "6 fields", "BYSECOND"),
     ("*/10 * * * * *", "6 fields", "interval"),
     ("0 0 12 * * ? 2030", "7 fields", "ends_at"),
