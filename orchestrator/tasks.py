@@ -27,7 +27,8 @@ from orchestrator.worker.consumer_stall import ConsumerStall
 from orchestrator.worker.poller import Poller
 from orchestrator.worker.process import WorkerProcess
 from orchestrator.worker.retirement import Retirement
-from orchestrator.worker.runner import handle_bell
+from orchestrator.worker.runner import handle_bell, run_ready
+from orchestrator.worker.shared_claims import IdleSlots
 from orchestrator.worker.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -192,6 +193,13 @@ def _start_process() -> None:
     attempts.start_reporting(_celery_worker.app, _celery_worker.hostname)
     process = worker_process.start_process(_celery_worker.hostname, queues, slots)
     consumer_stall = ConsumerStall(process, _celery_pid)
+    if hasattr(_celery_worker.pool, "executor"):
+        # A pool of threads. It may not have begun yet, so it is asked for its threads when one is wanted.
+        process.idle_slots = IdleSlots(
+            process.slots,
+            submit=lambda work: _celery_worker.pool.executor.submit(work),
+            run_ready=lambda kind: run_ready(kind, process),
+        )
     if _has_children():
         process.process_end.before_exit = partial(make_sure_of_a_successor, consumer_stall)
         process.retirement = Retirement(

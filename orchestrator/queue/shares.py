@@ -33,6 +33,8 @@ LIMIT = """
     ) AS share) AS _
 )
 """
+# By which the slots that run leased jobs are told apart.
+SLOT = "worker_id, started_at"
 # Those that it holds.
 HELD = """
 (
@@ -43,8 +45,8 @@ HELD = """
 )
 """
 # How many of its jobs may be claimed.
-FREE = f"CASE WHEN {LIMIT} <= {HELD} THEN 0 ELSE %(at_most)s END".replace("{slot}", "worker_id, started_at")
-FREE_ASYNC = f"least(%(at_most)s, greatest(0, coalesce({LIMIT} - {HELD}, %(at_most)s)))".replace("{slot}", "id")
+FREE = f"CASE WHEN {LIMIT} <= {HELD} THEN 0 ELSE %(at_most)s END"
+FREE_APART = f"least(%(at_most)s, greatest(0, coalesce({LIMIT} - {HELD}, %(at_most)s)))"
 
 # Who was picked, in that order, as a FROM item.
 PICKED = "unnest(current_setting('muster.picked')::text[])"
@@ -73,17 +75,23 @@ SELECT set_config('muster.picked', coalesce((SELECT array_agg(owner ORDER BY pla
 """
 
 
-def free(kind: Kind, owner: str) -> str:
-    """SQL for how many jobs of the kind the owner may start now. owner: SQL for its name."""
-    return (FREE_ASYNC if kind.is_async else FREE).replace("{owner}", owner)
+def free(kind: Kind, owner: str, *, apart: bool = False) -> str:
+    """SQL for how many jobs of the kind the owner may start now. owner: SQL for its name.
+
+    apart: each in a slot of its own; otherwise one slot runs them in turn. Async jobs always have their own.
+    """
+    slot = "id" if kind.is_async else SLOT
+    return (FREE_APART if apart or kind.is_async else FREE).replace("{slot}", slot).replace("{owner}", owner)
 
 
-def pick(kind: Kind, *, at_most: int = MAX_OWNERS, waits: bool = True) -> str:
+def pick(kind: Kind, *, at_most: int = MAX_OWNERS, apart: bool = False, waits: bool = True) -> str:
     """The statement that picks owners. waits: for the lock of the first; not if the transaction holds others."""
     owner = "in_turn.owner"
     limit = LIMIT.replace("{owner}", owner)
     most = min(at_most, MAX_OWNERS)
-    return PICK.format(in_turn=IN_TURN, limit=limit, free=free(kind, owner), most=most, waits=waits, key=LOCK_KEY)
+    return PICK.format(
+        in_turn=IN_TURN, limit=limit, free=free(kind, owner, apart=apart), most=most, waits=waits, key=LOCK_KEY
+    )
 
 
 def parameters(kind: Kind) -> dict[str, Any]:

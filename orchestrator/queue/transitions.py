@@ -36,8 +36,8 @@ WITH me AS (
     SELECT id FROM orchestrator_worker WHERE id = %(worker)s AND ended_at IS NULL FOR KEY SHARE
 ), now AS MATERIALIZED (
     SELECT clock_timestamp() AS at
-), {{found}}, next AS (
-    SELECT id FROM ready
+), {{found}}, next AS MATERIALIZED (
+    SELECT id, CASE WHEN %(apart)s THEN row_number() OVER () ELSE 0 END * interval '1 microsecond' AS later FROM ready
     WHERE EXISTS (SELECT FROM me)
       AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND (paused_at IS NOT NULL OR limited))
 ), leased AS (
@@ -49,10 +49,10 @@ WITH me AS (
         worker_name = %(worker_name)s,
         celery_task_id = job.id,
         deadline_at = clock_timestamp() + %(timeout)s,
-        started_at = CASE WHEN status = 'RUNNING' THEN started_at ELSE now.at END,
+        started_at = CASE WHEN status = 'RUNNING' THEN started_at ELSE now.at + next.later END,
         updated_at = now.at
-    FROM now
-    WHERE id = ANY(ARRAY(SELECT id FROM next))
+    FROM now, next
+    WHERE job.id = next.id AND job.id = ANY(ARRAY(SELECT id FROM next))
     RETURNING
         {CLAIMED},
         rank,
@@ -353,16 +353,21 @@ def claim(
     worker_name: str,
     isolated: bool = True,
     at_most: int = 1,
+    apart: bool = False,
     id: UUID | None = None,
 ) -> Claim:
     """Claims the kind's most urgent ready jobs for the worker, by a statement that commits by itself.
 
     isolated: whether it may be one that runs alone, which is claimed alone. id: of the one job that may be claimed.
+    apart: each job is for a slot of its own; of a kind with limits only one is claimed then. Otherwise one slot runs
+    them all. What one slot runs has one `started_at`, see `shares`.
     """
+    if apart and admission.is_limited(kind):
+        at_most = 1
     if id is None:
         turns.absorb(kind.name)
-        found = OF_OWNERS.format(free=shares.free(kind, "picked.owner"))
-        sql = LEASE.format(pick=shares.pick(kind, at_most=at_most), found=found)
+        found = OF_OWNERS.format(free=shares.free(kind, "picked.owner", apart=apart))
+        sql = LEASE.format(pick=shares.pick(kind, at_most=at_most, apart=apart), found=found)
     else:
         sql = LEASE.format(pick="", found=BY_ID)
     parameters: dict[str, Any] = {
@@ -372,6 +377,7 @@ def claim(
         "timeout": kind.timeout,
         "isolated": isolated,
         "at_most": at_most,
+        "apart": apart,
         "id": id,
         **shares.parameters(kind),
     }

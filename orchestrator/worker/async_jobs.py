@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from queue import Empty, SimpleQueue
 from uuid import UUID
 
 from django.conf import settings
@@ -16,15 +15,15 @@ from django.db import connection
 
 from orchestrator.async_running import AsyncRunningJob
 from orchestrator.attempt import session
-from orchestrator.failures import error_of
 from orchestrator.kinds import Kind
 from orchestrator.queue import bell
 from orchestrator.running import BaseRunningJob
 from orchestrator.telemetry import attempts
-from orchestrator.worker import async_attempts, completions
+from orchestrator.worker import async_attempts
 from orchestrator.worker.async_attempts import Handled
 from orchestrator.worker.calling import end
-from orchestrator.worker.completions import NotEnded, Returned, Transaction
+from orchestrator.worker.completing import Completing, not_recorded
+from orchestrator.worker.completions import NotEnded, Transaction
 from orchestrator.worker.database_threads import DatabaseThreads, Statements
 from orchestrator.worker.event_loop import EventLoop
 from orchestrator.worker.lease import Lease
@@ -32,10 +31,8 @@ from orchestrator.worker.running_jobs import RunningJobs
 
 logger = logging.getLogger(__name__)
 
-# Jobs that one statement claims, and that one completes, at most.
+# Jobs that one statement claims, at most.
 MAX_GROUP = 500
-# From one group that is completed to the next. A job that ends alone does not wait.
-GATHER_SECONDS = 0.01
 # Threads that record what became of attempts that did not complete.
 RECORDERS = 2
 # The most connections of a process beside ASYNC_CONNECTIONS: those, the one that claims, and the one that completes.
@@ -103,7 +100,7 @@ class AsyncJobs:
     def _begun(self) -> _Threads:
         with self._changed:
             if self._threads is None:
-                self._threads = _Threads(self._complete)
+                self._threads = _Threads(Completing(self._running, self._free_slots))
             return self._threads
 
     # In the thread that claims.
@@ -182,7 +179,7 @@ class AsyncJobs:
             if running.awaits:
                 threads.recorders.submit(self._attempt_in_thread, running, threads, lambda own: result)
             else:
-                threads.completions.add((running, result))
+                threads.completions.add(running, result)
 
     # In threads with a connection.
 
@@ -194,53 +191,40 @@ class AsyncJobs:
         except NotEnded:
             raise
         except BaseException as error:
-            _not_recorded(error)
+            not_recorded(error)
         else:
             if result is not None:
-                threads.completions.add((running, result))
+                threads.completions.add(running, result)
                 return
         self._leave(running)
-
-    def _complete(self, group: Sequence[Returned]) -> None:
-        jobs = [running for running, _ in group]
-        for running in jobs:
-            running.keep_progress()
-        try:
-            completions.complete_or_end(group)
-        except BaseException as error:
-            _not_recorded(error)
-        self._leave(*jobs)
 
     def _end(self, running: AsyncRunningJob, error: BaseException) -> None:
         try:
             end(running, error)
         except BaseException as failure:
-            _not_recorded(failure)
+            not_recorded(failure)
         self._leave(running)
 
-    def _leave(self, *jobs: BaseRunningJob) -> None:
-        self._running.unregister(*jobs)
+    def _leave(self, running: BaseRunningJob) -> None:
+        self._running.unregister(running)
+        attempts.left(running)
+        self._free_slots([running])
+
+    def _free_slots(self, jobs: Sequence[BaseRunningJob]) -> None:
         for running in jobs:
-            attempts.left(running)
             if running.row.runs_alone and self._threads and self._threads.is_claiming:
                 self.want(running.kind)  # The next that runs alone could not be claimed meanwhile.
         self._give_back(len(jobs))
 
 
-def _not_recorded(error: BaseException) -> None:
-    """The heartbeat finds jobs without handlers, and ends their attempts."""
-    logger.error("The end of an attempt could not be recorded: %s", error_of(error), exc_info=error)
-    session.discard()
-
-
 class _Threads:
     """What runs async jobs."""
 
-    def __init__(self, complete: Callable[[Sequence[Returned]], None]) -> None:
+    def __init__(self, completions: Completing) -> None:
         self.loop = EventLoop().start()
         self.transactions = DatabaseThreads(settings.ENV.ASYNC_CONNECTIONS, "async-transaction")
         self.recorders = DatabaseThreads(RECORDERS, "async-recorder")
-        self.completions = _Completions(complete).start()
+        self.completions = completions
         self._claiming: threading.Thread | None = None
 
     def start_claiming(self, serve: Callable[[], None]) -> None:
@@ -259,47 +243,3 @@ class _Threads:
         self.completions.stop(timeout_seconds)
         self.transactions.stop(timeout_seconds)
         self.recorders.stop(timeout_seconds)
-
-
-class _Completions:
-    """The thread that completes jobs whose handlers have used no transaction, all that ended meanwhile at once."""
-
-    def __init__(self, complete: Callable[[Sequence[Returned]], None]) -> None:
-        self._complete = complete
-        self._returned: SimpleQueue[Returned | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="async-completions", daemon=True)
-
-    def start(self) -> _Completions:
-        self._thread.start()
-        return self
-
-    def add(self, returned: Returned) -> None:
-        self._returned.put(returned)
-
-    def stop(self, timeout_seconds: float) -> None:
-        """Ends the thread, once it has completed what was added before."""
-        self._returned.put(None)
-        self._thread.join(timeout_seconds)
-
-    def _serve(self) -> None:
-        try:
-            while group := self._next_group():
-                self._complete(group)
-                time.sleep(GATHER_SECONDS)
-        finally:
-            connection.close()
-
-    def _next_group(self) -> list[Returned]:
-        """Empty when the thread is to end."""
-        group: list[Returned] = []
-        while len(group) < MAX_GROUP:
-            try:
-                one = self._returned.get(block=not group)
-            except Empty:
-                break
-            if one is None:
-                if group:
-                    self._returned.put(None)
-                break
-            group.append(one)
-        return group

@@ -14,12 +14,16 @@ from orchestrator.failpoints import Failpoint
 from orchestrator.failures import is_one_of
 from orchestrator.kinds import Kind
 from orchestrator.queue import bell
+from orchestrator.queue.kind_limits import known_limits_of
 from orchestrator.running import RowMoved, RunningJob, Stop
 from orchestrator.telemetry import attempts
 from orchestrator.worker import completions
 from orchestrator.worker.calling import result_of
 from orchestrator.worker.groups import Group
 from orchestrator.worker.process import WorkerProcess
+
+# How long a slot waits for the completion of the job that it has run before.
+COMPLETION_SECONDS = 1.0
 
 between_jobs = Failpoint("group-between-jobs")
 
@@ -29,10 +33,43 @@ def run_leased(kind: Kind, process: WorkerProcess, *, at_most: int | None = None
 
     at_most: as many as the kind's pace and the life of this process allow, if it is not given.
     """
+    if at_most is None and _goes_together(kind, process):
+        return _run_beside_others(kind, process)
     jobs = _claim(kind, process, at_most=at_most or process.retirement.bounded(process.pace.group_size(kind.name)))
     if jobs:
         _run(kind, jobs, process)
     return len(jobs)
+
+
+def _goes_together(kind: Kind, process: WorkerProcess) -> bool:
+    """Whether slots share claims of the kind, and a slot goes on while its last job is completed."""
+    is_alone = process.slots.count == 1
+    return not is_alone and process.pace.is_long(kind.name) and not known_limits_of(kind.name).holds_back
+
+
+def _run_beside_others(kind: Kind, process: WorkerProcess) -> int:
+    """Claims a job by a statement that other slots may share, and runs it; returns how many it has claimed."""
+    mark = process.completing.unfinished()
+    claim = partial(_claim_apart, kind, process)
+    running = process.claims_together.claim(kind.name, claim)
+    # The job that this slot has run before may have counted as its owner's, who may not hold more slots.
+    if running is None and mark is not None and process.completing.wait_for(mark, COMPLETION_SECONDS):
+        running = process.claims_together.claim(kind.name, claim)
+    if running is None:
+        return 0
+    _run(kind, [running], process, goes_on=True)
+    return 1
+
+
+def _claim_apart(kind: Kind, process: WorkerProcess, count: int) -> list[RunningJob]:
+    """Claims a job for each of so many slots. If there are more, as many other slots start as have found one."""
+    make = partial(RunningJob.waiting, kind=kind)
+    jobs, has_more = process.running.claim(kind, process.lease, make, at_most=count, apart=True)
+    if has_more:
+        bell.ring(kind.name)
+        if process.idle_slots:
+            process.idle_slots.start(len(jobs), kind)
+    return jobs
 
 
 def claim_one(kind: Kind, process: WorkerProcess, id: UUID) -> RunningJob | None:
@@ -53,11 +90,12 @@ def _claim(kind: Kind, process: WorkerProcess, at_most: int = 1, id: UUID | None
     return jobs
 
 
-def _run(kind: Kind, jobs: Sequence[RunningJob], process: WorkerProcess) -> None:
+def _run(kind: Kind, jobs: Sequence[RunningJob], process: WorkerProcess, *, goes_on: bool = False) -> None:
+    """goes_on: the slot does not wait for the completion of what has used no transaction."""
     group = Group(jobs, process.running)
     process.groups.add(group)
     try:
-        _Slot(kind, process, group).run()
+        _Slot(kind, process, group, goes_on=goes_on).run()
     except BaseException:
         # Even if nothing is left, the heartbeat may be completing jobs, and put back what it cannot complete.
         group.is_abandoned = True
@@ -68,8 +106,8 @@ def _run(kind: Kind, jobs: Sequence[RunningJob], process: WorkerProcess) -> None
 class _Slot:
     """Runs the jobs of a group, one after the other."""
 
-    def __init__(self, kind: Kind, process: WorkerProcess, group: Group) -> None:
-        self._kind, self._process, self._group = kind, process, group
+    def __init__(self, kind: Kind, process: WorkerProcess, group: Group, *, goes_on: bool) -> None:
+        self._kind, self._process, self._group, self._goes_on = kind, process, group, goes_on
         self._transaction = OwnTransaction() if kind.atomic else Autocommit()
         self._state = ProcessState(alone=process.slots.count == 1)
 
@@ -100,6 +138,8 @@ class _Slot:
             raise
         if result is None:
             self._group.leave(running)
+        elif self._goes_on:
+            self._process.completing.add(running, result)
         else:
             self._group.returned(running, result)
         self._process.pace.measured(self._kind.name, time.monotonic() - began_at)

@@ -23,6 +23,10 @@ class Pace:
             return 1
         return max(1, min(MAX_GROUP, self._measured[kind] + 1, int(GROUP_SECONDS / max(seconds, 1e-6))))
 
+    def is_long(self, kind: str) -> bool:
+        """Whether jobs of the kind are known to take so long that each is claimed alone."""
+        return GROUP_SECONDS / max(self._seconds.get(kind, 0), 1e-6) < 2
+
     def measured(self, kind: str, seconds: float) -> None:
         """A job of the kind has taken so long."""
         before = self._seconds.get(kind, seconds)

@@ -13,6 +13,7 @@ from orchestrator.queue.recovery import recover_on_this_host
 from orchestrator.queue.tracebacks import collect_tracebacks
 from orchestrator.worker import deadlines
 from orchestrator.worker.async_jobs import AsyncJobs
+from orchestrator.worker.completing import Completing
 from orchestrator.worker.deadlines import Hanging, HardTimeout, ProcessEnd, ShutdownDeadline
 from orchestrator.worker.groups import Groups
 from orchestrator.worker.heartbeat import Heartbeat
@@ -22,6 +23,7 @@ from orchestrator.worker.lease import HeartbeatConnection, Lease
 from orchestrator.worker.pace import Pace
 from orchestrator.worker.retirement import Retirement
 from orchestrator.worker.running_jobs import InFlightBatches, RunningJobs
+from orchestrator.worker.shared_claims import IdleSlots, SharedClaims
 from orchestrator.worker.slots import Slots
 
 # How often a backend checks, during a statement, whether its client is still connected.
@@ -39,6 +41,10 @@ class WorkerProcess:
         self.running = RunningJobs(self.logs)
         self.groups = Groups(self.draining)
         self.pace = Pace()
+        self.claims_together = SharedClaims()
+        self.completing = Completing(self.running)
+        # Set where the pool can start slots without a message.
+        self.idle_slots: IdleSlots | None = None
         self.async_jobs = AsyncJobs(self.lease, self.running, self.claims)
         self.in_flight = InFlightBatches(self.lease)
         self.retirement = Retirement()
@@ -91,6 +97,7 @@ class WorkerProcess:
         """Closes the row, once nothing runs here any more."""
         self.draining.set()
         self.async_jobs.stop(deadlines.CHECKPOINT_GRACE_SECONDS)
+        self.completing.stop(deadlines.CHECKPOINT_GRACE_SECONDS)
         self.logs.stop(deadlines.CHECKPOINT_GRACE_SECONDS)
         self.heartbeat.end(deadlines.CHECKPOINT_GRACE_SECONDS if timeout_seconds is None else timeout_seconds)
 

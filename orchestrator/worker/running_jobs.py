@@ -69,16 +69,23 @@ class RunningJobs:
         make: Callable[[Claimed], Running],
         *,
         at_most: int = 1,
+        apart: bool = False,
         id: UUID | None = None,
     ) -> tuple[list[Running], bool]:
         """Claims ready jobs of the kind for the process with that lease, and adds what is made of them.
 
-        Returns it, and whether more are ready. id: of the one job that may be claimed.
+        Returns it, and whether more are ready. apart, id: as `transitions.claim` takes them.
         """
         assert lease.row_id is not None
         with self.claiming() as isolated:
             claim = transitions.claim(
-                kind, worker_id=lease.row_id, worker_name=lease.name, isolated=isolated, at_most=at_most, id=id
+                kind,
+                worker_id=lease.row_id,
+                worker_name=lease.name,
+                isolated=isolated,
+                at_most=at_most,
+                apart=apart,
+                id=id,
             )
             if claim.jobs:
                 lease_claimed()

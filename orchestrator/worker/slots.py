@@ -31,6 +31,11 @@ class Slots(threading.BoundedSemaphore):
             self._tasks -= 1
 
     @property
+    def free_count(self) -> int:
+        """How many are free just now."""
+        return self._value
+
+    @property
     def is_free(self) -> bool:
         """Whether a slot is free, and Celery could begin another task here."""
         if free := self.acquire(blocking=False):
