@@ -84,8 +84,10 @@ def connections_needed() -> int:
 
 
 def _connections_of(pool: str, size: int) -> int:
-    """Of a worker: each process has one for each thread that runs jobs, and those of its heartbeat."""
-    processes, threads = (size, 1) if pool == "prefork" else (1, size)
+    """Of a worker: each process has one for each thread that runs jobs, and those of its heartbeat. With several
+    threads one completes what they have run.
+    """
+    processes, threads = (size, 1) if pool == "prefork" else (1, size + (pool == "threads"))
     return processes * (threads + HEARTBEAT_CONNECTIONS)
 
 

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # Jobs that one statement completes, at most.
 MAX_GROUP = 500
+# While so many are still to be completed, slots claim no more.
+MAX_UNFINISHED = 500
 # From one group that is completed to the next. A job that ends alone does not wait.
 GATHER_SECONDS = 0.01
 
@@ -51,6 +53,12 @@ class Completing:
         """A mark for `wait_for`, if jobs that were added are not completed yet."""
         with self._changed:
             return self._added if self._done < self._added else None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether it completes much more slowly than jobs end."""
+        with self._changed:
+            return self._added - self._done >= MAX_UNFINISHED
 
     def wait_for(self, mark: int, timeout_seconds: float) -> bool:
         """Waits until all that was added before the mark is completed; whether it is, after so long at the latest."""

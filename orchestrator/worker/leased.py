@@ -50,6 +50,10 @@ def _goes_together(kind: Kind, process: WorkerProcess) -> bool:
 def _run_beside_others(kind: Kind, process: WorkerProcess) -> int:
     """Claims a job by a statement that other slots may share, and runs it; returns how many it has claimed."""
     mark = process.completing.unfinished()
+    if mark is not None and process.completing.is_behind:
+        process.completing.wait_for(mark, COMPLETION_SECONDS)
+        if process.completing.is_behind:
+            return 0
     claim = partial(_claim_apart, kind, process)
     running = process.claims_together.claim(kind.name, claim)
     # The job that this slot has run before may have counted as its owner's, who may not hold more slots.

@@ -42,10 +42,10 @@ def test_too_few_connections_for_all_processes_are_a_warning(
 @pytest.mark.parametrize(
     ("queues", "env", "needed"),
     [
-        # 32 threads, 16 uploads and the probe; 2 x 3 and 32 + 2 for the workers, 3 for control, 1 for Beat.
-        ("default:prefork:2,io:threads:32", {}, 93),
-        ("default:prefork:2,io:threads:32,gpu:prefork:1", {}, 96),
-        ("default:prefork:4,io:threads:8", {"WEB_THREADS": 8, "MAX_UPLOADS": 2}, 37),
+        # 32 threads, 16 uploads and the probe; 2 x 3 and 32 + 3 for the workers, 3 for control, 1 for Beat.
+        ("default:prefork:2,io:threads:32", {}, 94),
+        ("default:prefork:2,io:threads:32,gpu:prefork:1", {}, 97),
+        ("default:prefork:4,io:threads:8", {"WEB_THREADS": 8, "MAX_UPLOADS": 2}, 38),
     ],
 )
 def test_the_connections_of_all_threads_and_all_queues_are_counted(

@@ -15,6 +15,7 @@ from orchestrator.models import Job, Worker
 from orchestrator.queue import endings, transitions
 from orchestrator.running import RunningJob
 from orchestrator.submission import submit, submit_many
+from orchestrator.worker import completing, leased
 from orchestrator.worker.process import WorkerProcess
 from orchestrator.worker.runner import run_ready
 from orchestrator.worker.shared_claims import IdleSlots, SharedClaims
@@ -234,6 +235,29 @@ def test_a_job_that_another_worker_has_by_now_is_not_completed(
 
     assert (again(job).status, again(job).attempt) == ("RUNNING", 2)
     assert "no longer belongs to this worker" in caplog.text
+
+
+def test_slots_claim_nothing_while_too_many_jobs_are_still_to_be_completed(
+    kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completing, "MAX_UNFINISHED", 2)
+    monkeypatch.setattr(leased, "COMPLETION_SECONDS", 0)
+    released = threading.Event()
+    complete = endings.complete_together
+
+    def complete_later(*args: Any) -> Any:
+        assert released.wait(PATIENCE_SECONDS)
+        return complete(*args)
+
+    monkeypatch.setattr(endings, "complete_together", complete_later)
+    waits = known_to_be_long(kind(), worker)
+    submit_many(waits, [{}] * 3)
+
+    assert [run(waits, worker) for _ in range(3)] == [1, 1, 0]
+
+    released.set()
+    wait_for_completions(worker)
+    assert run(waits, worker) == 1
 
 
 # Idle slots
