@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import pytest
@@ -133,15 +134,15 @@ def test_kinds_are_claimed_beside_each_other() -> None:
 def test_each_job_of_a_shared_claim_counts_as_a_slot_of_its_owner(kind: DeclareKind, worker: WorkerProcess) -> None:
     waits = kind()
     submit_many(waits, [{}] * 10, owner="ada")
-    claim = {"worker_id": worker.row_id, "worker_name": worker.name}
+    claim = partial(transitions.claim, waits, worker_id=worker.row_id, worker_name=worker.name)
 
-    together = transitions.claim(waits, **claim, at_most=4, apart=True).jobs
-    after_them = transitions.claim(waits, **claim).jobs
+    together = claim(at_most=4, apart=True).jobs
+    after_them = claim().jobs
     submit(waits, owner="ben")
 
     # A share is half of the slots.
     assert (len(together), after_them) == (2, [])
-    assert [job.owner for job in transitions.claim(waits, **claim, at_most=4, apart=True).jobs] == ["ben"]
+    assert [job.owner for job in claim(at_most=4, apart=True).jobs] == ["ben"]
 
 
 # Going on
