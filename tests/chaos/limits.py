@@ -1,25 +1,74 @@
-"""Limits hold, by what the database wrote down: no more run at any instant, no more start in any window, and of the
-same job one is unfinished.
+"""Limits hold, by what the database wrote down: no more run at any instant, no more start in any window, none waits
+while there is room, and of the same job one is unfinished.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from orchestrator.limits import Rate
 from tests.chaos.faults import MAX_STEP_SECONDS
-from tests.chaos.invariants import Books, invariant
+from tests.chaos.invariants import EXCUSED, Books, invariant
+from tests.chaos.room import LIMITED, MAX_RUNNING, waited_with_room
 
-# As `tests.kinds.jobs` declares them. Of the first, clients lower the limit now and then, and raise it again.
-LIMITED, MAX_RUNNING = "tests.effect_limited", 4
-RATED = "tests.effect_rated"
-# So many starts of a key within so many seconds: the rate, and its burst.
-WINDOWS = ((6, 2.0), (3, 1.0))
+# As `tests.kinds.jobs` declares it, and the limit, too. Clients lower both now and then, and raise them again.
+RATED, RATE, BURST = "tests.effect_rated", "6/2s", 3
+# A changed limit takes effect within a second. The trail has the time when the change began, so another second for it;
+# and a long time where the database or the web server was hurt just then.
+EFFECTIVE, EFFECTIVE_AT_LAST = timedelta(seconds=2), timedelta(seconds=20)
+# The longest of the windows of these rates.
+WINDOW = timedelta(seconds=2)
+
+CHANGES = """
+SELECT at, before, after FROM access_auditentry WHERE action = 'kind.limit' AND object_id = %s AND at >= %s ORDER BY id
+"""
 
 Span = tuple[datetime, datetime]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A limit was changed; since `until` at the latest the value before does not hold any more."""
+
+    at: datetime
+    until: datetime
+    before: Any
+    after: Any
+
+
+def changes_of(books: Books, kind: str, name: str, declared: Any) -> list[Changed]:
+    """Those of that limit of the kind, in their order."""
+    found = []
+    for at, before, after in books.run.world.query(CHANGES, kind, books.run.began_at):
+        takes = EFFECTIVE_AT_LAST if was_hurt(books, at) else EFFECTIVE
+        found.append(Changed(at, at + takes, (before or {}).get(name, declared), (after or {}).get(name, declared)))
+    return found
+
+
+def was_hurt(books: Books, at: datetime) -> bool:
+    """Whether a change that began then may have been held up."""
+    began, ended = at.timestamp(), (at + EFFECTIVE).timestamp()
+    return any(
+        fault["at"] <= ended and began <= fault.get("ended_at", math.inf) + EFFECTIVE.total_seconds()
+        for fault in books.run.ledger.entries("fault")
+        if fault["touches"] in EXCUSED
+    )
+
+
+def in_force(changes: Collection[Changed], declared: Any, first: datetime, last: datetime) -> set[Any]:
+    """The values that a limit may have had at some time in between."""
+    values = {declared if not changes else next(iter(changes)).before}
+    for change in changes:
+        if change.until < first:
+            values = {change.after}
+        elif change.at <= last:
+            values.add(change.after)
+    return values
 
 
 def by_a_right_clock(books: Books, spans: Iterable[Span]) -> list[Span]:
@@ -53,21 +102,28 @@ def attempts_of(books: Books, kind: str) -> dict[str, list[Span]]:
     return found
 
 
-def most_at_once(spans: list[Span]) -> int:
-    """One that ends at the moment when another starts does not run together with it."""
+def most_at_once(spans: Collection[Span]) -> int:
+    return max((running for _, running in running_at_starts(spans)), default=0)
+
+
+def running_at_starts(spans: Collection[Span]) -> Iterator[tuple[datetime, int]]:
+    """How many run just after each start. One that ends at that moment does not run any more."""
     changes = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
-    most = running = 0
-    for _, change in changes:
+    running = 0
+    for at, change in changes:
         running += change
-        most = max(most, running)
-    return most
+        if change > 0:
+            yield at, running
 
 
 @invariant
 def no_more_run_at_once_than_a_limit_allows(books: Books) -> Iterator[tuple[str, str]]:
     by_key = attempts_of(books, LIMITED)
-    if (most := most_at_once([span for spans in by_key.values() for span in spans])) > MAX_RUNNING:
-        yield f"{most} ran at once instead of {MAX_RUNNING}.", ""
+    changes = changes_of(books, LIMITED, "max_running", MAX_RUNNING)
+    all_spans = [span for spans in by_key.values() for span in spans]
+    for start, running in running_at_starts(all_spans):
+        if running > (most := max(in_force(changes, MAX_RUNNING, start, start))):
+            yield f"{running} ran at once at {start} instead of {most}.", ""
     for key, spans in by_key.items():
         if (most := most_at_once(spans)) > 1:
             yield f"{most} of the key {key} ran at once.", ""
@@ -75,12 +131,30 @@ def no_more_run_at_once_than_a_limit_allows(books: Books) -> Iterator[tuple[str,
 
 @invariant
 def no_more_start_than_a_rate_allows(books: Books) -> Iterator[tuple[str, str]]:
+    changes = changes_of(books, RATED, "rate", RATE)
     for key, spans in attempts_of(books, RATED).items():
         starts = sorted(start for start, _ in spans)
-        for count, seconds in WINDOWS:
-            for first, last in zip(starts, starts[count:], strict=False):
-                if last - first < timedelta(seconds=seconds):
-                    yield f"{count + 1} of the key {key} started within {last - first}.", ""
+        for place, first in enumerate(starts):
+            windows = [windows_of(Rate.parse(rate)) for rate in in_force(changes, RATE, first, first + WINDOW)]
+            for those in zip(*windows, strict=True):
+                count, length = max(count for count, _ in those), min(length for _, length in those)
+                if len(starts) > place + count and (took := starts[place + count] - first) < length:
+                    yield f"{count + 1} of the key {key} started within {took}, from {first}.", ""
+
+
+def windows_of(rate: Rate) -> list[tuple[int, timedelta]]:
+    """So many may start within so long: by the rate, and by its burst."""
+    period = timedelta(seconds=rate.seconds)
+    return [(rate.count, period), (BURST, period * BURST / rate.count)]
+
+
+@invariant
+def no_job_waits_while_its_limit_has_room(books: Books) -> Iterator[tuple[str, str]]:
+    """By looks at the running system, but for those while a fault had not been recovered from."""
+    ends = {entry["begun_at"]: entry["at"] for entry in books.run.ledger.entries("recovered")}
+    faults = [(fault["at"], ends.get(fault["at"], math.inf)) for fault in books.run.ledger.entries("fault")]
+    for job_id, seconds in waited_with_room(books.run.ledger.entries("look"), faults):
+        yield f"It waited for {seconds:.1f} s at least, while its limit had room and a slot was free.", job_id
 
 
 @invariant

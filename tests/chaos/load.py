@@ -111,6 +111,8 @@ def some_jobs_of_a_limited_kind(client: Client, rng: random.Random) -> None:
 def some_jobs_of_a_kind_with_a_rate(client: Client, rng: random.Random) -> None:
     for _ in range(4):
         client.job("tests.effect_rated", keyed(rng) | {"seconds": 0}, priority=rng.randint(0, 9))
+    if rng.random() < 0.3:
+        client.ask("PATCH", "/kinds/tests.effect_rated", json={"rate": rng.choice(("4/2s", None))})
 
 
 def keyed(rng: random.Random) -> dict[str, Any]:

@@ -17,10 +17,13 @@ from tests.chaos import load
 from tests.chaos.client import Client, Refused, Unanswered
 from tests.chaos.faults import MAX_STEP_SECONDS, Fault
 from tests.chaos.ledger import Entry, Ledger
+from tests.chaos.room import Looks
 from tests.chaos.world import World
 
 # Before the first fault, so that there is something to hurt.
 CALM_SECONDS = 2.0
+# After the last fault, while the clients are still at work.
+REST_SECONDS = 8.0
 # Between the starts of two faults: from so much to so much.
 MIN_GAP_SECONDS, MAX_GAP_SECONDS = 0.8, 4.0
 # How long everything has to come to its end once there are no more faults.
@@ -92,7 +95,7 @@ class Run:
         return Client(self.world.stack.url, self.ledger, self.stopping)
 
     def go(self, planned: Iterable[Planned], seconds: float) -> None:
-        """Load and faults for so many seconds, then calm until all is settled."""
+        """Load and faults for so many seconds, then load alone, then calm until all is settled."""
         self.ledger.note("began", name=self.name, seed=self.seed, seconds=seconds)
         with self.load():
             began_at = time.monotonic()
@@ -104,7 +107,14 @@ class Run:
             for thread in threads:
                 thread.join()
             time.sleep(max(0, began_at + seconds - time.monotonic()))
+            self.rest()
         self.settle()
+
+    def rest(self) -> None:
+        """Nothing is hurt any more, while the clients go on: what faults excuse they do not excuse then."""
+        for watcher in self._watchers:
+            watcher.join()
+        time.sleep(REST_SECONDS)
 
     @contextmanager
     def load(self) -> Iterator[None]:
@@ -115,6 +125,7 @@ class Run:
             for place in range(load.CLIENTS)
         ]
         threads.append(threading.Thread(target=self._probe, name="prober", daemon=True))
+        threads.append(Looks(self.world, self.ledger, self.stopping))
         for thread in threads:
             thread.start()
         try:
