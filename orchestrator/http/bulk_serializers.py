@@ -4,62 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from drf_spectacular.extensions import OpenApiSerializerFieldExtension
 from rest_framework import serializers
 
-from orchestrator.http.fields import (
-    AwareDateTimeField,
-    LinkField,
-    StrictBooleanField,
-    StrictCharField,
-    StrictChoiceField,
-    StrictIntegerField,
-    StrictSerializer,
-)
+from orchestrator.http.fields import LinkField, StrictBooleanField, StrictSerializer
+from orchestrator.http.job_filters import BulkFilter
 from orchestrator.http.job_serializers import JobChange
-from orchestrator.states import Status
 from orchestrator.steering.actions import PERMISSIONS
-
-MAX_VALUES = 100
-MAX_IDS = 10_000
-
-
-class OneOrManyField(serializers.ListField):
-    """A value, or a list of those of which any will do."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(required=False, min_length=1, max_length=MAX_VALUES, **options)
-
-    def to_internal_value(self, data: Any) -> list[Any]:
-        return super().to_internal_value(data if isinstance(data, list) else [data])
-
-
-class OneOrMany(OpenApiSerializerFieldExtension):
-    target_class = OneOrManyField
-
-    def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
-        one = auto_schema._map_serializer_field(self.target.child, direction)
-        return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_VALUES}]}
-
-
-class BulkFilter(StrictSerializer):
-    """Which jobs: those that fit all that is given; at least one of these. Children are only meant with `parent` or
-    `ids`: what is done to a child stops its pipeline.
-    """
-
-    ids = serializers.ListField(
-        child=serializers.UUIDField(), required=False, min_length=1, max_length=MAX_IDS, help_text="Just these jobs."
-    )
-    status = OneOrManyField(child=StrictChoiceField(choices=Status.choices))
-    kind = OneOrManyField(child=StrictCharField(max_length=100))
-    owner = OneOrManyField(child=StrictCharField(max_length=150, allow_blank=True))
-    queue = OneOrManyField(child=StrictCharField(max_length=50))
-    priority = OneOrManyField(child=StrictIntegerField(min_value=0, max_value=9))
-    parent = serializers.UUIDField(required=False, help_text="The children of this job.")  # type: ignore[assignment]
-    created_after = AwareDateTimeField(required=False, help_text="Created at this time or later.")
-    created_before = AwareDateTimeField(required=False, help_text="Created before this time.")
-    finished_after = AwareDateTimeField(required=False, help_text="Ended at this time or later.")
-    finished_before = AwareDateTimeField(required=False, help_text="Ended before this time.")
 
 
 class BulkRequest(StrictSerializer):

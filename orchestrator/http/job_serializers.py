@@ -17,7 +17,6 @@ from orchestrator.http.fields import (
     StrictChoiceField,
     StrictFloatField,
     StrictIntegerField,
-    StrictMultipleChoiceField,
     StrictSerializer,
 )
 from orchestrator.http.links import link
@@ -149,30 +148,6 @@ class JobChange(StrictSerializer):
     run_at = AwareDateTimeField(
         required=False, allow_null=True, help_text="The earliest start; null: as soon as possible."
     )
-
-
-@extend_schema_field({"anyOf": [{"type": "string", "format": "uuid"}, {"const": "none"}]})
-class ParentFilter(serializers.UUIDField):
-    """A job's id, or "none"."""
-
-    default_error_messages = {"invalid": 'A job\'s id, or "none"; not "{value}".'}
-
-    def to_internal_value(self, data: Any) -> Any:
-        return None if data == "none" else super().to_internal_value(data)
-
-
-class JobFilters(StrictSerializer):
-    status = StrictMultipleChoiceField(
-        choices=Status.choices, required=False, help_text="Any of these; may be repeated."
-    )
-    kind = serializers.CharField(required=False, max_length=100)
-    owner = serializers.CharField(required=False, max_length=150)
-    parent = ParentFilter(  # type: ignore[assignment]
-        required=False, help_text="The children of this job; `none` for jobs without a parent."
-    )
-    schedule = serializers.UUIDField(required=False, help_text="Submitted by this schedule.")
-    created_after = AwareDateTimeField(required=False, help_text="Created at this time or later.")
-    created_before = AwareDateTimeField(required=False, help_text="Created before this time.")
 
 
 class WaitOption(StrictSerializer):

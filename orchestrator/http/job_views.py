@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from django.db.models import QuerySet
 from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
@@ -12,22 +13,22 @@ from rest_framework.response import Response
 
 from access.permissions import (
     UnknownOwner,
+    User,
     may,
     owner_of,
     owner_to_submit_for,
     require_visible,
     visible,
-    with_owners,
 )
 from orchestrator import queries, submission
 from orchestrator.http import client_limits, examples, openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
 from orchestrator.http.idempotency import idempotent
+from orchestrator.http.job_filters import JobFilters
 from orchestrator.http.job_serializers import (
     DuplicateJobSerializer,
     JobChange,
-    JobFilters,
     JobSerializer,
     JobWithPayloadSerializer,
     NewJob,
@@ -51,6 +52,7 @@ from orchestrator.kinds import Problem, kind_open_to_clients
 from orchestrator.models import Job, Notification
 from orchestrator.states import Status
 from orchestrator.steering.changing import Change, change
+from orchestrator.steering.selection import JobFilter
 
 JOB_ID = openapi.path_parameter("job_id", "The job's id, a UUID.", format="uuid")
 
@@ -99,9 +101,9 @@ class JobsView(APIView):
         responses={(200, "application/json"): JobSerializer(many=True), **problems()},
     )
     def get(self, request: Request) -> Response:
-        filters = with_owners(request.user, read_query(JobFilters, request))
+        jobs = _filtered(request.user, read_query(JobFilters, request))
         pages = NewestFirst()
-        page = pages.paginate_queryset(queries.with_details(_filtered(request, filters)), request)
+        page = pages.paginate_queryset(queries.with_details(jobs), request)
         queries.add_attempts(page)
         return pages.get_paginated_response(JobSerializer(page, many=True, context=_context(request)).data)
 
@@ -199,13 +201,13 @@ def as_change(asked: dict[str, Any]) -> Change:
     return Change(**asked, at_once="run_at" in asked and asked["run_at"] is None)
 
 
-def _filtered(request: Request, filters: dict[str, Any]) -> Any:
-    jobs = queries.visible_jobs(request.user)
-    if statuses := filters.get("status"):
-        jobs = jobs.filter(status__in=statuses)
-    columns = {"kind": "kind", "owner__in": "owner__in", "parent": "parent", "schedule": "schedule_id"}
-    exact = {column: filters[name] for name, column in columns.items() if name in filters}
-    return queries.created_between(jobs.filter(**exact), filters.get("created_after"), filters.get("created_before"))
+def _filtered(user: User, filters: dict[str, Any]) -> QuerySet[Job]:
+    """The jobs that the user sees and that fit; children, too, unless the parent is None."""
+    jobs = queries.visible_jobs(user)
+    if "parent" in filters and filters["parent"] is None:
+        jobs = jobs.filter(parent=None)
+    wanted = {name: value for name, value in filters.items() if value is not None}
+    return JobFilter(**wanted).of(user).matching(jobs) if wanted else jobs
 
 
 def owner_named(name: str, request: Request) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from rest_framework.exceptions import ErrorDetail, ValidationError
-from rest_framework.fields import Field, MultipleChoiceField, UUIDField
+from rest_framework.fields import Field, ListField, MultipleChoiceField, UUIDField
 from rest_framework.request import Request
 from rest_framework.serializers import Serializer
 from rest_framework.settings import api_settings
@@ -80,7 +80,7 @@ def read_query(serializer_class: Input, request: Request) -> dict[str, Any]:
 def _repeatable(serializer_class: Input) -> frozenset[str]:
     """The parameters that may be given more than once."""
     fields = serializer_class().fields.items()
-    return frozenset(name for name, field in fields if isinstance(field, MultipleChoiceField))
+    return frozenset(name for name, field in fields if isinstance(field, ListField | MultipleChoiceField))
 
 
 @cache
@@ -105,7 +105,10 @@ def read_body(serializer_class: Input, request: Request, *, partial: bool = Fals
 def _read(where: str, serializer_class: Input, data: Any, *, partial: bool = False) -> dict[str, Any]:
     serializer = serializer_class(data=data, partial=partial)
     if not serializer.is_valid():
-        raise BadInput(where, list(problems_in(serializer.errors)))
+        found = problems_in(serializer.errors)
+        if where:  # A parameter is named, not which of its values it is.
+            found = (each._replace(pointer="/".join(each.pointer.split("/")[:2])) for each in found)
+        raise BadInput(where, list(found))
     validated: dict[str, Any] = serializer.validated_data
     return validated
 

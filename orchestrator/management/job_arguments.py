@@ -17,6 +17,7 @@ from orchestrator.steering.changing import Change
 from orchestrator.steering.selection import JobFilter
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+FILTERS = ("status", "kind", "owner", "queue", "priority", "parent", "schedule")
 TIMES = ("created_after", "created_before", "finished_after", "finished_before")
 MAX_SPAN_DIGITS = 6
 
@@ -31,6 +32,7 @@ def add_filter(parser: CommandParser) -> None:
     group.add_argument("--queue", action="append", help="Repeatable.")
     group.add_argument("--priority", action="append", type=int, choices=range(10), metavar="0-9", help="Repeatable.")
     group.add_argument("--parent", type=job_id, metavar="ID", help="The children of this job; else none are meant.")
+    group.add_argument("--schedule", type=schedule_id, metavar="ID", help="Submitted by this schedule.")
     for name in TIMES:
         is_after = name.endswith("after")
         text = f"{name.partition('_')[0].capitalize()} {'at this time or later' if is_after else 'before this time'}."
@@ -39,7 +41,7 @@ def add_filter(parser: CommandParser) -> None:
 
 def filter_of(options: Mapping[str, Any]) -> JobFilter:
     """Raises BadFilter where nothing is given."""
-    given = {name: options[name] for name in ("status", "kind", "owner", "queue", "priority", "parent", *TIMES)}
+    given = {name: options[name] for name in (*FILTERS, *TIMES)}
     return JobFilter(ids=options.get("ids") or (), **{name: value for name, value in given.items() if value})
 
 
@@ -52,10 +54,18 @@ def change_of(options: Mapping[str, Any]) -> Change:
 
 
 def job_id(text: str) -> UUID:
+    return _id(text, "a job")
+
+
+def schedule_id(text: str) -> UUID:
+    return _id(text, "a schedule")
+
+
+def _id(text: str, whose: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is not the id of a job, a UUID") from None
+        raise ArgumentTypeError(f"{text!r} is not the id of {whose}, a UUID") from None
 
 
 def past(text: str) -> datetime:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -34,8 +34,8 @@ class BadFilter(Exception):
 class JobFilter:
     """Jobs that fit all that is given: of any of the values in each sequence, and within the times.
 
-    parent: the children of that job. Without it, and without ids, only jobs that are nobody's children are meant: what
-    is done to a child stops its pipeline.
+    owner: as the columns have it; `of` makes it of the names that someone gives. parent: the children of that job.
+    schedule: submitted by that one.
     """
 
     ids: Sequence[UUID] = ()
@@ -45,6 +45,7 @@ class JobFilter:
     queue: Sequence[str] = ()
     priority: Sequence[int] = ()
     parent: UUID | None = None
+    schedule: UUID | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
     finished_after: datetime | None = None
@@ -58,20 +59,32 @@ class JobFilter:
     def given(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if value not in ((), [], None)}
 
-    def apply(self, jobs: QuerySet[Job]) -> QuerySet[Job]:
+    def of(self, user: User) -> JobFilter:
+        """The same with the owners whom the user means by their names."""
+        return replace(self, owner=[owner for name in self.owner for owner in owners_named(user, name)])
+
+    def matching(self, jobs: QuerySet[Job]) -> QuerySet[Job]:
         """The jobs that fit."""
         for column in ("status", "kind", "owner", "queue", "priority"):
             if values := getattr(self, column):
                 jobs = jobs.filter(**{f"{column}__in": values})
         if self.ids:
             jobs = jobs.filter(id__in=self.ids)
-        elif self.parent:
+        if self.parent:
             jobs = jobs.filter(parent=self.parent)
-        else:
+        if self.schedule:
+            jobs = jobs.filter(schedule_id=self.schedule)
+        return self._within_times(jobs)
+
+    def apply(self, jobs: QuerySet[Job]) -> QuerySet[Job]:
+        """The jobs that fit and that are meant to have something done to them. Unless parent or ids are given, only
+        jobs that are nobody's children: what is done to a child stops its pipeline.
+        """
+        if not self.ids and not self.parent:
             jobs = jobs.filter(parent=None)
         if BULK_ACTION not in self.kind and not self.ids:
             jobs = jobs.exclude(kind=BULK_ACTION)
-        return self._within_times(jobs)
+        return self.matching(jobs)
 
     def _within_times(self, jobs: QuerySet[Job]) -> QuerySet[Job]:
         ended = Q()
@@ -88,12 +101,12 @@ def permitted(user: User, wanted: JobFilter, permission: str) -> QuerySet[Job]:
     Raises NotPermitted where another owner is named.
     """
     jobs = queries.visible_jobs(user)
-    named = [owner for name in wanted.owner for owner in owners_named(user, name)]
-    for owner in named:
+    wanted = wanted.of(user)
+    for owner in wanted.owner:
         require(user, owner, permission)
     if not may(user, permission):
         jobs = jobs.filter(owner=owner_of(user)) if user.is_authenticated else jobs.none()
-    return JobFilter(**asdict(wanted) | {"owner": named}).apply(jobs)
+    return wanted.apply(jobs)
 
 
 class Count(NamedTuple):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -32,6 +34,53 @@ def done(django_capture_on_commit_callbacks: Any) -> Done:
 
 def status(job: Job) -> str:
     return Job.objects.get(id=job.id).status
+
+
+SCHEDULE = "01985f00-0000-7000-8000-000000000001"
+FILTERS: list[dict[str, Any]] = [
+    {"status": ["FAILED", "CANCELLED"]},
+    {"kind": ["tests.echo", "tests.nothing"]},
+    {"owner": "ada"},
+    {"owner": ["ada", ""]},
+    {"queue": "slow"},
+    {"priority": [1, 2]},
+    {"schedule": SCHEDULE},
+    {"created_before": "2025-01-02T00:00:00Z"},
+    {"finished_after": "2025-01-03T00:00:00Z", "finished_before": "2025-01-04T00:00:00Z"},
+    {"owner": "ada", "priority": 1},
+]
+
+
+@pytest.mark.parametrize("wanted", FILTERS)
+def test_the_list_of_jobs_takes_the_same_filters(wanted: dict[str, Any], api: Api) -> None:
+    in_2025 = datetime(2025, 1, 1, tzinfo=UTC)
+    make_job(Status.FAILED, owner="ada", queue="slow", priority=1, schedule_id=SCHEDULE)
+    make_job(Status.CANCELLED, owner="eve", priority=2, created_at=in_2025, finished_at=in_2025 + timedelta(days=2.5))
+    make_job(Status.COMPLETED, kind="tests.echo", created_at=in_2025)
+    make_job(owner="ada", priority=9)
+
+    listed = api.get(f"/jobs?{urlencode(wanted, doseq=True)}").json()["results"]
+    counted = api.post("/jobs/cancel", {"filter": wanted, "dry_run": True}).json()["matched"]
+    counted += api.post("/jobs/retry", {"filter": wanted, "dry_run": True}).json()["matched"]
+
+    completed = sum(job["status"] == "COMPLETED" for job in listed)
+    assert 0 < len(listed) < 4
+    assert len(listed) - completed == counted
+
+
+@pytest.mark.parametrize("query", ["priority=urgent", "priority=1&priority=12", "ids=7", "status=FAILED&status=DONE"])
+def test_a_value_that_cannot_be_is_refused_by_the_name_of_its_filter(query: str, api: Api) -> None:
+    refused = api.get(f"/jobs?{query}")
+
+    assert (refused.status_code, pointers(refused)) == (400, [f"/{query.partition('=')[0]}"])
+
+
+def test_the_list_of_these_jobs_is_just_of_them(api: Api) -> None:
+    first, second, _ = make_job(), make_job(), make_job()
+
+    listed = api.get(f"/jobs?ids={first.id}&ids={second.id}").json()["results"]
+
+    assert [job["job_id"] for job in listed] == [str(second.id), str(first.id)]
 
 
 def test_what_matches_is_cancelled(api: Api, done: Done) -> None:
