@@ -327,6 +327,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     CLIENT_MAX_UNFINISHED: Annotated[
         int, Meta(ge=1, description="Unfinished jobs that each of them may have, children not counted.")
     ] = 50_000
+    CLIENT_MAX_STORED_BYTES: Annotated[
+        int, Meta(ge=1, description="Bytes that the database may store for their unfinished jobs, as it stores them.")
+    ] = 10_000_000_000
     CLIENT_MAX_SCHEDULES: Annotated[int, Meta(ge=0, description="Schedules that each of them may have.")] = 100
     CLIENT_MIN_SCHEDULE_SECONDS: Annotated[
         int, Meta(ge=1, le=86_400, description="Minimum time between two runs of one of their schedules.")

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db.models import OuterRef, QuerySet, Subquery, Sum
+from django.db.models import BigIntegerField, Func, OuterRef, QuerySet, Subquery, Sum
 from django.http import Http404
 from django.utils import timezone
 
@@ -14,6 +14,15 @@ from access.permissions import User, owner_of, require, visible
 from ingestion.models import Chunk, Ingestion, Record
 from orchestrator.models import Job
 from orchestrator.states import Status
+
+# What was received for an owner's unfinished jobs.
+STORED = """
+SELECT sum(pg_column_size(records))
+FROM orchestrator_job AS job
+JOIN ingestion_ingestion AS ingestion ON ingestion.job_id = job.id
+JOIN ingestion_chunk AS chunk ON chunk.ingestion_id = ingestion.id
+WHERE owner = %(owner)s AND owner <> '' AND parent_id IS NULL AND status IN ('CREATED', 'RUNNING')
+"""
 
 SHOWN_STATUS = {Status.CREATED: "PENDING", Status.RUNNING: "PROCESSING"}
 
@@ -47,6 +56,12 @@ class Progress(NamedTuple):
             return None
         end: datetime = self.job.finished_at or timezone.now()
         return max(0, (end - self.job.started_at).total_seconds())
+
+
+def received_bytes(ingestion: Ingestion) -> int:
+    """How many bytes are stored of what was received."""
+    size = Func("records", function="pg_column_size", output_field=BigIntegerField())
+    return Chunk.objects.filter(ingestion=ingestion).aggregate(bytes=Sum(size))["bytes"] or 0
 
 
 def visible_ingestion(user: User, task_id: UUID, *, to: str = "") -> Ingestion:

@@ -12,13 +12,16 @@ from ingestion.http.serializers import Accepted, IngestionStatus, NewIngestion
 from ingestion.models import Ingestion
 from ingestion.services.receiving import accept
 from orchestrator import submission
-from orchestrator.http import openapi
+from orchestrator.http import openapi, stored_bytes
 from orchestrator.http.api_view import APIView
+from orchestrator.http.client_limits import body_bytes, check_quotas, limits_of
 from orchestrator.http.idempotency import idempotent
 from orchestrator.http.links import link, location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, problems
 from orchestrator.http.requests import read_body, read_id
 from orchestrator.states import Status
+
+stored_bytes.SOURCES.append(queries.STORED)
 
 TASK_ID = openapi.path_parameter("task_id", "The ingestion's id, a UUID.", format="uuid")
 
@@ -42,7 +45,9 @@ class IngestView(APIView):
     @idempotent
     def post(self, request: Request) -> Response:
         asked = read_body(NewIngestion, request)
-        ingestion = accept(**asked, owner=owner_of(request.user))
+        owner = owner_of(request.user)
+        check_quotas({owner: 1}, limits_of(request.user), stored=body_bytes(request))
+        ingestion = accept(**asked, owner=owner)
         return accepted(request, ingestion)
 
 

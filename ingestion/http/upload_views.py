@@ -19,9 +19,11 @@ from access.permissions import owner_of
 from ingestion.http.ingestion_views import accepted
 from ingestion.http.serializers import CSV, NDJSON, Accepted, StreamOptions
 from ingestion.models import Ingestion
+from ingestion.queries import received_bytes
 from ingestion.records import uploads
 from ingestion.services.receiving import discard_upload, receive, submit_upload
 from orchestrator.http.api_view import APIView
+from orchestrator.http.client_limits import check_quotas, limits_of
 from orchestrator.http.idempotency import fingerprint_of, key_of, respond_once
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, problems
 from orchestrator.http.parsers import content_codings
@@ -90,10 +92,17 @@ class StreamView(APIView):
                 request,
                 key,
                 fingerprint_of(request, digest.digest()),
-                lambda: accepted(request, submit_upload(ingestion, owner=owner_of(request.user))),
+                lambda: _submitted(request, ingestion),
             )
         finally:
             discard_upload(ingestion)
+
+
+def _submitted(request: Request, ingestion: Ingestion) -> Response:
+    """Raises QuotaExceeded; then the upload is not kept."""
+    owner = owner_of(request.user)
+    check_quotas({owner: 1}, limits_of(request.user), stored=received_bytes(ingestion))
+    return accepted(request, submit_upload(ingestion, owner=owner))
 
 
 def _received(request: Request, digest: Any, on_conflict: str) -> Ingestion:

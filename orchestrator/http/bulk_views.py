@@ -55,7 +55,8 @@ class BulkView(APIView):
     def post(self, request: Request) -> Response:
         limits = client_limits.limits_of(request.user)
         asked = _read_jobs(request, limits)
-        client_limits.check_unfinished(Counter(options["owner"] for _, options in asked), limits)
+        owners = Counter(options["owner"] for _, options in asked)
+        client_limits.check_quotas(owners, limits, stored=client_limits.body_bytes(request))
         try:
             accepted = submission.submit_all(asked)
         except submission.BadBatch as error:

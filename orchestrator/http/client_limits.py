@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.utils import timezone
+from rest_framework.request import Request
 
 from access.permissions import User, may
+from orchestrator.http import stored_bytes
 from orchestrator.http.requests import BadInput
 from orchestrator.kinds import MAX_ATTEMPTS, Problem
 from orchestrator.models import Job
@@ -39,6 +41,7 @@ class ClientLimits(NamedTuple):
     max_attempts: int = MAX_ATTEMPTS
     latest_start: datetime | None = None
     max_unfinished: int | None = None
+    max_stored_bytes: int | None = None
 
 
 NO_LIMITS = ClientLimits()
@@ -52,6 +55,7 @@ def limits_of(user: User) -> ClientLimits:
         max_attempts=settings.ENV.CLIENT_MAX_ATTEMPTS,
         latest_start=timezone.now() + timedelta(days=settings.ENV.CLIENT_RUN_AT_DAYS),
         max_unfinished=settings.ENV.CLIENT_MAX_UNFINISHED,
+        max_stored_bytes=settings.ENV.CLIENT_MAX_STORED_BYTES,
     )
 
 
@@ -79,10 +83,22 @@ def priorities_allowed(limits: ClientLimits) -> str:
     return f"You may ask for the priorities {first} to {last}. {OR_PERMISSION}"
 
 
-def check_unfinished(owners: Mapping[str, int], limits: ClientLimits) -> None:
-    """Raises QuotaExceeded if an owner would have too many unfinished jobs with so many more. Those who submit at the
-    same moment do not see each other, so there can be a few more.
+def check_quotas(owners: Mapping[str, int], limits: ClientLimits, *, stored: int) -> None:
+    """Raises QuotaExceeded if an owner would have too many unfinished jobs with so many more, or too much stored for
+    them. Those who submit at the same moment do not see each other, so there can be a few more.
+
+    stored: bytes that all of these jobs bring along.
     """
+    _check_unfinished(owners, limits)
+    _check_stored(owners, limits, stored)
+
+
+def body_bytes(request: Request) -> int:
+    """How long the request's body is, or may be where that is not known before."""
+    return int(request.META.get("CONTENT_LENGTH") or settings.ENV.MAX_BODY_BYTES)
+
+
+def _check_unfinished(owners: Mapping[str, int], limits: ClientLimits) -> None:
     if limits.max_unfinished is None:
         return
     for owner, more in owners.items():
@@ -93,3 +109,17 @@ def check_unfinished(owners: Mapping[str, int], limits: ClientLimits) -> None:
                 f"{owner!r} would have more than {limits.max_unfinished:,} unfinished jobs; wait for some to end, or "
                 "cancel some."
             )
+
+
+def _check_stored(owners: Mapping[str, int], limits: ClientLimits, stored: int) -> None:
+    if limits.max_stored_bytes is None:
+        return
+    count = sum(owners.values())
+    for owner, more in owners.items():
+        its = stored * more // count if count else 0
+        if owner and stored_bytes.stored_bytes(owner) + its > limits.max_stored_bytes:
+            raise QuotaExceeded(
+                f"{owner!r} would have more than {limits.max_stored_bytes:,} bytes stored for unfinished jobs; wait "
+                "for some to end, or cancel some."
+            )
+        stored_bytes.add(owner, its)

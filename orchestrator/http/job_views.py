@@ -84,7 +84,7 @@ class JobsView(APIView):
         check_unique(kind, asked)
         limits = client_limits.limits_of(request.user)
         client_limits.check(asked, limits)
-        client_limits.check_unfinished({owner: 1}, limits)
+        client_limits.check_quotas({owner: 1}, limits, stored=client_limits.body_bytes(request))
         notify = visible_notifications(asked.get("notify") or [], request)
         job = submission.submit(**asked | {"kind": kind, "owner": owner, "notify": notify})
         check_may_have(request, job, kind, owner)

@@ -95,7 +95,7 @@ WHY = {
     413: "The body is too large.",
     415: "The content type, charset or encoding of the body is not supported.",
     422: "The Idempotency-Key was used for another request.",
-    429: "Too many requests, or too many unfinished jobs; `Retry-After` says when to try again.",
+    429: "Too many requests or unfinished jobs, or too much stored for these; `Retry-After` says when to try again.",
     503: "The database cannot be reached; try again after `Retry-After` seconds.",
 }
 # What any endpoint may respond with, so that none has to name it.

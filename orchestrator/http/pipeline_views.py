@@ -10,7 +10,7 @@ from rest_framework.response import Response
 
 from access.permissions import owner_of, require_visible
 from orchestrator import composition, queries, submission
-from orchestrator.http import examples, openapi
+from orchestrator.http import client_limits, examples, openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
 from orchestrator.http.idempotency import idempotent
@@ -56,6 +56,8 @@ class PipelinesView(APIView):
     def post(self, request: Request) -> Response:
         asked = read_body(NewPipeline, request)
         owner = owner_named(asked.pop("owner"), request) if "owner" in asked else owner_of(request.user)
+        limits = client_limits.limits_of(request.user)
+        client_limits.check_quotas({owner: 1}, limits, stored=client_limits.body_bytes(request))
         job = composition.submit_pipeline(**asked, owner=owner)
         itself = link("pipeline", job.id)
         accepted = {"pipeline_id": job.id, "status_url": itself, "steps": len(asked["steps"])}

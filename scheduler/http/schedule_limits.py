@@ -1,16 +1,28 @@
-"""How many schedules a client may have, and how often they may run: see `orchestrator.http.client_limits`."""
+"""How many schedules a client may have, how often they run, and how many jobs are made of one by hand: see
+`orchestrator.http.client_limits`.
+"""
 
 from __future__ import annotations
 
+import json
+from datetime import datetime
 from itertools import pairwise
 
 from django.conf import settings
 
 from access.permissions import User
-from orchestrator.http.client_limits import NO_LIMITS, OR_PERMISSION, QuotaExceeded, check, limits_of
+from orchestrator.http.client_limits import (
+    NO_LIMITS,
+    OR_PERMISSION,
+    QuotaExceeded,
+    check,
+    check_quotas,
+    limits_of,
+)
 from orchestrator.http.requests import BadInput
 from orchestrator.kinds import Problem
 from scheduler.models import TaskSchedule
+from scheduler.services.backfills import backfill
 from scheduler.services.schedules import next_runs
 
 # So many of the next runs are looked at.
@@ -24,6 +36,21 @@ def check_count(user: User, owner: str) -> None:
         there, allowed = TaskSchedule.objects.filter(owner=owner).count(), settings.ENV.CLIENT_MAX_SCHEDULES
         if there >= allowed:
             raise QuotaExceeded(f"You have {there:,} schedules, of which you may have {allowed:,}; delete some.")
+
+
+def check_jobs(user: User, schedule: TaskSchedule, count: int) -> None:
+    """Raises QuotaExceeded if the client may not have so many unfinished jobs more of that schedule."""
+    limits = limits_of(user)
+    if limits is not NO_LIMITS:
+        payload = len(json.dumps(schedule.payload)) if schedule.payload else 0
+        check_quotas({schedule.owner: count}, limits, stored=count * payload)
+
+
+def check_backfill(user: User, schedule: TaskSchedule, begin: datetime, end: datetime) -> None:
+    """Raises QuotaExceeded if the backfill would make more than that, and what `backfill` raises."""
+    if limits_of(user) is not NO_LIMITS:
+        counted = backfill(schedule.id, begin, end, dry_run=True)
+        check_jobs(user, schedule, counted.occurrences - counted.already_submitted)
 
 
 def check_schedule(user: User, schedule: TaskSchedule) -> None:

@@ -23,7 +23,7 @@ from orchestrator.http.parsers import ExactJSONParser
 from orchestrator.http.requests import read_body, read_id, read_query
 from scheduler import queries
 from scheduler.http import examples
-from scheduler.http.schedule_limits import check_count, check_schedule
+from scheduler.http.schedule_limits import check_backfill, check_count, check_jobs, check_schedule
 from scheduler.http.schedule_serializers import (
     BackfillBody,
     Backfilled,
@@ -247,6 +247,7 @@ class RunNowView(APIView):
     def post(self, request: Request, schedule_id: str) -> Response:
         read_body(NoFields, request)
         schedule = _visible_schedule(request, schedule_id, to="scheduler.run_taskschedule")
+        check_jobs(request.user, schedule, 1)
         new = run_now(schedule.id)
         if schedule.adds:
             return accepted(request, queries.task_detail(request.user, new))
@@ -279,6 +280,8 @@ class BackfillView(APIView):
         asked = read_body(BackfillBody, request)
         schedule = _visible_schedule(request, schedule_id, to="scheduler.run_taskschedule")
         dry_run = asked["dry_run"]
+        if not dry_run:
+            check_backfill(request.user, schedule, asked["from"], asked["to"])
         filled = backfill(schedule.id, asked["from"], asked["to"], dry_run=dry_run)
         shown = {
             "occurrences": filled.occurrences,

@@ -56,7 +56,7 @@ class TasksView(APIView):
     def post(self, request: Request) -> Response:
         owner, limits = owner_of(request.user), client_limits.limits_of(request.user)
         new = read_task(request.data, owner=owner, limits=limits)
-        client_limits.check_unfinished({owner: 1}, limits)
+        client_limits.check_quotas({owner: 1}, limits, stored=client_limits.body_bytes(request))
         return accepted(request, create_task(new))
 
     @extend_schema(
@@ -152,7 +152,7 @@ class BatchView(APIView):
         skips = read_query(BatchOptions, request)["on_error"] == "skip"
         owner, limits = owner_of(request.user), client_limits.limits_of(request.user)
         batch = read_batch(request.data, owner=owner, limits=limits)
-        client_limits.check_unfinished({owner: len(batch.tasks)}, limits)
+        client_limits.check_quotas({owner: len(batch.tasks)}, limits, stored=client_limits.body_bytes(request))
         errors = truncate_errors(batch.problems, of=len(batch.tasks) + len(batch.problems))
         if errors and not (skips and batch.tasks):
             raise BadInput("", errors)

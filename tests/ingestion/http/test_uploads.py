@@ -20,6 +20,7 @@ from pytest_django import Settings
 from ingestion.models import Chunk, Ingestion, Record
 from ingestion.services.receiving import receive
 from ingestion.tasks import delete_abandoned_uploads
+from orchestrator.http import stored_bytes
 from orchestrator.kinds import kind_named
 from orchestrator.models import Job
 from orchestrator.worker.process import WorkerProcess
@@ -240,6 +241,22 @@ def test_a_refused_upload_leaves_nothing(
 
     assert (response.status_code, response["Content-Type"]) == (code, "application/problem+json")
     assert nothing_is_left()
+
+
+@pytest.mark.usefixtures("asks_for_tokens")
+def test_an_upload_of_more_than_a_client_may_have_stored_leaves_nothing(
+    as_user: Callable[..., Api], settings: Settings
+) -> None:
+    settings.ENV = msgspec.structs.replace(settings.ENV, CLIENT_MAX_STORED_BYTES=1_000)
+    stored_bytes.forget()
+    ada, body = as_user(), ndjson(students(100))
+
+    refused = ada.send("POST", STREAM, body, content_type=NDJSON)
+    left = nothing_is_left()
+    allowed = as_user("grace", permissions=["exceed_client_limits"]).send("POST", STREAM, body, content_type=NDJSON)
+
+    assert (refused.status_code, refused["Retry-After"], left) == (429, "10", True)
+    assert allowed.status_code == 202
 
 
 def test_an_upload_is_always_partial() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from config.consistency import require_consistent
+from orchestrator.http import stored_bytes
 from orchestrator.models import Job
 from orchestrator.states import Status
 from tests.api import Api, pointers
@@ -97,6 +98,92 @@ def test_many_at_once_count_as_many(path: str, body: Any, as_user: Callable[...,
 
     assert as_user().post(path, body).status_code == 429
     assert not Job.objects.exists()
+
+
+@pytest.fixture
+def measures_anew() -> Iterator[None]:
+    """What was measured for other tests is not known any more."""
+    stored_bytes.forget()
+    yield
+    stored_bytes.forget()
+
+
+PIPELINE: dict[str, Any] = {"steps": {"only": SLICES}}
+RECORDS: dict[str, Any] = {"records": [{"student_id": str(number)} for number in range(100)]}
+
+
+@pytest.mark.usefixtures("measures_anew")
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/jobs", SLICES | {"payload": {"slices": 1}}),
+        ("/jobs/bulk", {"jobs": [SLICES]}),
+        ("/pipelines", PIPELINE),
+        ("/tasks/", {"a": 1, "b": 2}),
+        ("/tasks/batch-request/", [{"a": 1, "b": 2}]),
+        ("/api/data/ingest/", RECORDS),
+    ],
+)
+def test_who_has_too_much_stored_for_unfinished_jobs_submits_no_more(
+    path: str, body: Any, as_user: Callable[..., Api], settings: Settings
+) -> None:
+    ada = as_user()
+    make_job(owner="ada", payload={"text": "\u00e9" * 1_000})
+    limit(settings, CLIENT_MAX_STORED_BYTES=10_000)
+    allowed = ada.post(path, body)
+    stored_bytes.forget()
+    limit(settings, CLIENT_MAX_STORED_BYTES=20)
+    count = Job.objects.count()
+
+    refused = ada.post(path, body)
+
+    assert allowed.status_code in (200, 201, 202)
+    assert (refused.status_code, refused["Retry-After"]) == (429, "10")
+    assert "bytes stored for unfinished jobs" in refused.json()["detail"]
+    assert Job.objects.count() == count
+    assert as_user("grace", permissions=[EXCEED]).post(path, body).status_code == allowed.status_code
+
+
+@pytest.mark.usefixtures("measures_anew")
+def test_stored_is_what_unfinished_jobs_have_with_their_children_and_ingestions(as_user: Callable[..., Api]) -> None:
+    def stored() -> int:
+        stored_bytes.forget()
+        return stored_bytes.stored_bytes("ada")
+
+    make_job(Status.COMPLETED, owner="ada", payload={"text": "x" * 100})
+    make_job(owner="bob", payload={"text": "x" * 100})
+    found = [stored()]
+    parent = make_job(owner="ada", payload={"text": "x" * 100})
+    found.append(stored())
+    make_job(owner="ada", parent=parent, name="a child", payload={"text": "x" * 200})
+    found.append(stored())
+    as_user().post("/api/data/ingest/", RECORDS)
+    found.append(stored())
+
+    assert found[0] == 0
+    assert found[1] > 100
+    assert found[2] > found[1] + 200
+    assert found[3] > found[2] + 200
+
+
+@pytest.mark.usefixtures("measures_anew")
+def test_what_is_submitted_between_two_measurements_counts(as_user: Callable[..., Api], settings: Settings) -> None:
+    ada, body = as_user(), SLICES | {"payload": {"slices": 1}}
+    limit(settings, CLIENT_MAX_STORED_BYTES=140)
+
+    statuses = [ada.post("/jobs", body).status_code for _ in range(5)]
+
+    assert statuses[0] == 202
+    assert statuses[-1] == 429
+
+
+def test_pipelines_and_ingestions_count_as_unfinished_jobs(as_user: Callable[..., Api], settings: Settings) -> None:
+    limit(settings, CLIENT_MAX_UNFINISHED=1)
+    ada = as_user()
+    make_job(owner="ada")
+
+    assert ada.post("/pipelines", PIPELINE).status_code == 429
+    assert ada.post("/api/data/ingest/", RECORDS).status_code == 429
 
 
 def test_demo_kinds_are_off_in_production(as_user: Callable[..., Api], settings: Settings) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 import pytest
+from django.utils import timezone
 from pytest_django import Settings
 
-from scheduler.models import TaskSchedule
+from scheduler.models import Task, TaskSchedule
 from tests.api import Api, pointers
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("asks_for_tokens")]
@@ -61,3 +63,20 @@ def test_one_schedule_too_many_is_refused_until_one_is_deleted(
 
     assert (refused.status_code, refused.json()["type"]) == (429, "urn:muster:problem:quota-exceeded")
     assert ada.post("/task-schedules/", HOURLY).status_code == 201
+
+
+def test_a_backfill_and_a_run_count_as_the_jobs_that_they_make(
+    as_user: Callable[..., Api], settings: Settings
+) -> None:
+    settings.ENV = msgspec.structs.replace(settings.ENV, CLIENT_MAX_UNFINISHED=2)
+    ada, now = as_user(), timezone.now().replace(microsecond=0)
+    url = ada.post("/task-schedules/", HOURLY | {"scheduled_at": (now - timedelta(hours=4)).isoformat()}).json()["url"]
+    TaskSchedule.objects.update(next_run_at=now + timedelta(hours=1))
+
+    def backfilled(hours: int, **fields: Any) -> int:
+        span = {"from": (now - timedelta(hours=hours)).isoformat(), "to": (now - timedelta(minutes=1)).isoformat()}
+        return int(ada.post(f"{url}backfill/", span | fields).status_code)
+
+    assert (backfilled(3), backfilled(3, dry_run=True)) == (429, 200)
+    assert not Task.objects.exists()
+    assert (backfilled(2), ada.post(f"{url}run-now/").status_code) == (202, 429)
