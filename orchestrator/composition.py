@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from orchestrator.graphs.references import LITERAL, BadReference, escaped
 from orchestrator.kinds import MAX_ATTEMPTS, Child, Problem
 from orchestrator.models import Dependency, Job
 from orchestrator.models import Step as StepRow
-from orchestrator.pipelines import Pipeline
+from orchestrator.pipelines import OnFailure, Pipeline
 from orchestrator.queue import pipelines
 from orchestrator.queue.duplicates import Holder
 from orchestrator.queue.steps import set_deadline
@@ -94,7 +94,7 @@ def _submit(payload: Any, children: Sequence[Child], deadline_seconds: float | N
 
 def fork(pipeline: Job, first: str) -> Job:
     """Starts a new pipeline with the steps of one, of which only the step `first`, what comes after it, and what has
-    not completed run; the results of the others are taken over.
+    not completed run, with what was compensated and what comes after that; the results of the others are taken over.
 
     Raises NoSuchStep, or what `submit` raises; then nothing was written.
     """
@@ -103,7 +103,7 @@ def fork(pipeline: Job, first: str) -> Job:
         after = _earlier_steps(pipeline, children)
         if first not in children:
             raise NoSuchStep(first, children)
-        again = _at_or_after(first, after)
+        again = _at_or_after([first, *_compensated(pipeline, children)], after)
         steps = [_as_child(child, after[name]) for name, child in children.items()]
         new = submit(pipeline.kind, pipeline.payload, owner=pipeline.owner, priority=pipeline.priority, children=steps)
         if new.duplicate:
@@ -128,8 +128,9 @@ class NoSuchStep(LookupError):
 
 
 def _own_steps(pipeline: Job) -> list[Job]:
-    """The steps of a pipeline without those that steps with `each` have added, in the order of ids."""
+    """The steps of a pipeline, in the order of ids, without compensations and what steps with `each` have added."""
     children = list(Job.objects.filter(parent=pipeline).select_related("step").order_by("id"))
+    children = [child for child in children if not (hasattr(child, "step") and child.step.compensates)]
     fanning = {prefix(child.name) for child in children if child.kind == EACH}
     return [child for child in children if child.name[: child.name.rfind("[") + 1] not in fanning]
 
@@ -143,9 +144,16 @@ def _earlier_steps(pipeline: Job, children: Mapping[str, Job]) -> dict[str, list
     return after
 
 
-def _at_or_after(first: str, after: Mapping[str, Sequence[str]]) -> set[str]:
-    """The step and all that come after it; steps are listed after what they come after."""
-    found = {first}
+def _compensated(pipeline: Job, steps: Collection[str]) -> Iterator[str]:
+    """The steps of which anything was to be undone."""
+    undone = StepRow.objects.filter(job__parent=pipeline).values_list("compensates").exclude(compensates=None)
+    for name in Job.objects.filter(id__in=undone).values_list("name", flat=True):
+        yield name if name in steps else name[: name.rfind("[")]
+
+
+def _at_or_after(firsts: Iterable[str], after: Mapping[str, Sequence[str]]) -> set[str]:
+    """The steps and all that come after them; steps are listed after what they come after."""
+    found = {*firsts}
     for name, earlier in after.items():
         if not found.isdisjoint(earlier):
             found.add(name)
@@ -168,12 +176,17 @@ def _as_child(child: Job, after: Sequence[str]) -> Child:
         after=after,
         priority=child.priority,
         max_attempts=min(each.get("max_attempts", child.max_attempts), MAX_ATTEMPTS),
-        on_failure="continue" if step.on_failure == "continue" else "fail",
+        on_failure=_on_failure(step) if hasattr(child, "step") else None,
         when=step.condition,
         wait_for=step.wait,
         each=each.get("list"),
         max_running=each.get("max_running"),
+        compensate=step.compensate and {key: step.compensate[key] for key in ("kind", "payload", "max_attempts")},
     )
+
+
+def _on_failure(step: StepRow) -> OnFailure:
+    return "continue" if step.on_failure == "continue" else "compensate" if step.on_failure == "compensate" else "fail"
 
 
 def _referred_to(child: Child) -> list[str]:
@@ -208,6 +221,8 @@ class Step:
     # Of a step with `each`, the jobs that it has added; and of each of those, the step.
     items: list[Any] = field(default_factory=list)
     item_of: Any = None
+    # Of a compensation, what it undoes.
+    undoes: Any = None
 
     @property
     def comes_after(self) -> list[Any]:
@@ -240,6 +255,11 @@ def steps_of(parent_id: UUID, make: type[S]) -> list[S]:
     for step in steps.values():
         if step.kind == EACH:
             _know_items(step)
+    undone = StepRow.objects.filter(job__parent=parent_id).values_list("job_id", "compensates")
+    for id, compensates in undone.exclude(compensates=None):
+        if id in steps and (one := steps.get(compensates)):
+            steps[id].undoes = one
+            steps[id].after.insert(0, one)
     return list(steps.values())
 
 
@@ -267,9 +287,10 @@ def critical_path(steps: Sequence[S]) -> list[S]:
 
 def pipeline_detail(job: Job) -> dict[str, Any]:
     """All that is shown of a pipeline. Raises Job.DoesNotExist for a job without children."""
-    steps = steps_of(job.id, Step)
-    if not steps:
+    children = steps_of(job.id, Step)
+    if not children:
         raise Job.DoesNotExist
+    steps = [step for step in children if step.undoes is None]
     signals = dict(StepRow.objects.filter(job__parent=job.id, waits_since__isnull=False).values_list("job", "signal"))
     outcomes = dict(StepRow.objects.filter(job__parent=job.id).exclude(outcome="").values_list("job", "outcome"))
     each = dict(StepRow.objects.filter(job__parent=job.id, each__isnull=False).values_list("job", "each__kind"))
@@ -296,6 +317,7 @@ def pipeline_detail(job: Job) -> dict[str, Any]:
             for step in steps
             if step.item_of is None
         ],
+        "compensations": [_compensation(step) for step in children if step.undoes is not None],
     }
 
 
@@ -319,6 +341,18 @@ def _shown(step: Step, kind: str, outcome: str, signal: str | None, now: datetim
         "waited_seconds": _seconds(step.could_start_at, step.started_at, now) if step.has_run else None,
         "seconds": _seconds(step.started_at, step.finished_at, now) if step.has_run else None,
         "started_at": step.started_at,
+        "finished_at": step.finished_at if step.status in FINAL else None,
+        "error": step.error,
+    }
+
+
+def _compensation(step: Step) -> dict[str, Any]:
+    return {
+        "step": step.undoes.name,
+        "job_id": step.id,
+        "kind": step.kind,
+        "status": step.status,
+        "started_at": step.started_at if step.has_run else None,
         "finished_at": step.finished_at if step.status in FINAL else None,
         "error": step.error,
     }

@@ -114,7 +114,10 @@ class Child:
     """A step of a pipeline. It starts once every step named in `after`, listed before it, has completed.
 
     payload: may take parts of earlier steps' results: {"$from": "step.key"}; see docs/pipelines.md.
-    on_failure: with "continue", what comes after it goes on when it has failed for good, and its pipeline completes.
+    on_failure: when it has failed for good, with "continue" what comes after it goes on, and its pipeline completes;
+        with "compensate" the pipeline fails, and the compensations of its completed steps run; with "fail" it fails
+        and stays as it is. If not given: "compensate" where any step of the pipeline has a compensation, else "fail".
+    compensate: what undoes it: {"kind": …, "payload": …}; the payload may take its result, by its own name.
     when: a condition on earlier steps; if it does not hold, the step is skipped.
     wait_for: the name of a signal that has to come before it starts, or an object that says more of it.
     each: a reference to a list; it runs for each value there, which its payload takes by {"$from": "$item"}, and its
@@ -128,11 +131,12 @@ class Child:
     after: Sequence[str] = ()
     priority: int | None = None
     max_attempts: int | None = None
-    on_failure: Literal["fail", "continue"] = "fail"
+    on_failure: Literal["fail", "continue", "compensate"] | None = None
     when: Any = None
     wait_for: Any = None
     each: Any = None
     max_running: int | None = None
+    compensate: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

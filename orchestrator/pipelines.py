@@ -14,6 +14,8 @@ from orchestrator.graphs.references import DEFAULT, FROM
 from orchestrator.graphs.waits import SIGNAL
 from orchestrator.kinds import Child, Kind, P
 
+OnFailure = Literal["fail", "continue", "compensate"]
+
 
 class Pipeline(Sequence[Child]):
     """Steps in an order in which each comes after what it waits for. What adds to one returns it, so calls chain.
@@ -35,12 +37,19 @@ class Pipeline(Sequence[Child]):
         after: Iterable[str] = (),
         priority: int | None = None,
         max_attempts: int | None = None,
-        on_failure: Literal["fail", "continue"] = "fail",
+        on_failure: OnFailure | None = None,
         when: Mapping[str, Any] | None = None,
         wait_for: Any = None,
+        compensate: Mapping[str, Any] | None = None,
     ) -> Pipeline:
         """Adds a step. See `Child` and docs/pipelines.md for what it may have."""
-        options = {"priority": priority, "max_attempts": max_attempts, "when": when, "wait_for": wait_for}
+        options: dict[str, Any] = {
+            "priority": priority,
+            "max_attempts": max_attempts,
+            "when": when,
+            "wait_for": wait_for,
+            "compensate": compensate,
+        }
         return self.add(step(name, kind, payload, after=after, on_failure=on_failure, **options))
 
     def each(
@@ -91,12 +100,12 @@ def step(
     payload: P | Mapping[str, Any] | None = None,
     *,
     after: Iterable[str] = (),
-    on_failure: Literal["fail", "continue"] = "fail",
+    on_failure: OnFailure | None = None,
     **options: Any,
 ) -> Child:
     """A step of that kind. payload: of the kind's type, or a dict where it takes earlier results by `ref`.
 
-    options: priority, max_attempts, when, wait_for.
+    options: priority, max_attempts, when, wait_for, compensate.
     """
     return Child(
         name=name,
@@ -106,6 +115,22 @@ def step(
         on_failure=on_failure,
         **options,
     )
+
+
+def undo(
+    kind: str | Kind[P, Any, ...],
+    payload: P | Mapping[str, Any] | None = None,
+    *,
+    max_attempts: int | None = None,
+) -> dict[str, Any]:
+    """For a step's `compensate`: a job of that kind that undoes it. payload: may take, by `ref`, the result of the
+    step, and those of steps that it comes after.
+    """
+    return {
+        "kind": kind if isinstance(kind, str) else kind.name,
+        "payload": {} if payload is None else msgspec.to_builtins(payload),
+        "max_attempts": max_attempts,
+    }
 
 
 def each(

@@ -23,6 +23,7 @@ from access import audit
 from orchestrator.attempt.callbacks import begun_again
 from orchestrator.failpoints import Failpoint
 from orchestrator.graphs import rows as graphs
+from orchestrator.graphs.compensations import PREFIX
 from orchestrator.graphs.each import EACH, is_item
 from orchestrator.ids import ids_below, uuid7
 from orchestrator.inputs import (
@@ -36,6 +37,7 @@ from orchestrator.pg_values import is_storable
 from orchestrator.queue import (
     after_failure,
     bell,
+    compensations,
     duplicates,
     ends,
     generations,
@@ -128,6 +130,14 @@ class Occurrence(NamedTuple):
 
     schedule_id: UUID
     scheduled_for: datetime | None = None
+
+
+class Compensated(NotRetryable):
+    """A pipeline of which what was done was undone."""
+
+    def __init__(self, job: Job) -> None:
+        detail = "What its steps had done was compensated: fork it, or submit it again."
+        Exception.__init__(self, f"The pipeline is {job.status}. {detail}")
 
 
 class Superseded(NotRetryable):
@@ -410,7 +420,8 @@ def _cancel(job: Job) -> None:
 
 
 def retry(job_id: UUID) -> Job:
-    """Lets a failed or cancelled job run again; of a pipeline, only the children that did not complete do.
+    """Lets a failed or cancelled job run again; of a pipeline, only the children that did not complete do, or, if its
+    steps were compensated, the compensations that did not.
 
     The job has at least one more attempt, and its earlier ones stay on record.
 
@@ -420,8 +431,11 @@ def retry(job_id: UUID) -> Job:
         job = Job.objects.select_for_update().get(id=job_id)
         if job.parent_id or job.pruning or job.status not in (Status.FAILED, Status.CANCELLED):
             raise NotRetryable(job)
+        is_compensated = compensations.are_begun(job.id)
+        if is_compensated and not compensations.failed(job.id):
+            raise Compensated(job)
         _check_cap(kind_named(job.kind), job.owner)
-        kinds = _reopen(job)
+        kinds = _reopen(job, compensations.failed(job.id)) if is_compensated else _reopen(job)
         audit.record("job.retry", job_id, job.kind, before={"status": job.status})
         bell.ring_after_commit(*kinds)
         transaction.on_commit(partial(pipelines.resolve, job_id))
@@ -429,13 +443,16 @@ def retry(job_id: UUID) -> Job:
     return Job.objects.get(id=job_id)
 
 
-def _reopen(job: Job) -> set[str]:
-    """As `transitions.reopen`; raises Superseded."""
+def _reopen(job: Job, failed: Sequence[Job] | None = None) -> set[str]:
+    """As `transitions.reopen`; raises Superseded. failed: the compensations that run again, and nothing else."""
+    reopen = partial(transitions.reopen, job.id)
+    if failed is not None:
+        reopen = partial(pipelines.compensate_again, job, failed)
     if job.unique_key is None:
-        return transitions.reopen(job.id)
+        return reopen()
     try:
         with transaction.atomic():
-            return transitions.reopen(job.id)
+            return reopen()
     except IntegrityError as error:
         if not duplicates.is_duplicate(error):
             raise
@@ -566,6 +583,7 @@ def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[t
     may_be_skipped: set[str] = set()
     rows: list[Row] = []
     dependencies: list[tuple[UUID, UUID]] = []
+    usual = "fail" if all(child.compensate is None for child in children) else "compensate"
     for position, child in enumerate(children):
         pointer = f"/children/{position}"
         _check_name(child, ids, pointer)
@@ -577,7 +595,7 @@ def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[t
             may_be_skipped.add(child.name)
             row["unresolved"] = True
         row["unresolved"] |= child.wait_for is not None
-        row["step"] = _step(child, pointer, is_unresolved=row["unresolved"])
+        row["step"] = _step(child, pointer, is_unresolved=row["unresolved"], usual=usual)
         rows.append(row)
         dependencies += [(row["id"], ids[name]) for name in waits_for]
     _check_names_of_items(children)
@@ -637,11 +655,14 @@ def _check_names_of_items(children: Sequence[Child]) -> None:
         if "[" in child.name and any(is_item(child.name, name) for name in fanning):
             detail = f"{quoted(child.name)} is the name of an item of another step."
             raise BadSubmission(f"/children/{position}/name", "duplicate", detail)
+        if child.name.startswith(PREFIX):
+            detail = f"{quoted(child.name)} is what a compensation would be called."
+            raise BadSubmission(f"/children/{position}/name", "duplicate", detail)
 
 
-def _step(child: Child, pointer: str, *, is_unresolved: bool) -> Row | None:
+def _step(child: Child, pointer: str, *, is_unresolved: bool, usual: str) -> Row | None:
     try:
-        return graphs.step_of(child, is_unresolved=is_unresolved)
+        return graphs.step_of(child, is_unresolved=is_unresolved, usual=usual)
     except graphs.BadReference as error:
         raise BadSubmission(f"{pointer}{error.pointer}", "invalid", str(error)) from None
 

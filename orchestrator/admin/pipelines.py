@@ -82,11 +82,14 @@ def page(parent: Job, now: datetime) -> dict[str, Any]:
     steps = steps_of(parent)
     path = critical_path(steps)
     failed = [step for step in steps if step.status == Status.FAILED]
-    done = sum(step.status == Status.COMPLETED for step in steps)
+    own = [step for step in steps if step.undoes is None]
+    done = sum(step.status == Status.COMPLETED for step in own)
     return {
-        "total": len(steps),
+        "total": len(own),
+        "children": len(steps),
         "done": done,
-        "percent": 100 * done // max(len(steps), 1),
+        "percent": 100 * done // max(len(own), 1),
+        "compensations": Counter(step.status for step in steps if step.undoes is not None).most_common(),
         "counts": Counter(step.status for step in steps).most_common(),
         "failed": failed[:MAX_FAILED],
         "more_failed": max(0, len(failed) - MAX_FAILED),

@@ -72,6 +72,10 @@ UNWINDING = """
 SELECT id FROM orchestrator_job parent
 WHERE unwinding AND updated_at < now() - %(overdue)s::interval
   AND NOT EXISTS (SELECT FROM orchestrator_job child WHERE child.parent_id = parent.id AND child.status = 'RUNNING')
+  AND NOT EXISTS (
+      SELECT FROM orchestrator_job child JOIN orchestrator_step step ON step.job_id = child.id
+      WHERE child.parent_id = parent.id AND child.status = 'CREATED' AND compensates IS NOT NULL
+  )
 LIMIT 5
 """
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from orchestrator.graphs import conditions, each, references, waits
+from orchestrator.graphs import compensations, conditions, each, references, waits
+from orchestrator.graphs.compensations import Compensation
 from orchestrator.graphs.each import INDEX, ITEM, ITS_ITEM
 from orchestrator.graphs.references import FROM, BadReference, Reference, escaped
 from orchestrator.graphs.waits import SIGNAL
@@ -43,11 +44,12 @@ class StepSpec(msgspec.Struct, forbid_unknown_fields=True):
     after: Annotated[list[str], msgspec.Meta(max_length=MAX_STEPS)] = []
     priority: Annotated[int, msgspec.Meta(ge=0, le=9)] | None = None
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=MAX_ATTEMPTS)] | None = None
-    on_failure: Literal["fail", "continue"] = "fail"
+    on_failure: Literal["fail", "continue", "compensate"] | None = None
     when: Any = None
     wait_for: Any = None
     each: Any = None
     max_running: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    compensate: Compensation | None = None
 
     def __post_init__(self) -> None:
         if self.payload is msgspec.UNSET:
@@ -56,8 +58,11 @@ class StepSpec(msgspec.Struct, forbid_unknown_fields=True):
     @property
     def own_names(self) -> set[str]:
         """What references in its payload may name beside steps."""
-        names = set() if self.wait_for is None else {SIGNAL}
-        return names if self.each is None else names | {ITEM, INDEX}
+        return self.names_of_item if self.wait_for is None else self.names_of_item | {SIGNAL}
+
+    @property
+    def names_of_item(self) -> set[str]:
+        return set() if self.each is None else {ITEM, INDEX}
 
 
 class Graph(NamedTuple):
@@ -82,7 +87,7 @@ def checked(steps: Mapping[str, Any], result: Any = msgspec.UNSET) -> Graph:
         spec = _read(name, given, pointer, problems)
         if spec is not None:
             specs[name] = spec
-            after[name] = list(_waits_for(spec, steps, pointer, problems))
+            after[name] = list(_waits_for(name, spec, steps, pointer, problems))
     problems += _unknown(result, steps) if result is not msgspec.UNSET else ()
     if sum(map(len, after.values())) > MAX_DEPENDENCIES:
         problems.append(Problem("/steps", "too_many", f"They may name {MAX_DEPENDENCIES:,} steps in all as earlier."))
@@ -107,11 +112,21 @@ def _read(name: str, given: Any, pointer: str, problems: list[Problem]) -> StepS
         problems.append(Problem(pointer + place, "invalid", f"{detail}."))
         return None
     problems += _of_items(name, spec, pointer)
-    try:
-        _check_payload(open_kind(spec.kind), spec.payload)
-    except (UnknownKind, InternalKind, BadPayload, BadReference) as error:
-        problems += _moved(error, pointer)
+    problems += _of_payload(spec.kind, spec.payload, pointer)
+    if spec.compensate is not None:
+        problems += _of_payload(spec.compensate.kind, spec.compensate.payload, f"{pointer}/compensate")
+        if len(name) > compensations.MAX_NAME_CHARACTERS:
+            at_most = compensations.MAX_NAME_CHARACTERS
+            problems.append(Problem(pointer, "name", f"With a compensation it has at most {at_most} characters."))
     return spec
+
+
+def _of_payload(kind: str, payload: Any, pointer: str) -> list[Problem]:
+    try:
+        _check_payload(open_kind(kind), payload)
+    except (UnknownKind, InternalKind, BadPayload, BadReference) as error:
+        return _moved(error, pointer)
+    return []
 
 
 def _of_items(name: str, spec: StepSpec, pointer: str) -> Iterator[Problem]:
@@ -171,15 +186,19 @@ def _default(field: Any, is_later: bool) -> tuple[Any, ...]:
     return (field.default,)
 
 
-def _waits_for(spec: StepSpec, steps: Mapping[str, Any], pointer: str, problems: list[Problem]) -> dict[str, None]:
+def _waits_for(
+    name: str, spec: StepSpec, steps: Mapping[str, Any], pointer: str, problems: list[Problem]
+) -> dict[str, None]:
     """The steps that it comes after: those it lists, and those whose results it takes. Each once, in order."""
     listed = dict.fromkeys(spec.after)
-    for position, name in enumerate(spec.after):
-        if name not in steps:
-            problems.append(_no_such_step(f"{pointer}/after/{position}", name, steps))
+    for position, earlier in enumerate(spec.after):
+        if earlier not in steps:
+            problems.append(_no_such_step(f"{pointer}/after/{position}", earlier, steps))
     try:
         for place, reference in _references(spec):
             if reference.step in spec.own_names and place.startswith("/payload"):
+                continue
+            if place.startswith("/compensate") and (reference.step == name or reference.step in spec.names_of_item):
                 continue
             if reference.step in steps:
                 listed[reference.step] = None
@@ -200,6 +219,8 @@ def _references(spec: StepSpec) -> Iterator[tuple[str, Reference]]:
         yield "/each", each.reference(spec.each)
     if spec.wait_for is not None:
         waits.read(spec.wait_for)
+    if spec.compensate is not None:
+        yield from references.found(spec.compensate.payload, "/compensate/payload")
 
 
 def _unknown(result: Any, steps: Mapping[str, Any]) -> Iterator[Problem]:
@@ -247,4 +268,5 @@ def _child(name: str, spec: StepSpec, after: list[str]) -> Child:
         wait_for=spec.wait_for,
         each=spec.each,
         max_running=spec.max_running,
+        compensate=None if spec.compensate is None else msgspec.to_builtins(spec.compensate),
     )

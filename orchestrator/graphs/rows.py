@@ -8,12 +8,16 @@ from typing import Any
 import msgspec
 from django.conf import settings
 
-from orchestrator.graphs import conditions, each, references, waits
+from orchestrator.graphs import compensations, conditions, each, references, waits
 from orchestrator.graphs.each import INDEX, ITEM
 from orchestrator.graphs.references import BadReference as BadReference
 from orchestrator.graphs.waits import SIGNAL
-from orchestrator.kinds import Child, kind_named
+from orchestrator.kinds import BadPayload, Child, kind_named, known_kind
 from orchestrator.pg_values import as_json
+
+NO_ITEMS = "This step does not run for each value of a list."
+# What a step's failure may mean for its pipeline.
+ON_FAILURE = ("fail", "continue", "compensate")
 
 
 def is_template(child: Child) -> bool:
@@ -29,30 +33,49 @@ def literal(payload: Any) -> Any:
 
 
 def referred_to(child: Child) -> Iterator[str]:
-    """The steps that its payload, its condition and its list are about. Raises BadReference."""
+    """The steps that its payload, its condition, its list and its compensation are about. Raises BadReference."""
     if not references.is_plain(child.payload):
-        for pointer, reference in references.found(child.payload, "/payload"):
-            if reference.step in (ITEM, INDEX):
-                if child.each is None:
-                    raise BadReference(pointer, "This step does not run for each value of a list.")
-            elif reference.step != SIGNAL:
-                yield reference.step
-            elif child.wait_for is None:
-                raise BadReference(pointer, "This step waits for no signal.")
+        yield from _referred_to_by_payload(child)
     if child.each is not None:
         yield each.reference(child.each).step
     if child.when is not None:
         yield from (reference.step for _, reference in conditions.found(child.when, "/when"))
+    if child.compensate is not None:
+        yield from _referred_to_by_compensation(child)
 
 
-def step_of(child: Child, *, is_unresolved: bool) -> dict[str, Any] | None:
-    """The columns of its Step; None if it needs none. Raises BadReference for what cannot be stored."""
-    each_value = _each(child)
-    if not is_unresolved and child.on_failure == "fail" and child.wait_for is None:
+def _referred_to_by_payload(child: Child) -> Iterator[str]:
+    for pointer, reference in references.found(child.payload, "/payload"):
+        if reference.step in (ITEM, INDEX):
+            if child.each is None:
+                raise BadReference(pointer, NO_ITEMS)
+        elif reference.step != SIGNAL:
+            yield reference.step
+        elif child.wait_for is None:
+            raise BadReference(pointer, "This step waits for no signal.")
+
+
+def _referred_to_by_compensation(child: Child) -> Iterator[str]:
+    payload = compensations.read(child.compensate).payload
+    for pointer, reference in references.found(payload, "/compensate/payload"):
+        if reference.step not in (ITEM, INDEX, child.name):
+            yield reference.step
+        elif child.each is None and reference.step != child.name:
+            raise BadReference(pointer, NO_ITEMS)
+
+
+def step_of(child: Child, *, is_unresolved: bool, usual: str = "fail") -> dict[str, Any] | None:
+    """The columns of its Step; None if it needs none. Raises BadReference for what cannot be stored.
+
+    usual: what a failure means in its pipeline if the step does not say.
+    """
+    each_value, compensate = _each(child), _compensate(child)
+    on_failure = usual if child.on_failure is None else child.on_failure
+    if on_failure not in ON_FAILURE:
+        raise BadReference("/on_failure", f"Give one of {', '.join(ON_FAILURE)}, not {on_failure!r:.100}.")
+    if not is_unresolved and on_failure == usual and child.wait_for is None and compensate is None:
         return None
-    if child.on_failure not in ("fail", "continue"):
-        raise BadReference("/on_failure", f'Give "fail" or "continue", not {child.on_failure!r:.100}.')
-    for pointer, value in (("/payload", child.payload), ("/when", child.when)):
+    for pointer, value in (("/payload", child.payload), ("/when", child.when), ("/compensate", child.compensate)):
         try:
             as_json(value, at_most=settings.ENV.MAX_BODY_BYTES)
         except (TypeError, ValueError) as error:
@@ -61,7 +84,8 @@ def step_of(child: Child, *, is_unresolved: bool) -> dict[str, Any] | None:
         "payload": msgspec.to_builtins(child.payload) if is_template(child) else None,
         "each": each_value,
         "condition": child.when,
-        "on_failure": child.on_failure,
+        "on_failure": on_failure,
+        "compensate": compensate,
         **waiting(child.wait_for),
     }
 
@@ -83,6 +107,33 @@ def _each(child: Child) -> dict[str, Any] | None:
         "queue": kind.queue,
         "max_attempts": child.max_attempts or kind.max_attempts,
         "max_running": child.max_running,
+    }
+
+
+def _compensate(child: Child) -> dict[str, Any] | None:
+    """What is stored of a step's compensation. Raises BadReference."""
+    if child.compensate is None:
+        return None
+    if len(child.name) > compensations.MAX_NAME_CHARACTERS:
+        detail = f"With a compensation it may have {compensations.MAX_NAME_CHARACTERS} characters."
+        raise BadReference("/name", detail)
+    compensation = compensations.read(child.compensate)
+    kind = known_kind(compensation.kind)
+    if kind is None:
+        raise BadReference("/compensate/kind", f"There is no kind {compensation.kind!r:.100}.")
+    if kind.plan:
+        raise BadReference("/compensate/kind", f"{kind.name!r} is a pipeline itself, so it cannot compensate a step.")
+    if references.is_plain(compensation.payload):
+        try:
+            kind.read_payload(compensation.payload)
+        except BadPayload as error:
+            problem = error.problems[0]
+            raise BadReference(f"/compensate{problem.pointer}", problem.detail) from None
+    return {
+        "kind": kind.name,
+        "queue": kind.queue,
+        "payload": msgspec.to_builtins(compensation.payload),
+        "max_attempts": compensation.max_attempts or kind.max_attempts,
     }
 
 

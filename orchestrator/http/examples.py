@@ -181,6 +181,16 @@ NEW_PIPELINES: dict[str, Any] = {
         },
         "deadline_seconds": 3600,
     },
+    "Steps that are undone if it fails": {
+        "steps": {
+            "reserve": {
+                "kind": "pipeline.value",
+                "payload": {"seat": 7},
+                "compensate": {"kind": "pipeline.value", "payload": {"release": {"$from": "reserve.seat"}}},
+            },
+            "charge": {"kind": "demo.slices", "payload": {"slices": 1, "seconds_per_slice": 0}, "after": ["reserve"]},
+        }
+    },
 }
 ACCEPTED_PIPELINE = {"pipeline_id": JOB, "status_url": f"/pipelines/{JOB}", "steps": 2}
 A_PIPELINE: dict[str, Any] = {
@@ -216,6 +226,7 @@ A_PIPELINE: dict[str, Any] = {
             "error": "",
         }
     ],
+    "compensations": [],
 }
 AN_AUDIT_ENTRY = {
     "id": 4711,

@@ -44,9 +44,22 @@ STEP = {
         "max_attempts": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_ATTEMPTS},
         "on_failure": {
             "type": "string",
-            "enum": ["fail", "continue"],
-            "default": "fail",
-            "description": "What its failure means: the pipeline fails, or goes on.",
+            "enum": ["fail", "continue", "compensate"],
+            "description": "What its failure means. `fail`: the pipeline fails, and stays as it is for a retry. "
+            "`continue`: it goes on. `compensate`: it fails, and the compensations of completed steps run; this is "
+            "the default where any step has a compensation, as `fail` is elsewhere.",
+        },
+        "compensate": {
+            "type": ["object", "null"],
+            "required": ["kind"],
+            "additionalProperties": False,
+            "properties": {
+                "kind": {"type": "string", "maxLength": 100},
+                "payload": {"description": "May take the result of the step, by its own name, and earlier ones."},
+                "max_attempts": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_ATTEMPTS},
+            },
+            "description": "A job that undoes what the step has done, if it has completed when the pipeline fails or "
+            "is cancelled. Compensations run one after the other: that of the step which completed last is the first.",
         },
         "each": {
             "type": ["object", "null"],
@@ -164,6 +177,17 @@ class StepSerializer(serializers.Serializer[Any]):
     error = serializers.CharField()
 
 
+@extend_schema_serializer(component_name="Compensation")
+class CompensationSerializer(serializers.Serializer[Any]):
+    step = serializers.CharField(help_text="What it undoes: a step, or one item of it, as `load[3]`.")
+    job_id = serializers.UUIDField()
+    kind = serializers.CharField()
+    status = serializers.ChoiceField(choices=Status.choices)
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+    error = serializers.CharField()
+
+
 @extend_schema_serializer(component_name="Pipeline")
 class PipelineSerializer(serializers.Serializer[Any]):
     """A pipeline, and how far each of its steps is."""
@@ -187,3 +211,4 @@ class PipelineSerializer(serializers.Serializer[Any]):
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
     steps = StepSerializer(many=True)
+    compensations = CompensationSerializer(many=True, help_text="In the order in which they run; none until it fails.")

@@ -194,7 +194,9 @@ def _record(job: Job | Claimed, moved: Job, ended: Ended) -> None:
     if moved.ready:
         bell.ring_after_commit(moved.kind)
     unblocking.released_after_commit([job])
-    if ended.snooze is None or moved.status in FINAL:
+    if moved.unwinding:
+        transaction.on_commit(partial(pipelines.unwind, moved.id))
+    elif ended.snooze is None or moved.status in FINAL:
         after_failure.follow_up(moved, outcome=ended.outcome or "", exception=ended.exception)
 
 

@@ -38,9 +38,9 @@ WITH item AS (
     FROM item, orchestrator_job step
     WHERE step.id = %(step)s
 ), steps AS (
-    INSERT INTO orchestrator_step (job_id, on_failure)
-    SELECT item.id, on_failure FROM item, orchestrator_step step
-    WHERE step.job_id = %(step)s AND on_failure <> 'fail'
+    INSERT INTO orchestrator_step (job_id, on_failure, compensate)
+    SELECT item.id, on_failure, compensate FROM item, orchestrator_step step
+    WHERE step.job_id = %(step)s AND (on_failure <> 'fail' OR compensate IS NOT NULL)
 )
 INSERT INTO orchestrator_dependency (job_id, depends_on_id) SELECT %(step)s, id FROM item
 """

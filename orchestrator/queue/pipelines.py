@@ -25,9 +25,10 @@ from orchestrator.attempt.callbacks import begun_again
 from orchestrator.failpoints import Failpoint
 from orchestrator.failures import MAX_ERROR_CHARACTERS
 from orchestrator.graphs import waits
+from orchestrator.graphs.compensations import PREFIX
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Signal, Step
-from orchestrator.queue import after_failure, bell, fan_out, steps, transitions
+from orchestrator.queue import after_failure, bell, compensations, fan_out, steps, transitions
 from orchestrator.queue.transitions import Counted
 from orchestrator.states import FINAL, UNFINISHED, Status
 from orchestrator.telemetry import attempts
@@ -44,6 +45,8 @@ ending_late = Failpoint("ending-late")
 
 _in_this_thread = threading.local()
 
+# What begins the names of steps that were to be compensated, in the error of their pipeline.
+NOT_COMPENSATED = "Not compensated:"
 # Failed steps that one tick passes on.
 MAX_LEFT = 1_000
 
@@ -148,7 +151,7 @@ def child_stopped(child: Job) -> None:
     Within the transaction that ends the child. What is left is done right after its commit, or by the next tick.
     """
     assert child.parent_id
-    if child.status == Status.FAILED and steps.let_pass(child.id):
+    if steps.let_pass(child.id, child.status):
         _after_commit(pass_on, child.id)
         return
     how = f"failed: {child.error}" if child.status == Status.FAILED else "was cancelled."
@@ -163,12 +166,12 @@ def child_stopped(child: Job) -> None:
 
 
 def pass_on(child_id: UUID) -> None:
-    """Lets go on what comes after a step that failed and may. In a transaction of its own, since it locks what the
-    one that ended the step may have locked in part. May be called at any time by anyone.
+    """Lets go on what comes after a step that failed and may, or after a compensation. In a transaction of its own,
+    since it locks what the one that ended the step may have locked in part. May be called at any time by anyone.
     """
     with transaction.atomic():
         if steps.passed(child_id):
-            touched = transitions.count_down([child_id], Status.FAILED)
+            touched = transitions.count_down([child_id], Status.FAILED, Status.CANCELLED)
             bell.ring_after_commit(*{job.kind for job in touched if job.ready})
             _follow_up(touched)
             passing_on()
@@ -326,18 +329,27 @@ def _unwind(parent_id: UUID) -> bool:
         parent = Job.objects.select_for_update().filter(id=parent_id, unwinding=True).first()
         if parent is None:
             return False
-        children = Job.objects.filter(parent=parent_id)
-        _unwind_children(parent_id)
-        cancelled = _cancel_unstarted(parent_id)
-        if parent.cancel_requested_at or _is_late(parent):
-            running = children.filter(status=Status.RUNNING, worker__isnull=False, cancel_requested_at=None)
-            Job.objects.filter(id__in=running.select_for_update(skip_locked=True).values("id")).update(
-                cancel_requested_at=Now(), updated_at=Now()
-            )
-        if not children.filter(status__in=UNFINISHED).exists():
-            _end(parent)
+        is_undone = compensations.are_begun(parent_id)
+        cancelled = 0 if is_undone else _stop_children(parent)
+        is_over = not Job.objects.filter(parent=parent_id, status__in=UNFINISHED).exists()
+        if is_over and (is_undone or not _compensate(parent)):
+            _end(parent, is_undone=is_undone)
         unwinding()
         return cancelled == FOLLOWED_UP_AT_ONCE
+
+
+def _stop_children(parent: Job) -> int:
+    """Cancels what has not started, and asks what runs to stop if the pipeline is to. Returns as `_cancel_unstarted`."""
+    _unwind_children(parent.id)
+    cancelled = _cancel_unstarted(parent.id)
+    if parent.cancel_requested_at or _is_late(parent):
+        running = Job.objects.filter(
+            parent=parent.id, status=Status.RUNNING, worker__isnull=False, cancel_requested_at=None
+        )
+        Job.objects.filter(id__in=running.select_for_update(skip_locked=True).values("id")).update(
+            cancel_requested_at=Now(), updated_at=Now()
+        )
+    return cancelled
 
 
 def _unwind_children(parent_id: UUID) -> None:
@@ -345,6 +357,26 @@ def _unwind_children(parent_id: UUID) -> None:
         cursor.execute(UNWIND_CHILDREN, [str(parent_id)])
         for (child_id,) in cursor.fetchmany(MAX_UNWOUND):
             _after_commit(unwind, child_id)
+
+
+def _compensate(parent: Job) -> bool:
+    """Has what its steps have done undone before it ends, if that is to be; whether it is."""
+    always = parent.cancel_requested_at is not None or _is_late(parent)
+    if not compensations.begin(parent, always=always, priority_step=transitions.priority_step()):
+        return False
+    _after_commit(resolve, parent.id)
+    return True
+
+
+def compensate_again(parent: Job, failed: Sequence[Job]) -> set[str]:
+    """Lets compensations run again that did not complete, of a pipeline that has ended and is locked. Returns their
+    kinds.
+    """
+    ids = [each.id for each in failed]
+    passed = Step.objects.filter(job__in=ids, outcome=Step.Outcome.PASSED).count()
+    kinds = transitions.reopen_compensations(parent, ids, passed)
+    compensations.chain_again(parent.id, ids)
+    return kinds
 
 
 def _cancel_unstarted(parent_id: UUID) -> int:
@@ -361,14 +393,25 @@ def _cancel_unstarted(parent_id: UUID) -> int:
     return len(cancelled)
 
 
-def _end(parent: Job) -> None:
+def _end(parent: Job, *, is_undone: bool) -> None:
+    parent.error = _error_of(parent, is_undone=is_undone)
     if parent.cancel_requested_at:
-        has_ended, parent.status = transitions.cancel_pipeline(parent.id), Status.CANCELLED
+        has_ended, parent.status = transitions.cancel_pipeline(parent.id, parent.error), Status.CANCELLED
         transaction.on_commit(partial(attempts.cancelled, [parent]))
-    elif has_ended := transitions.fail_pipeline(parent.id):
+    elif has_ended := transitions.fail_pipeline(parent.id, parent.error):
         parent.status = Status.FAILED
         transaction.on_commit(partial(attempts.pipeline_failed, parent, parent.error))
     if has_ended:
         if parent.parent_id:
             child_stopped(parent)
         after_failure.follow_up(parent)
+
+
+def _error_of(parent: Job, *, is_undone: bool) -> str:
+    """What is kept of a pipeline's failure, and which of its steps were not compensated although they were to be."""
+    error = "" if parent.cancel_requested_at else parent.error.partition(NOT_COMPENSATED)[0].rstrip()
+    if is_undone and (left := compensations.failed(parent.id)):
+        names = ", ".join(repr(each.name.removeprefix(PREFIX)) for each in left)
+        said = f"{NOT_COMPENSATED} {names}."[: MAX_ERROR_CHARACTERS // 2]
+        error = f"{error[: MAX_ERROR_CHARACTERS // 2 - 1]} {said}".lstrip()
+    return error

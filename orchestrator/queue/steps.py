@@ -21,18 +21,22 @@ from orchestrator.graphs.waits import SIGNAL
 from orchestrator.kinds import BadPayload, known_kind
 from orchestrator.models import Step
 from orchestrator.pg_values import as_json
+from orchestrator.states import Status
 
 # Steps that one transaction resolves.
 MAX_AT_ONCE = 500
 
-# Steps that nothing is awaited of any more, locked: of one pipeline, or of all, but not of those that unwind.
+# Steps that nothing is awaited of any more, locked: of one pipeline, or of all; of those that unwind, compensations.
 LOCK = """
 SELECT job.id, job.kind, job.parent_id, job.name, step.payload::text, step.condition::text,
        coalesce(step.signal, ''), step.each::text
 FROM orchestrator_job job LEFT JOIN orchestrator_step step ON step.job_id = job.id
 WHERE unresolved AND status = 'CREATED' AND unfinished_dependencies = 0
   AND (%(family)s::uuid IS NULL OR parent_id = %(family)s OR job.id = %(family)s)
-  AND NOT EXISTS (SELECT FROM orchestrator_job parent WHERE parent.id = job.parent_id AND parent.unwinding)
+  AND (
+      compensates IS NOT NULL
+      OR NOT EXISTS (SELECT FROM orchestrator_job parent WHERE parent.id = job.parent_id AND parent.unwinding)
+  )
 ORDER BY job.id
 LIMIT %(at_most)s
 FOR UPDATE OF job SKIP LOCKED
@@ -318,9 +322,13 @@ def note(steps: Sequence[UUID], outcome: Step.Outcome) -> None:
     )
 
 
-def let_pass(child_id: UUID) -> bool:
-    """A step has failed for good; whether what comes after it is to go on all the same."""
+def let_pass(child_id: UUID, status: str) -> bool:
+    """A step has failed for good, or was cancelled; whether what comes after it is to go on all the same, as it is
+    after a compensation.
+    """
     step = Step.objects.filter(job=child_id, on_failure="continue", outcome="")
+    if status != Status.FAILED:
+        step = step.filter(compensates__isnull=False)
     return step.update(outcome=Step.Outcome.PASSING) == 1
 
 

@@ -246,7 +246,7 @@ CANCELLED_MEANWHILE = "SELECT count(*) FROM orchestrator_job WHERE id = ANY(%s::
 # Jobs are found by an array of their ids: it is taken for a short one, so nobody plans to read the whole table.
 COUNT_DOWN = """
 WITH done AS (
-    SELECT id, parent_id FROM orchestrator_job WHERE id = ANY(%(ids)s::uuid[]) AND status = %(status)s
+    SELECT id, parent_id FROM orchestrator_job WHERE id = ANY(%(ids)s::uuid[]) AND status = ANY(%(statuses)s)
 ), hits AS MATERIALIZED (
     SELECT job_id AS id, count(*) AS n, false AS is_parent
     FROM orchestrator_dependency JOIN done ON depends_on_id = done.id
@@ -304,7 +304,8 @@ JOIN orchestrator_job earlier ON earlier.id = earlier_id
 WHERE job.id = pair.id AND job.status = 'CREATED' AND job.ready
 """
 
-# An attempt ended without completing the job, if the job is still as that attempt left it.
+# An attempt ended without completing the job, if the job is still as that attempt left it. A pipeline whose steps have
+# compensations does not end by it, but unwinds: `queue.compensations` says which.
 END = """
 WITH held AS (
     SELECT id,
@@ -315,9 +316,17 @@ WITH held AS (
     WHERE id = %(id)s AND attempt = %(attempt)s AND worker_id IS NOT DISTINCT FROM %(worker)s
       AND (status = 'RUNNING' AND worker_id IS NOT NULL OR ready OR blocked_by IS NOT NULL)
     FOR UPDATE {skip_locked}
+), decided AS MATERIALIZED (
+    SELECT id, next_status, next_status <> 'CREATED' AND EXISTS (
+        SELECT FROM orchestrator_job child JOIN orchestrator_step step ON step.job_id = child.id
+        WHERE child.parent_id = held.id AND child.status = 'COMPLETED'
+          AND step.compensate IS NOT NULL AND step.outcome = ''
+    ) AS unwinds
+    FROM held
 )
 UPDATE orchestrator_job job
-SET status = next_status,
+SET status = CASE WHEN unwinds THEN 'RUNNING' ELSE next_status END,
+    unwinding = unwinding OR unwinds,
     ready = next_status = 'CREATED' AND %(delay)s = interval '0',
     blocked_by = NULL,
     attempt = %(number)s,
@@ -331,10 +340,10 @@ SET status = next_status,
     worker_name = %(worker_name)s,
     celery_task_id = job.id,
     error = CASE next_status WHEN 'CANCELLED' THEN '' ELSE %(error)s END,
-    finished_at = CASE WHEN next_status = 'CREATED' THEN NULL ELSE clock_timestamp() END,
+    finished_at = CASE WHEN next_status = 'CREATED' OR unwinds THEN NULL ELSE clock_timestamp() END,
     updated_at = clock_timestamp()
-FROM held
-WHERE job.id = held.id
+FROM decided
+WHERE job.id = decided.id
 RETURNING job.*
 """
 
@@ -554,13 +563,14 @@ class Counted(NamedTuple):
     holds_items: bool
 
 
-def count_down(done: Sequence[UUID], status: Status = Status.COMPLETED) -> list[Counted]:
+def count_down(done: Sequence[UUID], *statuses: Status) -> list[Counted]:
     """Counts completed jobs off for all that waited for them, and starts their parents.
 
-    status: that the jobs must be in; FAILED for steps after which a pipeline goes on.
+    statuses: that the jobs must be in, if not COMPLETED; others for steps after which a pipeline goes on.
     """
     with connection.cursor() as cursor:
-        cursor.execute(COUNT_DOWN, {"ids": [str(id) for id in done], "status": status})
+        ended = [str(status) for status in statuses or (Status.COMPLETED,)]
+        cursor.execute(COUNT_DOWN, {"ids": [str(id) for id in done], "statuses": ended})
         return [Counted(*row) for row in cursor.fetchall()]
 
 
@@ -694,16 +704,25 @@ def _cancel(jobs: QuerySet[Job], **columns: Any) -> int:
     return count
 
 
-def cancel_pipeline(parent_id: UUID) -> bool:
-    """Cancels the parent of a pipeline of which nothing runs any more; whether it moved."""
+def cancel_pipeline(parent_id: UUID, error: str = "") -> bool:
+    """Cancels the parent of a pipeline of which nothing runs any more; whether it moved.
+
+    error: what went wrong when its steps were compensated.
+    """
     parent = Job.objects.filter(id=parent_id, status__in=UNFINISHED, unwinding=True)
-    return _cancel(parent, error="", unwinding=False) == 1
+    return _cancel(parent, error=error, unwinding=False) == 1
 
 
-def fail_pipeline(parent_id: UUID) -> bool:
-    """Fails the parent of a pipeline of which nothing runs any more, whose error says why; whether it moved."""
+def fail_pipeline(parent_id: UUID, error: str) -> bool:
+    """Fails the parent of a pipeline of which nothing runs any more; whether it moved."""
     failed = Job.objects.filter(id=parent_id, status=Status.RUNNING, unwinding=True).update(
-        status=Status.FAILED, unwinding=False, ready=False, blocked_by=None, finished_at=Now(), updated_at=Now()
+        error=error,
+        status=Status.FAILED,
+        unwinding=False,
+        ready=False,
+        blocked_by=None,
+        finished_at=Now(),
+        updated_at=Now(),
     )
     if failed == 1:
         ends.tell([parent_id], Status.FAILED)
@@ -720,20 +739,40 @@ def reopen(*job_ids: UUID) -> set[str]:
     steps.end_waits(ended.filter(step__waits_since__isnull=False).values_list("id", flat=True))
     kinds = set(ended.values_list("kind", flat=True))
     steps.begin_deadlines(job_ids)
+    _reopen(ended, ready=Q(unfinished_dependencies=0, unresolved=False), error="", cancel_requested_at=None)
+    return kinds
+
+
+def reopen_compensations(parent: Job, ids: Collection[UUID], passed: int) -> set[str]:
+    """Lets these compensations of a pipeline that has ended run again, and the pipeline unwind until they have.
+
+    passed: how many of them it has counted as done. What they have been resolved to stays. Returns their kinds.
+    """
+    failed = Job.objects.filter(id__in=ids, status__in=(Status.FAILED, Status.CANCELLED))
+    kinds = set(failed.values_list("kind", flat=True))
+    first = min(ids)
+    _reopen(failed, ready=Q(id=first, unresolved=False), error="", cancel_requested_at=None)
+    _reopen(
+        Job.objects.filter(id=parent.id, status__in=(Status.FAILED, Status.CANCELLED)),
+        ready=False,
+        unwinding=True,
+        unfinished_dependencies=F("unfinished_dependencies") + passed,
+    )
+    return kinds
+
+
+def _reopen(ended: QuerySet[Job], **columns: Any) -> None:
     ended.update(
         status=Status.CREATED,
-        ready=Q(unfinished_dependencies=0, unresolved=False),
         max_attempts=Greatest("max_attempts", F("attempt") + 1),
         run_at=Now(),
         rank=Now() + F("priority") * Value(priority_step()),
-        error="",
-        cancel_requested_at=None,
         finished_at=None,
         started_at=None,
         progress_message="",
         updated_at=Now(),
+        **columns,
     )
-    return kinds
 
 
 def priority_step() -> timedelta:

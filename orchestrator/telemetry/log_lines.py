@@ -18,6 +18,7 @@ _ENDS = {
     "FAILED": (logging.ERROR, "%s failed for good at attempt %d, %s: %s"),
     "CREATED": (logging.WARNING, "%s will be retried after attempt %d, %s: %s"),
     "CANCELLED": (logging.INFO, "%s was cancelled at attempt %d. %s%s"),
+    "RUNNING": (logging.ERROR, "%s is compensated since its attempt %d, %s: %s"),
 }
 
 _SNOOZED = (logging.INFO, "%s runs again later, as attempt %d has asked. %s%s")

@@ -104,6 +104,14 @@ def test_what_a_step_refers_to_comes_before_it(api: Api) -> None:
         ),
         ({"a": slices(payload={"slices": {"$from": "$item"}})}, ("/steps/a/payload/slices", "unknown_step")),
         ({"a" * 95: slices(each={"$from": "a"}), "a": slices()}, (f"/steps/{'a' * 95}", "name")),
+        ({"a": slices(compensate={})}, ("/steps/a/compensate", "invalid")),
+        ({"a": slices(compensate={"kind": "gone"})}, ("/steps/a/compensate/kind", "unknown_kind")),
+        ({"a": slices(compensate=slices(payload={"slices": 0}))}, ("/steps/a/compensate/payload/slices", "invalid")),
+        (
+            {"a": slices(compensate=slices(payload={"slices": {"$from": "b.n"}}))},
+            ("/steps/a/compensate/payload/slices", "unknown_step"),
+        ),
+        ({"a" * 84: slices(compensate=slices())}, (f"/steps/{'a' * 84}", "name")),
     ],
 )
 def test_a_graph_that_could_not_run_is_refused_and_nothing_is_stored(

@@ -55,6 +55,7 @@ VERBS: dict[str, set[Move]] = {
     "cancel_pipeline": CANCELS,
     "fail_pipeline": {("RUNNING", "FAILED")},
     "reopen": {("FAILED", "CREATED"), ("CANCELLED", "CREATED")},
+    "reopen_compensations": {("FAILED", "CREATED"), ("CANCELLED", "CREATED")},
     "skip": {("CREATED", "COMPLETED")},
     "take_over": {("CREATED", "COMPLETED")},
     "fail_unresolved": {("CREATED", "FAILED"), ("CREATED", "CANCELLED")},
@@ -132,10 +133,13 @@ class Bench:
         transitions.cancel_pipeline(job.id)
 
     def fail_pipeline(self, job: Job) -> None:
-        transitions.fail_pipeline(job.id)
+        transitions.fail_pipeline(job.id, "no")
 
     def reopen(self, job: Job) -> None:
         transitions.reopen(job.id)
+
+    def reopen_compensations(self, job: Job) -> None:
+        transitions.reopen_compensations(job, [job.id], 0)
 
     def skip(self, job: Job) -> None:
         transitions.skip([job.id])
