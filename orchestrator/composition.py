@@ -14,11 +14,10 @@ from django.db import transaction
 from django.utils import timezone
 
 from access import audit
-from orchestrator.graphs import checks, references, rows
-from orchestrator.graphs.checks import BadGraph
+from orchestrator.graphs import checks, references
 from orchestrator.graphs.each import EACH, is_item, prefix
-from orchestrator.graphs.references import LITERAL, BadReference, escaped
-from orchestrator.kinds import MAX_ATTEMPTS, Child, Problem
+from orchestrator.graphs.references import LITERAL
+from orchestrator.kinds import MAX_ATTEMPTS, BadPayload, Child, InternalKind, UnknownKind, kind_open_to_clients
 from orchestrator.models import Dependency, Job
 from orchestrator.models import Step as StepRow
 from orchestrator.pipelines import OnFailure, Pipeline
@@ -72,22 +71,56 @@ def start(
 
     Raises BadGraph for steps that wait for each other, or what `submit` raises; then nothing was written.
     """
-    steps = {each.name: each for each in pipeline}
-    after = {name: [*each.after, *_referred_to(each)] for name, each in steps.items()}
-    known = {name: [each for each in names if each in steps] for name, names in after.items()}
-    children = [steps[name] for name in checks.in_order(known)] if len(steps) == len(pipeline) else list(pipeline)
-    result = checks.of_last(after) if pipeline.result is msgspec.UNSET else pipeline.result
-    payload = {"name": pipeline.name, "result": result}
-    return _submit(payload, children, deadline_seconds, owner=owner, priority=priority, run_at=run_at)
+    planned = pipeline.in_order()
+    payload = {"name": planned.name, "result": planned.result}
+    return _submit(payload, planned, deadline_seconds, owner=owner, priority=priority, run_at=run_at)
 
 
-def _submit(payload: Any, children: Sequence[Child], deadline_seconds: float | None, **options: Any) -> Job:
+def start_definition(
+    name: str,
+    payload: Any = None,
+    *,
+    owner: str = "",
+    priority: int | None = None,
+    run_at: datetime | None = None,
+    deadline_seconds: float | None = None,
+) -> Job:
+    """Starts a pipeline that code has defined by this name, for a client.
+
+    Raises UnknownKind, InternalKind, or what `submit` raises, of which a bad payload is at /input; then nothing was
+    written.
+    """
+    try:
+        kind = kind_open_to_clients(name)
+    except (UnknownKind, InternalKind) as error:
+        error.problems = [each._replace(pointer="/definition") for each in error.problems]
+        raise
+    if kind.plan is None:
+        detail = f"Jobs of kind {kind.name!r} are no pipelines: submit them by POST /jobs."
+        raise BadSubmission("/definition", "no_pipeline", detail)
+    try:
+        return _submit(payload, None, deadline_seconds, kind=kind.name, owner=owner, priority=priority, run_at=run_at)
+    except BadPayload as error:
+        error.problems = [
+            each._replace(pointer=each.pointer.replace("/payload", "/input", 1)) for each in error.problems
+        ]
+        raise
+
+
+def _submit(
+    payload: Any,
+    children: Sequence[Child] | None,
+    deadline_seconds: float | None,
+    *,
+    kind: str = PIPELINE,
+    **options: Any,
+) -> Job:
     if deadline_seconds is not None and not 0 < deadline_seconds <= MAX_DEADLINE_SECONDS:
         detail = f"A deadline is more than 0 and at most {MAX_DEADLINE_SECONDS:,} s, not {deadline_seconds!r}."
         raise BadSubmission("/deadline_seconds", "invalid", detail)
     with transaction.atomic():
-        job = submit(PIPELINE, payload, children=children, **options)
-        if deadline_seconds is not None:
+        job = submit(kind, payload, children=children, **options)
+        if deadline_seconds is not None and not job.duplicate:
             set_deadline(job.id, deadline_seconds)
     return job
 
@@ -104,12 +137,14 @@ def fork(pipeline: Job, first: str) -> Job:
         if first not in children:
             raise NoSuchStep(first, children)
         again = _at_or_after([first, *_compensated(pipeline, children)], after)
-        steps = [_as_child(child, after[name]) for name, child in children.items()]
+        own = StepRow.objects.filter(job=pipeline).first() or StepRow()
+        steps = Pipeline(steps=[_as_child(child, after[name]) for name, child in children.items()])
+        steps.definition = own.definition
         new = submit(pipeline.kind, pipeline.payload, owner=pipeline.owner, priority=pipeline.priority, children=steps)
         if new.duplicate:
             raise NotUnique(Holder(new.id, new.kind, new.owner, new.status, new.attempt), owner=new.owner)
-        if seconds := StepRow.objects.filter(job=pipeline).values_list("deadline_seconds", flat=True).first():
-            set_deadline(new.id, seconds)
+        if own.deadline_seconds:
+            set_deadline(new.id, own.deadline_seconds)
         ids = dict(Job.objects.filter(parent=new).values_list("name", "id"))
         reused = [each for each in children.values() if each.status == Status.COMPLETED and each.name not in again]
         skipped = [ids[each.name] for each in reused if _outcome(each) == StepRow.Outcome.SKIPPED]
@@ -187,14 +222,6 @@ def _as_child(child: Job, after: Sequence[str]) -> Child:
 
 def _on_failure(step: StepRow) -> OnFailure:
     return "continue" if step.on_failure == "continue" else "compensate" if step.on_failure == "compensate" else "fail"
-
-
-def _referred_to(child: Child) -> list[str]:
-    try:
-        return list(rows.referred_to(child))
-    except BadReference as error:
-        pointer = f"/steps/{escaped(child.name)}{error.pointer}"
-        raise BadGraph([Problem(pointer, "reference", str(error))]) from None
 
 
 def _in_request(pointer: str, children: Sequence[Any]) -> str:
@@ -300,6 +327,7 @@ def pipeline_detail(job: Job) -> dict[str, Any]:
         "pipeline_id": job.id,
         "name": job.payload.get("name", "") if job.kind == PIPELINE else "",
         "kind": job.kind,
+        "version": _version_of(job),
         "status": job.status,
         "owner": job.owner,
         "result": job.result,
@@ -319,6 +347,11 @@ def pipeline_detail(job: Job) -> dict[str, Any]:
         ],
         "compensations": [_compensation(step) for step in children if step.undoes is not None],
     }
+
+
+def _version_of(job: Job) -> int | None:
+    """Of the definition that has planned it."""
+    return StepRow.objects.filter(job=job).values_list("definition__version", flat=True).first()
 
 
 def deadline_of(job: Job) -> datetime | None:

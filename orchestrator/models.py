@@ -479,6 +479,9 @@ class Step(models.Model):
     resume_with = models.CharField(
         max_length=100, blank=True, db_default="", help_text="The function that goes on after the job's children."
     )
+    definition = models.JSONField(
+        null=True, help_text="Of a pipeline that code defines: the version that planned it, and what it returns."
+    )
     compensate = models.JSONField(null=True, help_text="What undoes it, once it has completed: graphs.rows.")
     compensates = models.UUIDField(null=True, help_text="The job of its pipeline that it undoes.")
     deadline_seconds = models.FloatField(null=True, help_text="Of a pipeline: it fails if it takes longer.")

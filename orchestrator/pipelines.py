@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, overload
+from typing import Any, Generic, Literal, overload
 
 import msgspec
+from typing_extensions import TypeForm
 
-from orchestrator.graphs.checks import MAX_DEPENDENCIES
+from orchestrator.graphs import rows
+from orchestrator.graphs.checks import MAX_DEPENDENCIES, BadGraph, in_order, of_last
 from orchestrator.graphs.each import INDEX, ITEM, ITS_ITEM
-from orchestrator.graphs.references import DEFAULT, FROM
+from orchestrator.graphs.references import DEFAULT, FROM, BadReference, MissingValue, escaped
 from orchestrator.graphs.waits import SIGNAL
-from orchestrator.kinds import Child, Kind, P
+from orchestrator.kinds import Child, Kind, P, Problem, job
 
 OnFailure = Literal["fail", "continue", "compensate"]
 
@@ -23,6 +25,9 @@ class Pipeline(Sequence[Child]):
     name: for people. result: what it returns when it is started by itself, with `ref`s; by default what its last step
         does, if one step is last. A kind whose `plan` it is returns what its function does.
     """
+
+    # What is kept of the definition that has put it together.
+    definition: dict[str, Any] | None = None
 
     def __init__(self, name: str = "", steps: Iterable[Child] = (), *, result: Any = msgspec.UNSET) -> None:
         self.name, self.result = name, result
@@ -83,6 +88,18 @@ class Pipeline(Sequence[Child]):
         earlier = {name for one in self for name in one.after}
         return [one.name for one in self if one.name not in earlier]
 
+    def in_order(self) -> Pipeline:
+        """The same with each step after all that it waits for, and with the result that is meant if none was given.
+
+        Raises BadGraph for steps that wait for each other.
+        """
+        steps = {each.name: each for each in self}
+        after = {name: [*each.after, *_referred_to(each)] for name, each in steps.items()}
+        known = {name: [each for each in names if each in steps] for name, names in after.items()}
+        ordered = [steps[name] for name in in_order(known)] if len(steps) == len(self) else self._steps
+        result = of_last(after) if self.result is msgspec.UNSET else self.result
+        return Pipeline(self.name, ordered, result=result)
+
     def __len__(self) -> int:
         return len(self._steps)
 
@@ -92,6 +109,36 @@ class Pipeline(Sequence[Child]):
     def __getitem__(self, index: slice) -> Sequence[Child]: ...
     def __getitem__(self, index: int | slice) -> Child | Sequence[Child]:
         return self._steps[index]
+
+
+class pipeline(Generic[P]):
+    """Makes a function that puts a pipeline together from a payload a named definition: a kind each job of which is
+    such a pipeline, started like any job, by `POST /pipelines`, by schedules, or as `submit(kind, payload)`.
+
+    What runs was planned when it was submitted, so it keeps its graph and its result when the code changes.
+
+    name, payload: as of `job`. version: is shown with what it has planned. options: other options of `job`.
+    """
+
+    def __init__(self, name: str, *, payload: TypeForm[P], version: int = 1, **options: Any) -> None:
+        self.name, self.payload, self.version = name, payload, version
+        self.options = {"queue": "io", "no_retry": (MissingValue, ValueError)} | options
+
+    def __call__(self, function: Callable[[P], Pipeline]) -> Kind[P, Any, [Any, P]]:
+        def finish(job: Any, payload: P) -> Any:
+            return job.planned_result()
+
+        def plan(payload: P) -> Pipeline:
+            planned = function(payload).in_order()
+            planned.definition = {"version": self.version, "result": planned.result}
+            return planned
+
+        finish.__doc__, finish.__module__, finish.__qualname__ = (
+            function.__doc__,
+            function.__module__,
+            function.__qualname__,
+        )
+        return job(self.name, payload=self.payload, plan=plan, **self.options)(finish)
 
 
 def step(
@@ -199,6 +246,14 @@ def chain(*parts: Child | Pipeline) -> Pipeline:
         chained.add(*(replace(one, after=[*one.after, *lasts]) if one.name in firsts else one for one in part))
         lasts = part.lasts
     return chained
+
+
+def _referred_to(child: Child) -> list[str]:
+    try:
+        return list(rows.referred_to(child))
+    except BadReference as error:
+        pointer = f"/steps/{escaped(child.name)}{error.pointer}"
+        raise BadGraph([Problem(pointer, "reference", str(error))]) from None
 
 
 def _steps_of(part: Child | Pipeline) -> list[Child]:

@@ -24,6 +24,7 @@ from orchestrator.attempt.checkpoints import Checkpoints
 from orchestrator.attempt.own_transaction import OwnTransaction
 from orchestrator.attempt.session import BEGAN_AT, read_aside
 from orchestrator.attempt.timeouts import RunningHandler
+from orchestrator.graphs import references
 from orchestrator.graphs.each import prefix
 from orchestrator.job_log import JobLog, Lines
 from orchestrator.kinds import P, R
@@ -72,6 +73,8 @@ SELECT name, body::text FROM orchestrator_signal WHERE job_id = ANY(%s::uuid[]) 
 CHILDRENS_RESULTS = """
 SELECT name, coalesce(result::text, 'null') FROM orchestrator_job WHERE parent_id = %s AND name = ANY(%s)
 """
+# What a pipeline that code defines is to return.
+PLANNED_RESULT = "SELECT (definition->'result')::text FROM orchestrator_step WHERE job_id = %s"
 # What the items of a step have returned. They are its only dependencies that are called so.
 ITEMS_RESULTS = """
 SELECT coalesce(result::text, 'null') FROM orchestrator_job
@@ -277,6 +280,13 @@ class BaseRunningJob(RunningHandler):
         """The results of those children of a parent, by name."""
         rows = read_aside(CHILDRENS_RESULTS, [str(self.row.id), list(children)])
         return {name: json.loads(result) for name, result in rows}
+
+    def planned_result(self) -> Any:
+        """What a pipeline returns that code defines, as it was when it was planned. Raises MissingValue."""
+        [(text,)] = read_aside(PLANNED_RESULT, [self.id])
+        template = json.loads(text)
+        steps = {reference.step for _, reference in references.found(template)}
+        return references.resolved(template, self.results_of(steps))
 
     def results_of_items(self) -> list[Any]:
         """What the items of a step with `each` have returned, in their order."""

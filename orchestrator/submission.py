@@ -34,6 +34,7 @@ from orchestrator.kinds import BadConcurrencyKey, BadPayload, Kind, P, Problem, 
 from orchestrator.kinds import Child as Child  # Users' pipelines import it from here.
 from orchestrator.models import Dependency, Job, Step
 from orchestrator.pg_values import is_storable
+from orchestrator.pipelines import Pipeline
 from orchestrator.queue import (
     after_failure,
     bell,
@@ -447,7 +448,7 @@ def _reopen(job: Job, failed: Sequence[Job] | None = None) -> set[str]:
     """As `transitions.reopen`; raises Superseded. failed: the compensations that run again, and nothing else."""
     reopen = partial(transitions.reopen, job.id)
     if failed is not None:
-        reopen = partial(pipelines.compensate_again, job, failed)
+        reopen = partial(compensations.again, job, failed)
     if job.unique_key is None:
         return reopen()
     try:
@@ -600,6 +601,8 @@ def _pipeline(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[t
         dependencies += [(row["id"], ids[name]) for name in waits_for]
     _check_names_of_items(children)
     parent |= {"id": uuid7(), "unfinished_dependencies": len(children)}
+    if isinstance(children, Pipeline) and children.definition is not None:
+        parent["step"] = {"definition": children.definition}
     for row in rows:
         row["parent_id"] = parent["id"]
     return [*rows, parent], dependencies

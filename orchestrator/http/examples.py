@@ -197,6 +197,7 @@ A_PIPELINE: dict[str, Any] = {
     "pipeline_id": JOB,
     "name": "slow, then fast",
     "kind": "pipeline.run",
+    "version": None,
     "status": "RUNNING",
     "owner": "ada",
     "result": None,

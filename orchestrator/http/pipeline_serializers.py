@@ -106,7 +106,17 @@ class NewPipeline(StrictSerializer):
     """A graph of steps to be submitted."""
 
     name = StrictCharField(required=False, allow_blank=True, max_length=100, help_text="For people.")
-    steps = StepsField(help_text="By their names: letters, digits, hyphens and underscores.")
+    steps = StepsField(
+        required=False,
+        help_text="By their names: letters, digits, hyphens and underscores. Needed without `definition`.",
+    )
+    definition = StrictCharField(
+        required=False,
+        max_length=100,
+        help_text="The name of a pipeline that is defined in code, in place of `steps`: one of `GET /kinds` with "
+        "`is_pipeline`.",
+    )
+    input = AnyValueField(required=False, help_text="With `definition`: its payload.")
     result = AnyValueField(
         required=False,
         help_text="What the pipeline returns, with references to its steps' results; by default what its last step "
@@ -126,6 +136,10 @@ class NewPipeline(StrictSerializer):
     owner = StrictCharField(
         required=False, allow_blank=True, max_length=150, help_text="As for a job: you, by default."
     )
+
+
+# What a definition says itself.
+OF_STEPS = ("steps", "name", "result")
 
 
 FORK_FROM = StrictCharField(
@@ -195,6 +209,9 @@ class PipelineSerializer(serializers.Serializer[Any]):
     pipeline_id = serializers.UUIDField()
     name = serializers.CharField()
     kind = serializers.CharField()
+    version = serializers.IntegerField(
+        allow_null=True, help_text="Of the definition that has planned it; null without one."
+    )
     status = serializers.ChoiceField(choices=Status.choices)
     owner = serializers.CharField()
     result = serializers.JSONField(help_text="Null until it has completed.")

@@ -18,6 +18,7 @@ from orchestrator.http.job_views import owner_named
 from orchestrator.http.links import link, location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, example, problems
 from orchestrator.http.pipeline_serializers import (
+    OF_STEPS,
     AcceptedPipeline,
     ForkParameters,
     NewPipeline,
@@ -38,9 +39,9 @@ class PipelinesView(APIView):
         operation_id="submit_pipeline",
         tags=["pipelines"],
         summary="Submit a graph of up to 10,000 steps",
-        description="The graph is checked as a whole: kinds, references, circles, and payloads as far as they are "
-        "known. If anything is wrong nothing is stored, and `errors` points to each problem, as "
-        "`/steps/load/payload/rows`.",
+        description="The graph is given as `steps`, or by the name of a `definition` in code with its `input`. It is "
+        "checked as a whole: kinds, references, circles, and payloads as far as they are known. If anything is wrong "
+        "nothing is stored, and `errors` points to each problem, as `/steps/load/payload/rows`.",
         parameters=[IDEMPOTENCY_KEY, LOCATION],
         request=NewPipeline,
         responses={
@@ -58,10 +59,26 @@ class PipelinesView(APIView):
         owner = owner_named(asked.pop("owner"), request) if "owner" in asked else owner_of(request.user)
         limits = client_limits.limits_of(request.user)
         client_limits.check_quotas({owner: 1}, limits, stored=client_limits.body_bytes(request))
-        job = composition.submit_pipeline(**asked, owner=owner)
+        job, steps = _submitted(asked, owner)
         itself = link("pipeline", job.id)
-        accepted = {"pipeline_id": job.id, "status_url": itself, "steps": len(asked["steps"])}
+        accepted = {"pipeline_id": job.id, "status_url": itself, "steps": steps}
         return Response(accepted, status=202, headers=location(request, itself))
+
+
+def _submitted(asked: dict[str, Any], owner: str) -> tuple[Job, int]:
+    """What was asked for, and how many steps it has."""
+    if "definition" not in asked:
+        missing = [] if "steps" in asked else [Problem("/steps", "required", "Give steps, or a definition.")]
+        others = [
+            Problem(f"/{name}", "not_allowed", "It belongs to a definition.") for name in ("input",) if name in asked
+        ]
+        if missing or others:
+            raise BadInput("", missing + others)
+        return composition.submit_pipeline(**asked, owner=owner), len(asked["steps"])
+    if said := [name for name in OF_STEPS if name in asked]:
+        raise BadInput("", [Problem(f"/{name}", "not_allowed", "A definition says so itself.") for name in said])
+    job = composition.start_definition(asked.pop("definition"), asked.pop("input", None), **asked, owner=owner)
+    return job, job.children.count()
 
 
 class PipelineView(APIView):

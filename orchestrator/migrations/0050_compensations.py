@@ -1,4 +1,4 @@
-"""Steps that are undone when their pipeline fails."""
+"""Steps that are undone when their pipeline fails, and what a pipeline keeps of its definition."""
 
 from django.db import migrations, models
 
@@ -9,6 +9,14 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AddField(
+            model_name="step",
+            name="definition",
+            field=models.JSONField(
+                help_text="Of a pipeline that code defines: the version that planned it, and what it returns.",
+                null=True,
+            ),
+        ),
         migrations.AddField(
             model_name="step",
             name="compensate",

@@ -5,18 +5,24 @@ They run one after the other, that of the step which completed last being the fi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 from django.db import connection
 
+from orchestrator.failures import MAX_ERROR_CHARACTERS
 from orchestrator.graphs import each
 from orchestrator.graphs.compensations import PREFIX, of_item
 from orchestrator.ids import ids_before
 from orchestrator.models import Job, Step
+from orchestrator.queue import transitions
+from orchestrator.queue.transitions import priority_step
 from orchestrator.states import FINAL, Status
+
+# What begins the names of steps that were to be compensated, in the error of their pipeline.
+NOT_COMPENSATED = "Not compensated:"
 
 # What has completed and can be undone, the last first. Skipped steps have done nothing, and what was taken over was
 # done by another pipeline. An item has what its step has.
@@ -99,16 +105,17 @@ class _Done(NamedTuple):
         return of_item(payload, self.step, self.name, place, each.reference(self.values))
 
 
-def begin(pipeline: Job, *, always: bool, priority_step: Any) -> bool:
-    """Adds them to a pipeline, whose row is locked and of which nothing runs, if it has any to run; whether it has. Once.
+def begin(pipeline: Job, *, always: bool) -> bool:
+    """Adds them to a pipeline that has none, whose row is locked and of which nothing runs; whether it has any to run.
 
     always: not only if the steps that failed say so.
     """
     if not (done := _done(pipeline.id)) or not (always or _are_asked_for(pipeline.id)):
         return False
     rows = msgspec.json.encode([*_rows(pipeline.id, done)]).decode()
+    parameters: dict[str, Any] = {"pipeline": str(pipeline.id), "rows": rows, "priority_step": priority_step()}
     with connection.cursor() as cursor:
-        cursor.execute(INSERT, {"pipeline": str(pipeline.id), "rows": rows, "priority_step": priority_step})
+        cursor.execute(INSERT, parameters)
     return True
 
 
@@ -167,7 +174,23 @@ def failed(pipeline_id: UUID) -> list[Job]:
     return list(ended.exclude(status=Status.COMPLETED).order_by("id"))
 
 
-def chain_again(pipeline_id: UUID, ids: Collection[UUID]) -> None:
-    """Those of them that did not complete, and are CREATED now, run one after the other once more."""
+def again(parent: Job, failed: Sequence[Job]) -> set[str]:
+    """Lets compensations run again, one after the other, that did not complete, of a pipeline that has ended and is
+    locked. Returns their kinds.
+    """
+    ids = [each.id for each in failed]
+    passed = Step.objects.filter(job__in=ids, outcome=Step.Outcome.PASSED).count()
+    kinds = transitions.reopen_compensations(parent, ids, passed)
     with connection.cursor() as cursor:
-        cursor.execute(CHAIN_AGAIN, {"pipeline": str(pipeline_id), "ids": [str(id) for id in ids]})
+        cursor.execute(CHAIN_AGAIN, {"pipeline": str(parent.id), "ids": [str(id) for id in ids]})
+    return kinds
+
+
+def error_of(pipeline: Job, *, is_undone: bool) -> str:
+    """What is kept of a pipeline's failure, and which of its steps were not compensated although they were to be."""
+    error = "" if pipeline.cancel_requested_at else pipeline.error.partition(NOT_COMPENSATED)[0].rstrip()
+    if is_undone and (left := failed(pipeline.id)):
+        names = ", ".join(repr(each.name.removeprefix(PREFIX)) for each in left)
+        said = f"{NOT_COMPENSATED} {names}."[: MAX_ERROR_CHARACTERS // 2]
+        error = f"{error[: MAX_ERROR_CHARACTERS // 2 - 1]} {said}".lstrip()
+    return error

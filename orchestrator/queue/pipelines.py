@@ -25,7 +25,6 @@ from orchestrator.attempt.callbacks import begun_again
 from orchestrator.failpoints import Failpoint
 from orchestrator.failures import MAX_ERROR_CHARACTERS
 from orchestrator.graphs import waits
-from orchestrator.graphs.compensations import PREFIX
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Signal, Step
 from orchestrator.queue import after_failure, bell, compensations, fan_out, steps, transitions
@@ -45,8 +44,6 @@ ending_late = Failpoint("ending-late")
 
 _in_this_thread = threading.local()
 
-# What begins the names of steps that were to be compensated, in the error of their pipeline.
-NOT_COMPENSATED = "Not compensated:"
 # Failed steps that one tick passes on.
 MAX_LEFT = 1_000
 
@@ -339,7 +336,7 @@ def _unwind(parent_id: UUID) -> bool:
 
 
 def _stop_children(parent: Job) -> int:
-    """Cancels what has not started, and asks what runs to stop if the pipeline is to. Returns as `_cancel_unstarted`."""
+    """Cancels what has not started, and asks what runs to stop if that is to be. Returns as `_cancel_unstarted`."""
     _unwind_children(parent.id)
     cancelled = _cancel_unstarted(parent.id)
     if parent.cancel_requested_at or _is_late(parent):
@@ -362,21 +359,10 @@ def _unwind_children(parent_id: UUID) -> None:
 def _compensate(parent: Job) -> bool:
     """Has what its steps have done undone before it ends, if that is to be; whether it is."""
     always = parent.cancel_requested_at is not None or _is_late(parent)
-    if not compensations.begin(parent, always=always, priority_step=transitions.priority_step()):
+    if not compensations.begin(parent, always=always):
         return False
     _after_commit(resolve, parent.id)
     return True
-
-
-def compensate_again(parent: Job, failed: Sequence[Job]) -> set[str]:
-    """Lets compensations run again that did not complete, of a pipeline that has ended and is locked. Returns their
-    kinds.
-    """
-    ids = [each.id for each in failed]
-    passed = Step.objects.filter(job__in=ids, outcome=Step.Outcome.PASSED).count()
-    kinds = transitions.reopen_compensations(parent, ids, passed)
-    compensations.chain_again(parent.id, ids)
-    return kinds
 
 
 def _cancel_unstarted(parent_id: UUID) -> int:
@@ -394,7 +380,7 @@ def _cancel_unstarted(parent_id: UUID) -> int:
 
 
 def _end(parent: Job, *, is_undone: bool) -> None:
-    parent.error = _error_of(parent, is_undone=is_undone)
+    parent.error = compensations.error_of(parent, is_undone=is_undone)
     if parent.cancel_requested_at:
         has_ended, parent.status = transitions.cancel_pipeline(parent.id, parent.error), Status.CANCELLED
         transaction.on_commit(partial(attempts.cancelled, [parent]))
@@ -405,13 +391,3 @@ def _end(parent: Job, *, is_undone: bool) -> None:
         if parent.parent_id:
             child_stopped(parent)
         after_failure.follow_up(parent)
-
-
-def _error_of(parent: Job, *, is_undone: bool) -> str:
-    """What is kept of a pipeline's failure, and which of its steps were not compensated although they were to be."""
-    error = "" if parent.cancel_requested_at else parent.error.partition(NOT_COMPENSATED)[0].rstrip()
-    if is_undone and (left := compensations.failed(parent.id)):
-        names = ", ".join(repr(each.name.removeprefix(PREFIX)) for each in left)
-        said = f"{NOT_COMPENSATED} {names}."[: MAX_ERROR_CHARACTERS // 2]
-        error = f"{error[: MAX_ERROR_CHARACTERS // 2 - 1]} {said}".lstrip()
-    return error

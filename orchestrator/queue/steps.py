@@ -83,6 +83,7 @@ SET_DEADLINE = """
 INSERT INTO orchestrator_step (job_id, on_failure, deadline_seconds, deadline_at)
 SELECT id, 'fail', %(seconds)s, greatest(run_at, clock_timestamp()) + %(seconds)s * interval '1 second'
 FROM orchestrator_job WHERE id = %(pipeline)s
+ON CONFLICT (job_id) DO UPDATE SET deadline_seconds = excluded.deadline_seconds, deadline_at = excluded.deadline_at
 """
 # A job goes on with that function.
 RESUME_WITH = """

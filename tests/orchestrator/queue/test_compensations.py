@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.db import transaction
+from django.db.models.functions import Now
+from pytest_django import DjangoAssertNumQueries
 
 from orchestrator import submission
 from orchestrator.composition import fork, pipeline_detail, start
@@ -15,10 +18,12 @@ from orchestrator.kinds import Child, Kind
 from orchestrator.models import Job, Step
 from orchestrator.pipelines import Pipeline, index_ref, item_ref, ref, undo
 from orchestrator.queue import pipelines
+from orchestrator.queue.compensations import begin
 from orchestrator.submission import BadSubmission, Compensated, NotRetryable, submit
 from orchestrator.testing import drain
 from orchestrator.upkeep import tick
 from orchestrator.worker.process import WorkerProcess
+from tests.moves import put
 from tests.orchestrator.workbench import DeclareKind, again, claim, complete, fail, lease, run
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -316,7 +321,7 @@ def test_compensations_are_added_once_however_often_it_is_unwound_and_a_tick_goe
 ) -> None:
     parent = submit(last, children=booking(echo, refund))
     with monkeypatch.context() as dies:
-        dies.setattr(pipelines, "in_turn", lambda work: None)
+        dies.setattr(pipelines, "in_turn", lambda work, *args: None)
         for _ in "abc":
             run(echo, worker)
     assert claim(refund, worker) is None
@@ -362,3 +367,19 @@ def test_what_could_not_be_undone_is_refused(options: dict[str, Any], pointer: s
 
     assert refused.value.problems[0].pointer == pointer
     assert not Job.objects.exists()
+
+
+def test_many_compensations_take_no_more_statements_to_begin_with_than_a_few(
+    echo: Kind, last: Kind, refund: Kind, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    few, many = (submit(last, children=[child(echo, str(n), n, refund) for n in range(count)]) for count in (2, 200))
+    for parent in (few, many):
+        done = Job.objects.filter(parent=parent)
+        put(done, status="COMPLETED", ready=False, finished_at=Now(), result=1)
+        put(Job.objects.filter(id=parent.id), status="RUNNING", unfinished_dependencies=0)
+
+    for parent in (few, many):
+        with transaction.atomic(), django_assert_num_queries(2):
+            assert begin(parent, always=True)
+
+    assert Step.objects.filter(compensates__isnull=False).count() == 202

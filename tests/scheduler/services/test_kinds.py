@@ -14,6 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from orchestrator import kinds
 from orchestrator.kinds import job
 from orchestrator.models import Job
+from orchestrator.pipelines import Pipeline, pipeline
 from orchestrator.running import RunningJob
 from scheduler.models import Task, TaskSchedule
 from scheduler.recurrence.jitter import delay
@@ -89,6 +90,22 @@ def test_a_task_of_a_schedule_is_such_a_job_too() -> None:
     fire_due(now=MONDAY)
 
     assert times(schedule) == [MONDAY]
+
+
+def test_a_schedule_starts_pipelines_that_code_defines() -> None:
+    def plan(payload: dict[str, Any]) -> Pipeline:
+        return Pipeline().step("a", "demo.slices", payload).step("b", "demo.slices", after=["a"])
+
+    pipeline("defined.twice", payload=dict[str, Any])(plan)
+    schedule = make_job_schedule(kind="defined.twice", payload={"slices": 3})
+    try:
+        fire_due(now=MONDAY)
+    finally:
+        kinds.forget_kind("defined.twice")
+
+    [job] = jobs_of(schedule)
+    children = Job.objects.filter(parent=job).order_by("id")
+    assert [(child.name, child.payload["slices"]) for child in children] == [("a", 3), ("b", 5)]
 
 
 def test_an_occurrence_that_is_a_job_already_is_not_submitted_again() -> None:
