@@ -43,12 +43,18 @@ SELECT statement_timestamp(), least(statement_timestamp(), min(xact_start))
 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
 # The jobs of owners that were submitted, started, ended, handed back or retried since then, those that run and have
-# changed, and those that a watcher believes to run; and the parents of them all.
+# changed, and those that a watcher believes to run; and the parents of them all. The ids of children that a pipeline
+# got while it ran are as old as its own.
 CHANGED_OF_OWNERS = f"""
 WITH found AS MATERIALIZED (
     SELECT id, parent_id FROM orchestrator_job
     WHERE owner = ANY(%(owners)s) AND owner <> '' AND id BETWEEN %(least)s AND %(most)s
       AND created_at > %(since)s AND created_at <= %(until)s
+    UNION
+    SELECT child.id, child.parent_id
+    FROM orchestrator_job parent JOIN orchestrator_job child ON child.parent_id = parent.id
+    WHERE parent.status = 'RUNNING' AND parent.worker_id IS NULL AND parent.owner = ANY(%(owners)s)
+      AND parent.updated_at > %(since)s AND child.created_at > %(since)s AND child.created_at <= %(until)s
     UNION
     SELECT id, parent_id FROM orchestrator_job
     WHERE worker_id IS NOT NULL AND owner = ANY(%(owners)s) AND updated_at > %(since)s

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -16,13 +17,14 @@ from pytest_django import Settings
 from orchestrator import submission
 from orchestrator.live import reading
 from orchestrator.models import Job
+from orchestrator.running import RunningJob
 from orchestrator.submission import submit
 from orchestrator.testing import worker_process
 from orchestrator.worker.process import WorkerProcess
 from tests.api import Api, Response
 from tests.concurrency import in_thread
 from tests.event_streams import Reader, statuses
-from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, claim, complete, fail, lease
+from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, claim, complete, fail, lease, run
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
 
@@ -84,6 +86,28 @@ def test_who_watches_an_owner_and_connects_again_misses_nothing(
         by_job[of[event.data["job_id"]]].append(event.status)
     assert by_job["first"] == [("RUNNING", 1), ("CREATED", 1), ("RUNNING", 2), ("COMPLETED", 2)]
     assert by_job["second"] == [("CREATED", 0), ("CANCELLED", 0), ("CREATED", 0)]
+
+
+def test_a_child_that_a_running_job_adds_is_told_though_its_id_is_as_old_as_the_jobs(
+    api: Api, kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.live.reading.CLOCKS_AGREE_WITHIN_SECONDS", -0.01)
+    child = kind()
+
+    def add_child(running: RunningJob) -> Any:
+        running.spawn(child)
+        return running.after_children()
+
+    parent = submit(adding := kind(add_child), owner="ada")
+    with closing(api.get("/events?owner=ada")) as response:
+        reader = begun(response)
+
+        run(adding, worker)
+        told = [reader.next() for _ in range(2)]
+
+    by_status = {event.status: event.data for event in told}
+    assert by_status["RUNNING", 1]["job_id"] == str(parent.id)
+    assert by_status["CREATED", 0]["parent"] == str(parent.id)
 
 
 def test_what_was_committed_late_is_told(api: Api, kind: DeclareKind) -> None:
