@@ -98,10 +98,11 @@ def begun_in_task(running: BaseRunningJob) -> None:
 
 
 def called(running: Sequence[BaseRunningJob]) -> AbstractContextManager[None]:
-    """The handler of transactional jobs is called meanwhile; of many at once, it is no one's in particular."""
-    if len(running) == 1 and tracing.is_on():
-        return tracing.span_of(_traced(running[0]))
-    return _UNTRACED
+    """The handler of transactional jobs is called meanwhile, once for one or for all of them."""
+    if not tracing.is_on():
+        return _UNTRACED
+    attempts = [_traced(each) for each in running]
+    return tracing.span_of(attempts[0]) if len(attempts) == 1 else tracing.span_of_batch(attempts)
 
 
 def rolled_back(attempts_so_far: Mapping[str, int]) -> None:
@@ -109,7 +110,7 @@ def rolled_back(attempts_so_far: Mapping[str, int]) -> None:
 
     attempts_so_far: how many attempts each job had before, by its id.
     """
-    if tracing.open_spans:
+    if tracing.open_spans or tracing.batches:
         for id, attempt in attempts_so_far.items():
             tracing.forget(id, attempt + 1)
 

@@ -54,6 +54,8 @@ class Attempt(NamedTuple):
 
 # Those of attempts that run in this process, so that the thread that ends one, whichever it is, ends its span.
 open_spans: dict[tuple[str, int], tuple[Any, Attempt]] = {}
+# In which call for several jobs each attempt was that has no span yet: the context of that call's span.
+batches: dict[tuple[str, int], Any] = {}
 
 
 def is_on() -> bool:
@@ -162,6 +164,39 @@ def span_of(attempt: Attempt) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def span_of_batch(attempts: Sequence[Attempt]) -> Iterator[None]:
+    """The span of one call for several jobs, which what its thread does meanwhile is part of: in a trace of its own,
+    since theirs may differ, with links to them. The span of each attempt has a link to it.
+    """
+    with ExitStack() as stack:
+        span = None
+        with _harmless():
+            links = [trace.Link(where) for where in map(_submitted_in, attempts) if where.is_valid]
+            attributes = {"muster.batch.jobs": len(attempts)}
+            span = _tracer().start_span(
+                f"batch {attempts[0].kind}", context.Context(), trace.SpanKind.CONSUMER, attributes, links
+            )
+            batches.update((attempt.key, span.get_span_context()) for attempt in attempts)
+            stack.callback(_end, span)
+            stack.callback(_detach, context.attach(trace.set_span_in_context(span)))
+        try:
+            yield
+        except BaseException as error:
+            with _harmless():
+                span.set_status(trace.StatusCode.ERROR, type(error).__name__)
+            raise
+
+
+def _submitted_in(attempt: Attempt) -> Any:
+    return trace.get_current_span(_parent_of(attempt)).get_span_context()
+
+
+def _end(span: Any) -> None:
+    with _harmless():
+        span.end()
+
+
 def enter_task(attempt: Attempt) -> None:
     """Opens the span of an async job, which all is part of that its task does from now on."""
     with _harmless():
@@ -191,6 +226,7 @@ def leave(attempt: Attempt) -> None:
 def forget(job_id: str, number: int) -> None:
     """The attempt was rolled back as if it had never been; if it is made again, that has another span."""
     open_spans.pop((job_id, number), None)
+    batches.pop((job_id, number), None)
 
 
 def record(attempt: Attempt, outcome: str, failure: Failure | None = None, *, began_at: float | None = None) -> None:
@@ -200,8 +236,10 @@ def record(attempt: Attempt, outcome: str, failure: Failure | None = None, *, be
     """
     with _harmless():
         span, attempt = open_spans.pop(attempt.key, (None, attempt))
+        batch = batches.pop(attempt.key, None)
         if span is None and began_at is not None:
-            span = _start(attempt, start_time=_nanoseconds(began_at))
+            links = [trace.Link(batch)] if batch else []
+            span = _start(attempt, start_time=_nanoseconds(began_at), links=links)
         if span is not None:
             _record_wait(attempt)
             span.set_attribute("muster.job.outcome", outcome)
@@ -232,11 +270,13 @@ def _start(attempt: Attempt, name: str = "", kind: Any = None, **options: Any) -
         "muster.job.attempt": attempt.number,
         "muster.job.owner": attempt.owner,
     }
-    parent = context.Context()
-    if attempt.traceparent:
-        parent = w3c.extract({"traceparent": attempt.traceparent}, context=parent)
     kind = trace.SpanKind.CONSUMER if kind is None else kind
-    return _tracer().start_span(name or attempt.kind, parent, kind, attributes, **options)
+    return _tracer().start_span(name or attempt.kind, _parent_of(attempt), kind, attributes, **options)
+
+
+def _parent_of(attempt: Attempt) -> Any:
+    parent = context.Context()
+    return w3c.extract({"traceparent": attempt.traceparent}, context=parent) if attempt.traceparent else parent
 
 
 def ids() -> tuple[str, str] | None:

@@ -23,6 +23,8 @@ class Span(NamedTuple):
     failed: bool
     attributes: dict[str, Any]
     service: str
+    # The ids of the spans that it has links to.
+    links: list[str]
 
 
 class Collector:
@@ -76,6 +78,7 @@ def _span(span: Any, service: str) -> Span:
         failed=span.status.code == span.status.STATUS_CODE_ERROR,
         attributes=_plain(span.attributes),
         service=service,
+        links=[link.span_id.hex() for link in span.links],
     )
 
 

@@ -19,7 +19,7 @@ from orchestrator.models import Job
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
 from orchestrator.running import RunningJob
 from orchestrator.submission import Child, Occurrence, retry, submit, submit_many
-from orchestrator.telemetry import exporting
+from orchestrator.telemetry import exporting, tracing
 from orchestrator.worker.process import WorkerProcess
 from tests.api import Api, api
 from tests.orchestrator.telemetry.collector import Collector, Span, collecting
@@ -204,6 +204,58 @@ def test_jobs_of_a_batch_that_failed_have_one_span_each(
     spans = traced.named(batching.name)
     assert sorted(span.attributes["muster.job.outcome"] for span in spans) == ["COMPLETED", "COMPLETED", "RAISED"]
     assert len(traced.named(f"wait {batching.name}")) == 3
+
+
+def test_a_call_for_several_jobs_has_a_span_with_links_to_their_traces(
+    kind: DeclareKind, worker: WorkerProcess, traced: Traced
+) -> None:
+    inner = kind()
+
+    def handler(batch: list[RunningJob]) -> list[None]:
+        submit(inner)
+        return [None for _ in batch]
+
+    batching = kind(handler, execution="transactional", takes_batch=True)
+    submit_many(batching, [{}, {}])
+
+    while run(batching, worker):
+        pass
+
+    submissions, attempts = traced.named(f"submit {batching.name}"), traced.named(batching.name)
+    [batch] = traced.named(f"batch {batching.name}")
+    assert sorted(batch.links) == sorted(each.id for each in submissions)
+    assert (batch.attributes["muster.batch.jobs"], batch.failed) == (2, False)
+    assert [(each.links, each.attributes["muster.job.outcome"]) for each in attempts] == [
+        ([batch.id], "COMPLETED")
+    ] * 2
+    assert {each.trace_id for each in attempts} == {each.trace_id for each in submissions}
+    inner_job = Job.objects.get(kind=inner.name)
+    assert inner_job.traceparent
+    assert inner_job.traceparent.split("-")[1:3] == [batch.trace_id, batch.id]
+    assert not tracing.batches
+
+
+def test_a_call_for_several_jobs_that_failed_says_so_and_each_attempt_has_its_own_span(
+    kind: DeclareKind, worker: WorkerProcess, traced: Traced
+) -> None:
+    def handler(batch: list[RunningJob]) -> list[None]:
+        if any(each.payload for each in batch):
+            raise ValueError("no")
+        return [None for _ in batch]
+
+    batching = kind(handler, payload=bool, execution="transactional", takes_batch=True, max_attempts=1)
+    submit_many(batching, [False, True])
+
+    while run(batching, worker):
+        pass
+
+    [batch] = traced.named(f"batch {batching.name}")
+    assert batch.failed
+    assert sorted(each.attributes["muster.job.outcome"] for each in traced.named(batching.name)) == [
+        "COMPLETED",
+        "RAISED",
+    ]
+    assert not tracing.batches
 
 
 def test_what_was_submitted_without_a_trace_is_waited_for_unseen(
