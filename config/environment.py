@@ -354,6 +354,14 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     FLOWER_URL: Annotated[
         str, Meta(description="Public URL of Flower. Empty: FLOWER_PORT on the host of the admin.")
     ] = ""
+    TRACE_URL: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://\S*\{trace_id\}\S*)?$",
+            description="Public URL of a trace, with {trace_id} where its id belongs, for the link on a job's page. "
+            "Empty: no link.",
+        ),
+    ] = ""
     FLOWER_BATCH_JOBS_PER_SECOND: Annotated[
         int,
         Meta(

@@ -181,6 +181,11 @@ class Job(models.Model):
     finished_at = models.DateTimeField(null=True)
     updated_at = models.DateTimeField(db_default=Now())
 
+    @property
+    def trace_id(self) -> str | None:
+        """The trace that it was submitted in: 32 hexadecimal digits, the second part of a `traceparent`."""
+        return self.traceparent.split("-")[1] if self.traceparent else None
+
     # Set on a job that a submission returns because it was there already.
     duplicate = False
 

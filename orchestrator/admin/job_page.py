@@ -7,6 +7,7 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from django.conf import settings
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -94,9 +95,16 @@ def context(request: HttpRequest, job: queries.JobDetail) -> dict[str, Any]:
         "pipeline": pipeline,
         # Flower has not heard of others.
         "flower_url": f"{flower_url(request)}/task/{job.id}" if job.celery_task_id else "",
+        "trace_url": trace_url(job),
         "audit": _audit(request, job),
         **_contents(request, job),
     }
+
+
+def trace_url(job: Job) -> str:
+    """Where its trace is shown; empty if there is none, or TRACE_URL is not set."""
+    template: str = settings.ENV.TRACE_URL
+    return template.replace("{trace_id}", job.trace_id) if job.trace_id else ""
 
 
 def sentence(job: queries.JobDetail, now: datetime) -> str:

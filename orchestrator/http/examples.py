@@ -120,6 +120,7 @@ A_JOB = {
     "schedule": None,
     "scheduled_for": None,
     "celery_task_id": "0b6b1a3c-7f0c-4c3d-8f6e-4a1d3c5e7f90",
+    "trace_id": None,
     "worker": "io@host",
     "run_at": "2030-01-31T12:00:00.000000Z",
     "created_at": "2030-01-31T12:00:00.000000Z",

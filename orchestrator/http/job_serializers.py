@@ -234,6 +234,9 @@ class JobSerializer(serializers.Serializer[Any]):
     celery_task_id = serializers.CharField(
         help_text="Its id in Flower, which is its own id; empty until its first attempt."
     )
+    trace_id = serializers.CharField(
+        allow_null=True, help_text="Its trace, if OpenTelemetry was on when it was submitted."
+    )
     worker = serializers.CharField(help_text="The worker that ran it last.")
     run_at = serializers.DateTimeField()
     created_at = serializers.DateTimeField()
@@ -270,6 +273,7 @@ class JobSerializer(serializers.Serializer[Any]):
             "schedule": job.schedule_id,
             "scheduled_for": job.scheduled_for,
             "celery_task_id": job.celery_task_id,
+            "trace_id": job.trace_id,
             "worker": job.worker_name,
             "run_at": job.run_at,
             "created_at": job.created_at,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from pytest_django import Settings
 
 from access.models import AuditEntry
 from orchestrator.admin.attempts import passages
@@ -29,6 +31,7 @@ pytestmark = pytest.mark.django_db
 # As `config.urls` does, and now: each page is a test.
 admin.autodiscover()
 
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEBACK = """Traceback (most recent call last):
   File "/srv/lib/python3.13/site-packages/requests/api.py", line 59, in request
     return session.request(method=method)
@@ -103,6 +106,18 @@ def test_a_job_that_has_ended_does_not_refresh_itself(admin_client: Client) -> N
 
     assert "every 2s" not in page
     assert "data-events" not in page
+
+
+def test_a_job_links_to_its_trace(admin_client: Client, settings: Settings) -> None:
+    traced, untraced = make_job(traceparent=f"00-{TRACE_ID}-00f067aa0ba902b7-01"), make_job()
+
+    without = shown(admin_client, traced)
+    settings.ENV = msgspec.structs.replace(settings.ENV, TRACE_URL="https://traces.example/{trace_id}?a=1")
+
+    assert TRACE_ID in without
+    assert "traces.example" not in without
+    assert f'href="https://traces.example/{TRACE_ID}?a=1"' in shown(admin_client, traced)
+    assert "traces.example" not in shown(admin_client, untraced)
 
 
 def test_attempts_come_newest_first_with_library_frames_folded(admin_client: Client) -> None:

@@ -37,7 +37,7 @@ UNKNOWN = "01980c5e-7a00-7000-8000-000000000000"
 A_JOB = {
     "job_id", "kind", "status", "waiting_for", "priority", "owner", "attempt", "max_attempts", "progress", "result",
     "error", "attempts", "signal", "parent", "name", "children", "schedule", "scheduled_for", "celery_task_id",
-    "worker", "run_at", "created_at", "started_at", "finished_at", "updated_at", "links",
+    "trace_id", "worker", "run_at", "created_at", "started_at", "finished_at", "updated_at", "links",
 }  # fmt: skip
 
 
@@ -124,6 +124,13 @@ def test_a_job_is_returned_with_all_its_fields(api: Api) -> None:
     assert (answer["job_id"], answer["status"], answer["owner"]) == (str(job.id), "COMPLETED", "ada")
     assert answer["progress"] == {"done": 2, "total": 3, "message": "two of three"}
     assert (answer["result"], answer["error"], answer["attempts"], answer["children"]) == ({"a": 1}, "", [], None)
+
+
+def test_a_job_names_the_trace_that_it_was_submitted_in(api: Api) -> None:
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+    assert shown(api, make_job(traceparent=f"00-{trace_id}-00f067aa0ba902b7-01"))["trace_id"] == trace_id
+    assert shown(api, make_job())["trace_id"] is None
 
 
 def test_a_job_is_returned_with_just_the_documented_fields(api: Api) -> None:
