@@ -29,8 +29,6 @@ from orchestrator.worker import runner
 from orchestrator.worker.process import WorkerProcess
 from tests.orchestrator.workbench import DeclareKind, again, claim, complete, fail, lease, run, write, written
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
 MakeParent = Callable[..., Kind]
 
 
@@ -470,7 +468,9 @@ def cancelled_midway(running: Any) -> None:
     raise Cancelled
 
 
-def test_a_unit_test_sees_what_a_handler_adds_and_gives_what_has_ended(parent: MakeParent, child: Kind) -> None:
+def test_a_unit_test_sees_what_a_handler_adds_and_gives_what_has_ended(
+    parent: MakeParent, child: Kind, db: None
+) -> None:
     declared = parent()
     first = fake_job(declared, [1, 2])
     [gather] = declared.resumes.values()
