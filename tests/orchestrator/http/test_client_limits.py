@@ -167,7 +167,10 @@ def test_stored_is_what_unfinished_jobs_have_with_their_children_and_ingestions(
 
 
 @pytest.mark.usefixtures("measures_anew")
-def test_what_is_submitted_between_two_measurements_counts(as_user: Callable[..., Api], settings: Settings) -> None:
+def test_what_is_submitted_between_two_measurements_counts(
+    as_user: Callable[..., Api], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_bytes, "KNOWN_SECONDS", 600)
     ada, body = as_user(), SLICES | {"payload": {"slices": 1}}
     limit(settings, CLIENT_MAX_STORED_BYTES=140)
 
