@@ -160,7 +160,7 @@ def _are_asked_for(pipeline_id: UUID) -> bool:
     stopped = stopped.exclude(step__outcome__in=(Step.Outcome.PASSING, Step.Outcome.PASSED))
     names = stopped.values_list("name", flat=True)
     said = dict(Step.objects.filter(job__parent=pipeline_id).values_list("job__name", "on_failure"))
-    means = [said.get(name, said.get(name[: name.rfind("[")], "compensate")) for name in names]
+    means = [said.get(name, said.get(name.rpartition("[")[0], "compensate")) for name in names]
     return not means or "compensate" in means
 
 

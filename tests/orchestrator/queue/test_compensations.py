@@ -172,6 +172,17 @@ def test_a_step_that_says_fail_leaves_the_pipeline_as_it_is_for_a_retry(
     assert (again(parent).status, undone) == ("COMPLETED", [])
 
 
+def test_what_a_step_says_is_not_taken_for_what_another_one_says_whose_name_is_longer(
+    echo: Kind, last: Kind, refund: Kind, worker: WorkerProcess, undone: Undone
+) -> None:
+    steps = [child(echo, "a", 1, refund, on_failure="fail"), child(echo, "ab", "fails", after=["a"])]
+    parent = submit(last, children=steps)
+
+    drain(worker=worker)
+
+    assert (again(parent).status, undone) == ("FAILED", [1])
+
+
 def test_only_what_has_completed_is_undone(
     echo: Kind, last: Kind, refund: Kind, worker: WorkerProcess, undone: Undone
 ) -> None:
