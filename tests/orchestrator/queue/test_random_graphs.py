@@ -261,7 +261,7 @@ FROM_STEP = st.integers(0, 299)
 
 
 @settings(
-    max_examples=15,
+    max_examples=8,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -273,7 +273,7 @@ def test_a_random_graph_ends_as_the_model_says_and_so_do_its_fork_and_its_retry(
 
 
 @pytest.mark.long
-@settings(max_examples=150, suppress_health_check=[*HealthCheck])
+@settings(max_examples=80, suppress_health_check=[*HealthCheck])
 @given(steps=graphs(300), cancelled_after=CANCELLED_AFTER, from_step=FROM_STEP)
 def test_two_hundred_graphs_of_up_to_three_hundred_steps_do_so(
     workshop: Workshop, steps: list[Drawn], cancelled_after: int | None, from_step: int
