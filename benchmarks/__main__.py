@@ -23,7 +23,7 @@ from benchmarks.servers import NotSo, Servers
 # In the order of the results. Each module registers its benchmark.
 MODULES = (
     "tasks", "singles", "latency", "flatness", "limits", "pipelines", "ingestion", "reads", "heartbeats", "footprint",
-    "schedules", "scale_out", "ordinary", "watchers", "admin_pages",
+    "schedules", "scale_out", "ordinary", "watchers", "telemetry", "admin_pages",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""11. The admin's home page and list of jobs with millions of jobs in the table: processor time, statements, size."""
+"""13. The admin's home page and list of jobs with millions of jobs in the table: processor time, statements, size."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-import tests.chaos.limits  # noqa: F401 More invariants.
+import tests.chaos.limits
+import tests.chaos.metrics  # noqa: F401 More invariants, as in the line above.
 from tests.chaos.faults import FAULTS
 from tests.chaos.invariants import (
     Books,

@@ -1,0 +1,116 @@
+"""15. Telemetry: what traces cost jobs, sent to a collector and switched off."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from benchmarks import client
+from benchmarks.measure import Bench, Finding, benchmark
+from benchmarks.servers import connect, muster, muster_environment, run, value
+from benchmarks.tasks import PATIENCE_SECONDS, UNFINISHED
+
+TASKS, ORDINARY = "A+B tasks in batches", "ordinary jobs on threads"
+# How often a job asks whether traces are on: when it is submitted, when it begins, when its handler is called.
+ASKS_A_JOB = 3
+ASK = """
+import timeit, django
+django.setup()
+from orchestrator.telemetry import tracing
+print(min(timeit.repeat(tracing.is_on, number=100_000, repeat=5)) / 100_000)
+"""
+
+
+class Discarding(BaseHTTPRequestHandler):
+    """A collector that keeps nothing."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.server.received += len(self.rfile.read(int(self.headers["Content-Length"])))  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@contextmanager
+def collecting() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Discarding)
+    server.received = 0  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@benchmark("telemetry", "Traces: exported, and off")
+def telemetry(bench: Bench) -> Iterator[Finding]:
+    rounds = bench.size(3, 1)
+    off: list[dict[str, float]] = []
+    on: list[dict[str, float]] = []
+    with collecting() as collector:
+        for _ in range(rounds):
+            off.append(rates(bench))
+            on.append(rates(bench, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector.server_port}"))
+        bench.say(f"The collector got {collector.received:,} bytes")  # type: ignore[attr-defined]
+    environment = muster_environment(bench.servers, bench.servers.url("muster"))
+    ask_seconds = float(run([sys.executable, "-c", ASK], environment))
+    for what in (TASKS, ORDINARY):
+        ratios = [with_traces[what] / without[what] for without, with_traces in zip(off, on, strict=True)]
+        without = statistics.median(each[what] for each in off)
+        yield Finding(
+            what=f"{what}: share that is left with every trace exported",
+            value=statistics.median(ratios),
+            unit="×",
+            target=0.9,
+        )
+        yield Finding(
+            what=f"{what}: share of a job's time that it asks whether traces are on, which are off",
+            value=100 * ASKS_A_JOB * ask_seconds * without,
+            unit="%",
+            target=2,
+            at_most=True,
+        )
+        yield Finding(what=f"{what}, traces off", value=without, unit="jobs/s")
+        yield Finding(
+            what=f"{what}, every trace exported", value=statistics.median(each[what] for each in on), unit="jobs/s"
+        )
+
+
+def rates(bench: Bench, **settings: str) -> dict[str, float]:
+    """Jobs a second of each sort, from their submission until the last one has ended."""
+    count, many = bench.size(20_000, 500), bench.size(5_000, 200)
+    tasks = [{"a": number, "b": 0.5} for number in range(count)]
+    jobs = [{"kind": "bench.leased_step"} for _ in range(many)]
+    requests = {
+        TASKS: [client.post("/tasks/batch-request/", tasks[at : at + 5_000]) for at in range(0, count, 5_000)],
+        ORDINARY: [client.post("/jobs/bulk", {"jobs": jobs})],
+    }
+    with muster(bench.servers, **settings) as stack, closing(connect(stack.database_url)) as connection:
+
+        def seconds_for(given: list[bytes]) -> float:
+            began_at = time.perf_counter()
+            client.send(stack.port, given, connections=1).expect(202)
+            stack.wait_until(lambda: not value(connection, UNFINISHED), PATIENCE_SECONDS)
+            return time.perf_counter() - began_at
+
+        seconds_for(
+            [client.post("/tasks/batch-request/", tasks[:200]), client.post("/jobs/bulk", {"jobs": jobs[:100]})]
+        )
+        return {
+            TASKS: count / seconds_for(requests[TASKS]),
+            ORDINARY: many / seconds_for(requests[ORDINARY]),
+        }
