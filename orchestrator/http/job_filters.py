@@ -69,8 +69,9 @@ class ParentFilter(serializers.UUIDField):
 
 
 class JobFilters(_Filters):
-    """Of the list, as parameters of the query: those with several values are repeated."""
+    """Of the list, as parameters of the query: those with several values are repeated. None may be empty."""
 
+    owner = OneOrManyField(child=StrictCharField(max_length=150))
     priority = OneOrManyField(child=QueryIntegerField(min_value=0, max_value=9))
     parent = ParentFilter(  # type: ignore[assignment]
         required=False, help_text="The children of this job; `none` for jobs without a parent."
