@@ -42,10 +42,11 @@ def test_too_few_connections_for_all_processes_are_a_warning(
 @pytest.mark.parametrize(
     ("queues", "env", "needed"),
     [
-        # 32 threads, 16 uploads and the probe; 2 x 3 and 32 + 3 for the workers, 3 for control, 1 for Beat.
-        ("default:prefork:2,io:threads:32", {}, 94),
-        ("default:prefork:2,io:threads:32,gpu:prefork:1", {}, 97),
-        ("default:prefork:4,io:threads:8", {"WEB_THREADS": 8, "MAX_UPLOADS": 2}, 38),
+        # 32 threads, 16 uploads, the probe and the event streams; 2 x 3 and 32 + 3 for the workers, 3 for control, 1
+        # for Beat.
+        ("default:prefork:2,io:threads:32", {}, 95),
+        ("default:prefork:2,io:threads:32,gpu:prefork:1", {}, 98),
+        ("default:prefork:4,io:threads:8", {"WEB_THREADS": 8, "MAX_UPLOADS": 2}, 39),
     ],
 )
 def test_the_connections_of_all_threads_and_all_queues_are_counted(
