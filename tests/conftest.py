@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     left when the others have nothing to do.
     """
     files = list(dict.fromkeys(item.path for item in items))
-    slow_ones = {item.path for item in items if item.get_closest_marker("slow")}
+    slow_ones = {item.path for item in items if item.get_closest_marker("slow") or item.path.parent.name == "system"}
     slow, quick = [path for path in files if path in slow_ones], [path for path in files if path not in slow_ones]
     places = {path: LAST_SLOW * place / len(slow) for place, path in enumerate(slow)}
     places |= {path: place / len(quick) for place, path in enumerate(quick)}

@@ -12,8 +12,8 @@ from config import workers
 from config.local.supervisor import kill_group
 from config.settings import BASE_DIR
 
-# Each says that it runs; it ends in order when it is asked to.
-WAITING = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('runs', flush=True); "
+# Each says that it runs, by one write, since two say so at once; it ends in order when it is asked to.
+WAITING = "import os, signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); os.write(1, b'runs\\n'); "
 WAITING += "signal.pause()"
 ENDING = "import sys; sys.stdin.readline(); sys.exit(7)"
 
