@@ -52,6 +52,9 @@ class Attempt(NamedTuple):
         return self.job_id, self.number
 
 
+# The last provider that was asked for a tracer, and that tracer.
+_made: tuple[Any, Any] | None = None
+
 # Those of attempts that run in this process, so that the thread that ends one, whichever it is, ends its span.
 open_spans: dict[tuple[str, int], tuple[Any, Attempt]] = {}
 # In which call for several jobs each attempt was that has no span yet: the context of that call's span.
@@ -288,7 +291,12 @@ def ids() -> tuple[str, str] | None:
 
 
 def _tracer() -> Any:
-    return trace.get_tracer("muster")
+    """Made once for each provider: that takes as long as a span does."""
+    global _made
+    provider = trace.get_tracer_provider()
+    if _made is None or _made[0] is not provider:
+        _made = provider, trace.get_tracer("muster", tracer_provider=provider)
+    return _made[1]
 
 
 def _nanoseconds(seconds: float) -> int:
