@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from orchestrator.limits import Rate
-from tests.chaos.faults import MAX_STEP_SECONDS
+from tests.chaos.faults import FAULTS, MAX_STEP_SECONDS
 from tests.chaos.invariants import EXCUSED, Books, invariant
 from tests.chaos.room import LIMITED, MAX_RUNNING, waited_with_room
 
@@ -21,6 +21,9 @@ RATED, RATE, BURST = "tests.effect_rated", "6/2s", 3
 # A changed limit takes effect within a second. The trail has the time when the change began, so another second for it;
 # and a long time where the database or the web server was hurt just then.
 EFFECTIVE, EFFECTIVE_AT_LAST = timedelta(seconds=2), timedelta(seconds=20)
+# The fault during which the times of starts and ends say nothing.
+CLOCK_STEPS = "clock_of_the_database_steps"
+assert CLOCK_STEPS in FAULTS
 # The longest of the windows of these rates.
 WINDOW = timedelta(seconds=2)
 
@@ -76,7 +79,7 @@ def by_a_right_clock(books: Books, spans: Iterable[Span]) -> list[Span]:
     wrong = [
         (fault["at"] - MAX_STEP_SECONDS, fault.get("ended_at", math.inf) + MAX_STEP_SECONDS)
         for fault in books.run.ledger.entries("fault")
-        if fault["fault"].startswith("clock of the database")
+        if fault["fault"] == CLOCK_STEPS
     ]
     return [
         (start, end)

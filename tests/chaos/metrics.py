@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.chaos.faults import MAX_STEP_SECONDS
 from tests.chaos.invariants import Books, invariant
+from tests.chaos.limits import CLOCK_STEPS
 
 # The tick adds up every ten seconds what ended at least three seconds ago, and no more than a minute at once.
 ADDED_UP_SECONDS = 60
@@ -64,7 +65,7 @@ def _completed_while_late(books: Books) -> Counter[str]:
     counts: Counter[str] = Counter()
     for fault in books.run.ledger.entries("fault"):
         if fault["touches"] in MAY_COMMIT_LATE:
-            steps = MAX_STEP_SECONDS if "clock" in fault["fault"] else 0
+            steps = MAX_STEP_SECONDS if fault["fault"] == CLOCK_STEPS else 0
             ended_at = min(fault.get("ended_at", math.inf), time.time())
             span = fault["at"] - LATE_SECONDS, ended_at + steps + LATE_SECONDS
             counts.update(dict(books.run.world.query(COMPLETED_BETWEEN, *span)))
