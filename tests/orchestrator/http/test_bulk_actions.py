@@ -41,7 +41,7 @@ FILTERS: list[dict[str, Any]] = [
     {"status": ["FAILED", "CANCELLED"]},
     {"kind": ["tests.echo", "tests.nothing"]},
     {"owner": "ada"},
-    {"owner": ["ada", ""]},
+    {"owner": ["ada", "eve"]},
     {"queue": "slow"},
     {"priority": [1, 2]},
     {"schedule": SCHEDULE},
