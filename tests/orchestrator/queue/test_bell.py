@@ -189,7 +189,7 @@ def test_a_bell_that_fails_does_not_hold_up_the_others(
 def test_a_bell_of_a_kind_that_this_process_does_not_know_is_left_to_others(
     bells: list[Kind], published: Published, ringer: Ringer
 ) -> None:
-    ringer.ask("newer.kind")
+    ringer.ask("declared.nowhere")
     ringer.ask(bells[0].name)
 
     assert ringer.wait_until_idle(PATIENCE_SECONDS)
