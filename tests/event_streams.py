@@ -7,8 +7,20 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+import pytest
+from pytest_django import Settings
+
 from tests.api import Response
 from tests.orchestrator.workbench import PATIENCE_SECONDS
+
+
+@pytest.fixture
+def frequent_looks(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Watched jobs are read fifty times a second, and a heartbeat is sent twenty times a second."""
+    settings.ENV = msgspec.structs.replace(settings.ENV, WATCH_HEARTBEAT_SECONDS=0.05)
+    monkeypatch.setattr("orchestrator.live.watching.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("orchestrator.live.watching.MAX_BUSY_SHARE", 1)
 
 
 class Event(NamedTuple):

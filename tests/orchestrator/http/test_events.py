@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 
 import msgspec
@@ -15,27 +15,13 @@ from orchestrator.live import reading
 from orchestrator.live.watching import Watching, watching
 from orchestrator.models import Job
 from orchestrator.submission import submit
-from orchestrator.testing import worker_process
 from orchestrator.worker.process import WorkerProcess
 from tests.api import Api, pointers
 from tests.event_streams import Reader, all_of, statuses
 from tests.factories import make_job
 from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, complete, fail, lease, pipeline
 
-pytestmark = [pytest.mark.django_db(transaction=True)]
-
-
-@pytest.fixture(autouse=True)
-def frequent(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.ENV = msgspec.structs.replace(settings.ENV, WATCH_HEARTBEAT_SECONDS=0.05)
-    monkeypatch.setattr("orchestrator.live.watching.POLL_SECONDS", 0.02)
-    monkeypatch.setattr("orchestrator.live.watching.MAX_BUSY_SHARE", 1)
-
-
-@pytest.fixture
-def worker(transactional_db: None) -> Iterator[WorkerProcess]:
-    with worker_process("tester@here", ["default"]) as process:
-        yield process
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("frequent_looks")]
 
 
 def test_a_stream_begins_with_the_job_as_it_is(api: Api) -> None:

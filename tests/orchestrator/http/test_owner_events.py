@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
-import msgspec
 import pytest
 from django.db import transaction
-from pytest_django import Settings
 
 from orchestrator import submission
 from orchestrator.live import reading
 from orchestrator.models import Job
 from orchestrator.running import RunningJob
 from orchestrator.submission import submit
-from orchestrator.testing import worker_process
 from orchestrator.worker.process import WorkerProcess
 from tests.api import Api, Response
 from tests.concurrency import in_thread
 from tests.event_streams import Reader, statuses
 from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, claim, complete, fail, lease, run
 
-pytestmark = [pytest.mark.django_db(transaction=True)]
-
-
-@pytest.fixture(autouse=True)
-def frequent(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.ENV = msgspec.structs.replace(settings.ENV, WATCH_HEARTBEAT_SECONDS=0.05)
-    monkeypatch.setattr("orchestrator.live.watching.POLL_SECONDS", 0.02)
-    monkeypatch.setattr("orchestrator.live.watching.MAX_BUSY_SHARE", 1)
-
-
-@pytest.fixture
-def worker(transactional_db: None) -> Iterator[WorkerProcess]:
-    with worker_process("tester@here", ["default"]) as process:
-        yield process
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("frequent_looks")]
 
 
 def test_the_moves_of_an_owners_jobs_are_told_and_no_others(
