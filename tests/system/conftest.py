@@ -12,7 +12,7 @@ from tests.system.rabbitmq import SERVER, RabbitMQ
 from tests.system.stack import Stack
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def running_stack() -> Iterator[Stack]:
     with Stack(servers.new_folder("stack") / "data") as stack:
         yield stack
