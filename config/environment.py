@@ -370,6 +370,15 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
             description="Completed jobs of batches that each worker process reports to Flower per second, at most.",
         ),
     ] = 20
+    TRACED_JOBS_PER_SECOND: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000,
+            description="Attempts that each process exports spans of per second, at most, if it exports traces. Those "
+            "that fail come on top.",
+        ),
+    ] = 50
     FLOWER_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of Flower of `manage.py up`.")] = 5555
     POSTGRES_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of the embedded PostgreSQL.")] = 54320
     VALKEY_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of the embedded Valkey.")] = 63790

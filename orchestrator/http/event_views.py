@@ -31,7 +31,7 @@ LAST_EVENT_ID = OpenApiParameter(
     OpenApiParameter.HEADER,
     description="The id of the last event that was received: what has happened since comes first.",
 )
-# Of one event, as OpenAPI's readers take the schema of a stream; without a type, for the example is the text of several.
+# Of one event, as OpenAPI's readers take the schema of a stream. Without a type: the example is the text of several.
 EVENT = {
     "description": "One event: its lines by their names. `data` is JSON.",
     "properties": {

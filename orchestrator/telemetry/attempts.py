@@ -35,23 +35,26 @@ _NO_FAILURES = (None, Attempt.Outcome.INTERRUPTED)
 
 
 class Budget:
-    """How many jobs of batches are reported to Flower each second. It could not follow thousands."""
+    """How many jobs are reported each second, as a setting says: neither Flower nor a tracer can follow thousands."""
 
-    def __init__(self) -> None:
-        self._left = float(settings.ENV.FLOWER_BATCH_JOBS_PER_SECOND)
+    def __init__(self, setting: str) -> None:
+        self._per_second: int = getattr(settings.ENV, setting)
+        self._left = float(self._per_second)
         self._counted_at = time.monotonic()
 
     def take(self, wanted: int) -> int:
         """How many of those may be reported. Threads that ask at the same moment may be granted the same."""
-        now, per_second = time.monotonic(), settings.ENV.FLOWER_BATCH_JOBS_PER_SECOND
-        left = min(per_second, self._left + (now - self._counted_at) * per_second)
+        now = time.monotonic()
+        left = min(self._per_second, self._left + (now - self._counted_at) * self._per_second)
         granted = min(wanted, int(left))
         self._left, self._counted_at = left - granted, now
         return granted
 
 
 sender: Sender | None = None
-budget = Budget()
+# Jobs of batches that Flower is told of; attempts, and submissions outside a trace, that have spans.
+flower_budget = Budget("FLOWER_BATCH_JOBS_PER_SECOND")
+trace_budget = Budget("TRACED_JOBS_PER_SECOND")
 
 
 def start_reporting(app: Any, worker_name: str) -> None:
@@ -72,7 +75,7 @@ def stop_reporting() -> None:
 def submitted(rows: Sequence[MutableMapping[str, Any]]) -> None:
     """Gives the rows of jobs that are submitted the trace that they are part of, if there is one."""
     if tracing.is_on():
-        tracing.submitted(rows)
+        tracing.submitted(rows, trace_budget.take)
 
 
 @contextmanager
@@ -83,7 +86,7 @@ def begun(running: BaseRunningJob) -> Iterator[None]:
     if sender:
         sender.send(_beginning(running))
     if tracing.is_on():
-        with tracing.span_of(_traced(running)):
+        with _traced_call(running):
             yield
     else:
         yield
@@ -94,15 +97,21 @@ def begun_in_task(running: BaseRunningJob) -> None:
     if sender:
         sender.send(_beginning(running))
     if tracing.is_on():
-        tracing.enter_task(_traced(running))
+        tracing.enter_task(_traced(running), with_span=bool(trace_budget.take(1)))
 
 
 def called(running: Sequence[BaseRunningJob]) -> AbstractContextManager[None]:
     """The handler of transactional jobs is called meanwhile, once for one or for all of them."""
     if not tracing.is_on():
         return _UNTRACED
-    attempts = [_traced(each) for each in running]
-    return tracing.span_of(attempts[0]) if len(attempts) == 1 else tracing.span_of_batch(attempts)
+    if len(running) == 1:
+        return _traced_call(running[0])
+    granted = trace_budget.take(len(running))
+    return tracing.span_of_batch([_traced(each) for each in running[:granted]], len(running)) if granted else _UNTRACED
+
+
+def _traced_call(running: BaseRunningJob) -> AbstractContextManager[None]:
+    return tracing.span_of(_traced(running)) if trace_budget.take(1) else tracing.trace_of(_traced(running))
 
 
 def rolled_back(attempts_so_far: Mapping[str, int]) -> None:
@@ -145,11 +154,12 @@ def batch_completed(done: Sequence[tuple[BaseRunningJob, str]]) -> None:
     """Transactional jobs are completed, with their results as JSON. Their start was not reported."""
     log_lines.completed([running for running, _ in done])
     if sender:
-        for running, result in done[: budget.take(len(done))]:
+        for running, result in done[: flower_budget.take(len(done))]:
             sender.send([*_beginning(running), _success(running, result)])
-    if tracing.is_on():
+    if tracing.open_spans or tracing.batches:
         for running, _ in done:
-            tracing.record(_traced(running), "COMPLETED", began_at=running.wall_clock_began_at)
+            if tracing.has_begun(running.id, running.attempt):
+                tracing.record(_traced(running), "COMPLETED", began_at=running.wall_clock_began_at)
 
 
 def ended(
@@ -165,7 +175,7 @@ def ended(
     """An attempt has ended without completing the job, which is now as it is given.
 
     outcome: None if the job was cancelled.
-    began_at: if the start of the attempt was not reported. started_at: when it began, as far as it is known.
+    began_at: if Flower was not told of the start. started_at: when it began, as far as it is known.
     """
     log_lines.ended(job, outcome, error, traceback, exception)
     if sender:
@@ -175,8 +185,8 @@ def ended(
     failure = None
     if outcome not in _NO_FAILURES:
         failure = tracing.Failure(type_of(exception) if exception else str(outcome), error, traceback)
-    # The process that ran a lost attempt reports nothing any more.
-    since = started_at if outcome == Attempt.Outcome.LOST else began_at
+    # A span of its own has been opened for some attempts that ran in this process, and for none that another one ran.
+    since = began_at or started_at
     tracing.record(_of_row(job), str(outcome or job.status), failure, began_at=since.timestamp() if since else None)
 
 

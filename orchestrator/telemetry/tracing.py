@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -124,14 +125,18 @@ def answered(span: Any, *, method: str, route: str, status: int) -> None:
             span.set_status(trace.StatusCode.ERROR)
 
 
-def submitted(rows: Sequence[MutableMapping[str, Any]]) -> None:
-    """Gives rows of submitted jobs the current trace; without one, each job and its children one of their own."""
+def submitted(rows: Sequence[MutableMapping[str, Any]], grant: Callable[[int], int]) -> None:
+    """Gives rows of submitted jobs the current trace; without one, each job and its children one of their own.
+
+    grant: says of so many traces how many may begin now. Other jobs are in none.
+    """
     with _harmless():
         if current := _current():
             for row in rows:
                 row["traceparent"] = current
             return
-        own = {row["id"]: _submission(row) for row in rows if not row["parent_id"] and not row.get("traceparent")}
+        untraced = [row for row in rows if not row["parent_id"] and not row.get("traceparent")]
+        own = {row["id"]: _submission(row) for row in untraced[: grant(len(untraced))]}
         for row in rows:
             row.setdefault("traceparent", own.get(row["parent_id"] or row["id"]))
 
@@ -168,15 +173,25 @@ def span_of(attempt: Attempt) -> Iterator[None]:
 
 
 @contextmanager
-def span_of_batch(attempts: Sequence[Attempt]) -> Iterator[None]:
-    """The span of one call for several jobs, which what its thread does meanwhile is part of: in a trace of its own,
-    since theirs may differ, with links to them. The span of each attempt has a link to it.
+def trace_of(attempt: Attempt) -> Iterator[None]:
+    """For an attempt without a span: what its thread does meanwhile is in the trace of its job."""
+    with ExitStack() as stack:
+        with _harmless():
+            stack.callback(_detach, context.attach(_parent_of(attempt)))
+        yield
+
+
+@contextmanager
+def span_of_batch(attempts: Sequence[Attempt], jobs: int) -> Iterator[None]:
+    """The span of one call for so many jobs, which what its thread does meanwhile is part of: in a trace of its own,
+    since theirs may differ, with links to those of the attempts that are given. The span of each of these has a link
+    to it; the other attempts have none.
     """
     with ExitStack() as stack:
         span = None
         with _harmless():
             links = [trace.Link(where) for where in map(_submitted_in, attempts) if where.is_valid]
-            attributes = {"muster.batch.jobs": len(attempts)}
+            attributes = {"muster.batch.jobs": jobs}
             span = _tracer().start_span(
                 f"batch {attempts[0].kind}", context.Context(), trace.SpanKind.CONSUMER, attributes, links
             )
@@ -200,10 +215,13 @@ def _end(span: Any) -> None:
         span.end()
 
 
-def enter_task(attempt: Attempt) -> None:
-    """Opens the span of an async job, which all is part of that its task does from now on."""
+def enter_task(attempt: Attempt, *, with_span: bool) -> None:
+    """All that the task of an async job does from now on is part of the span that this opens, or else of its trace."""
     with _harmless():
-        _enter(attempt)
+        if with_span:
+            _enter(attempt)
+        else:
+            context.attach(_parent_of(attempt))
 
 
 def _enter(attempt: Attempt) -> Any:
@@ -215,6 +233,12 @@ def _enter(attempt: Attempt) -> Any:
 def _detach(token: Any) -> None:
     with _harmless():
         context.detach(token)
+
+
+def has_begun(job_id: str, number: int) -> bool:
+    """Whether that attempt runs in this process and is to have a span."""
+    key = (job_id, number)
+    return key in open_spans or key in batches
 
 
 def leave(attempt: Attempt) -> None:
@@ -278,8 +302,13 @@ def _start(attempt: Attempt, name: str = "", kind: Any = None, **options: Any) -
 
 
 def _parent_of(attempt: Attempt) -> Any:
-    parent = context.Context()
-    return w3c.extract({"traceparent": attempt.traceparent}, context=parent) if attempt.traceparent else parent
+    return _context_of(attempt.traceparent)
+
+
+@lru_cache(maxsize=1_000)
+def _context_of(traceparent: str | None) -> Any:
+    """That of a stored trace. Jobs that were submitted together, which run at about the same time, share one."""
+    return w3c.extract({"traceparent": traceparent} if traceparent else {}, context=context.Context())
 
 
 def ids() -> tuple[str, str] | None:

@@ -53,7 +53,7 @@ class Recorder:
 def flower(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr(attempts, "sender", recorder)
-    monkeypatch.setattr(attempts, "budget", attempts.Budget())
+    monkeypatch.setattr(attempts, "flower_budget", attempts.Budget("FLOWER_BATCH_JOBS_PER_SECOND"))
     return recorder
 
 
@@ -267,7 +267,7 @@ def test_a_sample_of_the_jobs_in_batches_and_every_failure_are_reported(
 def test_the_budget_is_of_each_second_and_is_not_saved_up(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("orchestrator.telemetry.attempts.time.monotonic", lambda: now[0])
-    budget = attempts.Budget()
+    budget = attempts.Budget("FLOWER_BATCH_JOBS_PER_SECOND")
     per_second = settings.ENV.FLOWER_BATCH_JOBS_PER_SECOND
 
     granted = [budget.take(5), budget.take(1_000), budget.take(1)]

@@ -19,7 +19,7 @@ from orchestrator.models import Job
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
 from orchestrator.running import RunningJob
 from orchestrator.submission import Child, Occurrence, retry, submit, submit_many
-from orchestrator.telemetry import exporting, tracing
+from orchestrator.telemetry import attempts, exporting, tracing
 from orchestrator.worker.process import WorkerProcess
 from tests.api import Api, api
 from tests.orchestrator.telemetry.collector import Collector, Span, collecting
@@ -58,6 +58,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traced]:
         provider = exporting.make_provider()
         assert provider is not None
         monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+        monkeypatch.setattr(attempts, "trace_budget", attempts.Budget("TRACED_JOBS_PER_SECOND"))
         with override_settings(MIDDLEWARE=MIDDLEWARE):
             yield Traced(collector, provider)
         provider.shutdown()
@@ -85,13 +86,13 @@ def test_an_orchestration_is_one_trace_from_its_request_to_its_jobs_with_their_w
     assert request.attributes["http.response.status_code"] == 202
     kinds = {draw.name: 10, aggregate.name: 2, combine.name: 1}
     for name, count in kinds.items():
-        attempts, waits = traced.named(name), traced.named(f"wait {name}")
-        assert len(attempts) == len(waits) == count
-        assert all((span.trace_id, span.parent_id) == (TRACE_ID, request.id) for span in [*attempts, *waits])
-        assert {span.attributes["muster.job.outcome"] for span in attempts} == {"COMPLETED"}
+        runs, waits = traced.named(name), traced.named(f"wait {name}")
+        assert len(runs) == len(waits) == count
+        assert all((span.trace_id, span.parent_id) == (TRACE_ID, request.id) for span in [*runs, *waits])
+        assert {span.attributes["muster.job.outcome"] for span in runs} == {"COMPLETED"}
         wait_of = {span.attributes["muster.job.id"]: span for span in waits}
-        assert all(waits_before(wait_of[span.attributes["muster.job.id"]], span) for span in attempts)
-        assert {span.attributes["muster.job.owner"] for span in attempts} == {"ada"}
+        assert all(waits_before(wait_of[span.attributes["muster.job.id"]], span) for span in runs)
+        assert {span.attributes["muster.job.owner"] for span in runs} == {"ada"}
     ids = {str(id) for id in Job.objects.values_list("id", flat=True)}
     assert {span.attributes["muster.job.id"] for span in spans if span is not request} == ids
     assert len(ids) == 12 + 1
@@ -115,12 +116,12 @@ def test_retries_are_part_of_the_trace_and_the_last_one_that_fails_says_so(
     run(failing, worker)
 
     [submission] = traced.named(f"submit {failing.name}")
-    attempts, waits = traced.named(failing.name), traced.named(f"wait {failing.name}")
-    assert [span.attributes["muster.job.attempt"] for span in attempts] == [1, 2, 3]
+    spans, waits = traced.named(failing.name), traced.named(f"wait {failing.name}")
+    assert [span.attributes["muster.job.attempt"] for span in spans] == [1, 2, 3]
     assert [span.attributes["muster.job.attempt"] for span in waits] == [1, 2, 3]
-    assert all(span.failed for span in attempts)
-    assert {span.parent_id for span in [*attempts, *waits]} == {submission.id}
-    for before, wait, after in zip(attempts, waits[1:], attempts[1:], strict=False):
+    assert all(span.failed for span in spans)
+    assert {span.parent_id for span in [*spans, *waits]} == {submission.id}
+    for before, wait, after in zip(spans, waits[1:], spans[1:], strict=False):
         assert before.began_at <= wait.began_at <= wait.ended_at <= after.began_at
 
 
@@ -206,6 +207,63 @@ def test_jobs_of_a_batch_that_failed_have_one_span_each(
     assert len(traced.named(f"wait {batching.name}")) == 3
 
 
+@BOTH
+def test_of_many_attempts_some_have_spans_and_all_that_fail(
+    execution: str,
+    kind: DeclareKind,
+    worker: WorkerProcess,
+    traced: Traced,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attempts.trace_budget, "take", lambda wanted: 0)
+    inner = kind()
+
+    def handler(running: RunningJob, payload: bool) -> None:
+        if payload:
+            raise ValueError("no")
+        submit(inner)
+
+    outer = kind(handler, payload=bool, execution=execution, max_attempts=1)
+    submit_many(outer, [False, True, False])
+    Job.objects.filter(kind=outer.name).update(traceparent=TRACEPARENT)
+
+    while run(outer, worker):
+        pass
+
+    [failed] = traced.named(outer.name)
+    assert (failed.attributes["muster.job.outcome"], failed.trace_id) == ("RAISED", TRACE_ID)
+    assert [job.traceparent for job in Job.objects.filter(kind=inner.name)] == [TRACEPARENT] * 2
+    assert not tracing.open_spans
+
+
+def test_of_many_jobs_in_one_call_some_have_spans(
+    kind: DeclareKind, worker: WorkerProcess, traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batching = kind(lambda batch: [None for _ in batch], execution="transactional", takes_batch=True)
+    submit_many(batching, [{}] * 5)
+    monkeypatch.setattr(attempts.trace_budget, "take", lambda wanted: min(wanted, 2))
+
+    while run(batching, worker):
+        pass
+
+    [batch] = traced.named(f"batch {batching.name}")
+    assert batch.attributes["muster.batch.jobs"] == 5
+    assert len(batch.links) == len(traced.named(batching.name)) == 2
+    assert not tracing.batches
+
+
+def test_no_more_traces_begin_than_are_granted(
+    db: None, kind: DeclareKind, traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts.trace_budget, "take", lambda wanted: min(wanted, 2))
+    some = kind()
+
+    submit_many(some, [{}] * 5)
+
+    assert len(traced.named(f"submit {some.name}")) == 2
+    assert Job.objects.filter(kind=some.name, traceparent=None).count() == 3
+
+
 def test_a_call_for_several_jobs_has_a_span_with_links_to_their_traces(
     kind: DeclareKind, worker: WorkerProcess, traced: Traced
 ) -> None:
@@ -221,14 +279,12 @@ def test_a_call_for_several_jobs_has_a_span_with_links_to_their_traces(
     while run(batching, worker):
         pass
 
-    submissions, attempts = traced.named(f"submit {batching.name}"), traced.named(batching.name)
+    submissions, spans = traced.named(f"submit {batching.name}"), traced.named(batching.name)
     [batch] = traced.named(f"batch {batching.name}")
     assert sorted(batch.links) == sorted(each.id for each in submissions)
     assert (batch.attributes["muster.batch.jobs"], batch.failed) == (2, False)
-    assert [(each.links, each.attributes["muster.job.outcome"]) for each in attempts] == [
-        ([batch.id], "COMPLETED")
-    ] * 2
-    assert {each.trace_id for each in attempts} == {each.trace_id for each in submissions}
+    assert [(each.links, each.attributes["muster.job.outcome"]) for each in spans] == [([batch.id], "COMPLETED")] * 2
+    assert {each.trace_id for each in spans} == {each.trace_id for each in submissions}
     inner_job = Job.objects.get(kind=inner.name)
     assert inner_job.traceparent
     assert inner_job.traceparent.split("-")[1:3] == [batch.trace_id, batch.id]
