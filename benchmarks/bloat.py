@@ -62,7 +62,7 @@ FROM generate_series(1, %s) AS n,
 STATE = """
 SELECT coalesce(sum(pg_relation_size(relid)), 0) / 1e6, coalesce(sum(pg_indexes_size(relid)), 0) / 1e6,
        (SELECT sum(pg_relation_size(indexrelid)) FROM pg_index
-        WHERE indexrelid::regclass::text ~ '(job_ready_by_rank|kind_rank_id)') / 1e6,
+        WHERE indexrelid::regclass::text ~ '(job_ready_by_owner|kind_owner_rank_id)') / 1e6,
        pg_total_relation_size('orchestrator_worker') / 1e6,
        (SELECT 100.0 * n_tup_hot_upd / greatest(n_tup_upd, 1) FROM pg_stat_user_tables
         WHERE relname = 'orchestrator_worker'),

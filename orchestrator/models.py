@@ -200,9 +200,8 @@ class Job(models.Model):
             ("view_payload", "Can see payloads and results of jobs"),
         ]
         indexes: ClassVar = [
-            # Serve: the oldest that waits, and whether any does. They hold only what could start now.
-            models.Index(name="job_ready_by_rank", fields=["kind", "rank", "id"], condition=Q(ready=True)),
-            # Serves: the claim, which takes the most urgent jobs of the owner whose turn it is.
+            # Serves: the claim, which takes the most urgent jobs of the owner whose turn it is, and all who ask what
+            # is ready, see `ready_jobs`. It holds only what could start now.
             models.Index(name="job_ready_by_owner", fields=["kind", "owner", "rank", "id"], condition=Q(ready=True)),
             # Serves: an owner's share of the slots.
             models.Index(name="job_leased_by_owner", fields=["queue", "owner"], condition=Q(worker__isnull=False)),

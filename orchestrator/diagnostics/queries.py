@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from orchestrator.models import Upkeep, Worker
+from orchestrator.ready_jobs import KINDS, most_urgent
 from orchestrator.rollups import reading
 
 Check = dict[str, Any]
@@ -28,21 +29,15 @@ HUNG_SLOTS = """(
 )"""
 
 
-# The most urgent ready job of every kind: the index of the claim leads from kind to kind. Workers claim by kind, so
-# the queue is that of the kind by now.
-WAITING = """
-WITH RECURSIVE front AS (
-    (SELECT kind, queue, greatest(run_at, updated_at) AS since FROM orchestrator_job
-     WHERE ready ORDER BY kind, rank, id LIMIT 1)
-    UNION ALL
-    SELECT next.kind, next.queue, next.since FROM front, LATERAL (
-        SELECT kind, queue, greatest(run_at, updated_at) AS since FROM orchestrator_job
-        WHERE ready AND kind > front.kind ORDER BY kind, rank, id LIMIT 1
-    ) next
-)
-SELECT front.kind, coalesce(known.queue, front.queue), extract(epoch FROM clock_timestamp() - front.since)::float
-FROM front LEFT JOIN orchestrator_kind known ON known.name = front.kind
-"""
+# The most urgent ready job of every kind. Workers claim by kind, so the queue is that of the kind by now.
+WAITING = f"""
+WITH RECURSIVE {KINDS}
+SELECT waiting.kind, coalesce(known.queue, head.queue),
+       extract(epoch FROM clock_timestamp() - greatest(head.run_at, head.updated_at))::float
+FROM waiting CROSS JOIN LATERAL {most_urgent("waiting.kind")} AS head
+LEFT JOIN orchestrator_kind known ON known.name = waiting.kind
+ORDER BY waiting.kind
+"""  # noqa: S608 It is made of constants.
 
 
 # What is wrong with queues.

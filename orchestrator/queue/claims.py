@@ -50,7 +50,7 @@ ADMITTED = f"SELECT {CLAIMED} FROM orchestrator_job job WHERE id = ANY(%(ids)s::
 
 # A row if any job of the kind is ready. In the order of the index: by old statistics a mere EXISTS would rather read
 # the whole table. Each leased job asks, and the ORM would take longer to write this than PostgreSQL to answer.
-NEXT_READY = "SELECT id FROM orchestrator_job WHERE ready AND kind = %s ORDER BY rank, id LIMIT 1"
+NEXT_READY = "SELECT id FROM orchestrator_job WHERE ready AND kind = %s ORDER BY owner, rank, id LIMIT 1"
 
 # Which of these jobs, locked by now, another process has noted that it runs, after as many attempts: it has died of
 # one of them, and nobody has counted that yet.

@@ -60,7 +60,7 @@ WITH me AS (
         EXISTS (
             SELECT FROM orchestrator_job
             WHERE ready AND kind = %(kind)s
-            ORDER BY rank, id
+            ORDER BY owner, rank, id
             OFFSET (SELECT count(*) FROM next)
             LIMIT 1
         )

@@ -11,9 +11,10 @@ from orchestrator.limits import Rate
 from orchestrator.models import Job
 from orchestrator.queue import kind_limits, lanes
 from orchestrator.queue.lanes import Lanes
+from orchestrator.ready_jobs import heads
 
-# Jobs before it are counted up to this.
-MAX_COUNTED = 10_000
+# Jobs before it are counted up to this, and of so many owners.
+MAX_COUNTED, MAX_OWNERS = 10_000, 1_000
 
 AHEAD = """
 SELECT count(*) FROM (
@@ -22,13 +23,25 @@ SELECT count(*) FROM (
     LIMIT %(at_most)s
 ) AS counted
 """
-READY_AHEAD = """
-SELECT count(*) FROM (
-    SELECT FROM orchestrator_job
-    WHERE ready AND kind = %(kind)s AND (rank, id) < (%(rank)s, %(id)s)
+# Owners take turns: while those of its own owner are served that are more urgent, and the job itself, each of the
+# others has as many served, if it has so many.
+READY_AHEAD = f"""
+WITH own AS MATERIALIZED (
+    SELECT count(*) AS jobs FROM (
+        SELECT FROM orchestrator_job
+        WHERE ready AND kind = %(kind)s AND owner = %(owner)s AND (rank, id) < (%(rank)s, %(id)s)
+        ORDER BY rank, id LIMIT %(at_most)s
+    ) AS counted
+)
+SELECT least(%(at_most)s, (SELECT jobs FROM own) + (SELECT count(*) FROM (
+    SELECT FROM {heads("%(kind)s", most=MAX_OWNERS)} AS head CROSS JOIN LATERAL (
+        SELECT FROM orchestrator_job WHERE ready AND kind = %(kind)s AND owner = head.owner
+        ORDER BY rank, id LIMIT (SELECT jobs + 1 FROM own)
+    ) AS of_other
+    WHERE head.owner <> %(owner)s
     LIMIT %(at_most)s
-) AS counted
-"""
+) AS others))
+"""  # noqa: S608 It is made of constants.
 
 
 class LimitWait(NamedTuple):
@@ -77,6 +90,7 @@ def limit_wait(job: Job) -> LimitWait | None:
 def _ahead(job: Job, lane: str) -> int:
     parameters: dict[str, Any] = {
         "kind": job.kind,
+        "owner": job.owner,
         "lane": lane,
         "rank": job.rank,
         "id": job.id,

@@ -13,6 +13,7 @@ from django.db.models.functions import Now
 from psycopg2.extras import execute_values
 
 from orchestrator.models import Attempt, Rollup, Upkeep
+from orchestrator.ready_jobs import KINDS, heads
 from orchestrator.rollups import totals
 from orchestrator.rollups.durations import BUCKETS, bucket
 
@@ -81,15 +82,10 @@ SET completed = written.completed + EXCLUDED.completed,
     last_error = CASE WHEN EXCLUDED.last_failed IS NULL THEN written.last_error ELSE EXCLUDED.last_error END
 """
 
-# What waits and runs of each kind. The index of the claim leads from kind to kind; the oldest is looked for among the
-# most urgent, which a job of the least priority joins after some minutes.
-COUNT = """
-WITH RECURSIVE waiting (kind) AS (
-    SELECT min(kind) FROM orchestrator_job WHERE ready
-    UNION ALL
-    SELECT (SELECT min(kind) FROM orchestrator_job WHERE ready AND kind > waiting.kind) FROM waiting
-    WHERE waiting.kind IS NOT NULL
-), running AS (
+# What waits and runs of each kind. The oldest is looked for among the most urgent of each owner, which a job of the
+# least priority joins after some minutes: as many of each as make MAX_LOOKED_AT together.
+COUNT = f"""
+WITH RECURSIVE {KINDS}, running AS (
     SELECT kind, count(*) AS jobs
     FROM (SELECT kind FROM orchestrator_job WHERE worker_id IS NOT NULL LIMIT %(max_running)s) AS leased
     GROUP BY kind
@@ -98,11 +94,13 @@ WITH RECURSIVE waiting (kind) AS (
            (SELECT count(*) FROM (
                SELECT FROM orchestrator_job WHERE ready AND kind = each.kind LIMIT %(max_waiting)s
            ) AS ready) AS waiting,
-           (SELECT min(greatest(run_at, updated_at)) FROM (
-               SELECT run_at, updated_at FROM orchestrator_job WHERE ready AND kind = each.kind
-               ORDER BY rank, id LIMIT %(max_looked_at)s
+           (WITH head AS MATERIALIZED (SELECT owner FROM {heads("each.kind", most=MAX_LOOKED_AT)} AS head)
+            SELECT min(greatest(first.run_at, first.updated_at)) FROM head CROSS JOIN LATERAL (
+               SELECT run_at, updated_at FROM orchestrator_job
+               WHERE ready AND kind = each.kind AND owner = head.owner
+               ORDER BY rank, id LIMIT {MAX_LOOKED_AT} / (SELECT count(*) FROM head)
            ) AS first) AS oldest_since
-    FROM (SELECT kind FROM waiting WHERE kind IS NOT NULL UNION SELECT kind FROM running) AS each
+    FROM (SELECT kind FROM waiting UNION SELECT kind FROM running) AS each
     LEFT JOIN running USING (kind)
 ), gone AS (
     DELETE FROM orchestrator_backlog WHERE kind NOT IN (SELECT kind FROM counted)
@@ -112,7 +110,7 @@ SELECT kind, waiting, oldest_since, running, statement_timestamp() FROM counted
 ON CONFLICT (kind) DO UPDATE
 SET waiting = EXCLUDED.waiting, oldest_since = EXCLUDED.oldest_since, running = EXCLUDED.running,
     counted_at = EXCLUDED.counted_at
-"""
+"""  # noqa: S608 It is made of constants.
 
 
 @dataclass
@@ -158,8 +156,7 @@ def roll_up() -> None:
         _add(written)
         totals.add([(kind, figures) for (span, _, kind), figures in written.items() if span == MINUTE], since, until)
         with connection.cursor() as cursor:
-            limits = {"max_waiting": MAX_WAITING, "max_looked_at": MAX_LOOKED_AT, "max_running": MAX_RUNNING}
-            cursor.execute(COUNT, limits)
+            cursor.execute(COUNT, {"max_waiting": MAX_WAITING, "max_running": MAX_RUNNING})
         covered.update(ran_at=until)
 
 

@@ -142,7 +142,7 @@ def give_turns() -> None:
 def ring_for_ready() -> None:
     """Rings for every kind with a ready job: for those whose bell was lost, or was never rung."""
     # In the order of the index, as in `claims.has_ready`.
-    next_ready = Job.objects.filter(ready=True, kind=OuterRef("name")).order_by("rank", "id").values("id")[:1]
+    next_ready = Job.objects.filter(ready=True, kind=OuterRef("name")).order_by("owner", "rank", "id").values("id")[:1]
     kinds = Kind.objects.filter(paused_at=None).annotate(next_ready=Subquery(next_ready))
     for name in kinds.exclude(next_ready=None).values_list("name", flat=True):
         bell.ring(name)

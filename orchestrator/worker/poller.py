@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import connection
 
 from orchestrator.kinds import all_kinds
+from orchestrator.ready_jobs import most_urgent
 from orchestrator.upkeep import tick
 from orchestrator.worker import deadlines, runner
 from orchestrator.worker.consumer_stall import ConsumerStall
@@ -28,17 +29,15 @@ UNRUNG_SECONDS = 1.0
 
 # The kinds of these queues whose most urgent job has waited too long, the most urgent first: with one slot, a kind
 # that always has jobs would keep the others waiting. A time in the future was written before the clock was set back.
-WAITING_KINDS = """
+WAITING_KINDS = f"""
 SELECT kind.name
 FROM orchestrator_kind kind
-CROSS JOIN LATERAL (
-    SELECT updated_at, rank FROM orchestrator_job WHERE ready AND kind = kind.name ORDER BY rank, id LIMIT 1
-) head
+CROSS JOIN LATERAL {most_urgent("kind.name")} AS head
 WHERE kind.queue = ANY(%(queues)s) AND kind.paused_at IS NULL
   AND NOT head.updated_at BETWEEN clock_timestamp() - %(seconds)s * interval '1 second'
                               AND clock_timestamp() + interval '1 second'
 ORDER BY head.rank
-"""
+"""  # noqa: S608 It is made of constants.
 
 # A row if the last tick is that long ago.
 LATE_TICK = """

@@ -237,7 +237,7 @@ def test_completing_a_batch_costs_the_same_however_many_jobs_wait(
 
     on_jobs = [node for node in nodes if node.get("Relation Name") == "orchestrator_job"]
     assert "Seq Scan" not in {node["Node Type"] for node in on_jobs}
-    assert "job_ready_by_rank" not in {node.get("Index Name") for node in nodes}
+    assert "job_ready_by_owner" not in {node.get("Index Name") for node in nodes}
 
 
 def test_a_batch_is_planned_as_usual_once_it_is_claimed(kind: DeclareKind, worker: WorkerProcess) -> None:
@@ -285,7 +285,7 @@ def test_whether_jobs_wait_is_read_from_the_index_though_statistics_are_old(
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN {asked.captured_queries[0]['sql']}")
         plan = "\n".join(line for (line,) in cursor.fetchall())
-    assert "job_ready_by_rank" in plan
+    assert "job_ready_by_owner" in plan
     assert "Seq Scan on orchestrator_job" not in plan
 
 
