@@ -47,7 +47,7 @@ def backlog(kind: DeclareKind, db: None) -> Kind:
 def asked_by(asker: str, backlog: Kind) -> str:
     """The statement that is sent for it."""
     urgent = Job.objects.filter(owner="owner 7").order_by("rank")[10]
-    sent = {
+    sent: dict[str, tuple[str, Any]] = {
         "a worker that looks for more": (claims.NEXT_READY, [backlog.name]),
         "the poller": (WAITING_KINDS, {"queues": ["default"], "seconds": 1}),
         "readiness": (queries.WAITING, None),
