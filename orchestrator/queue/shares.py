@@ -19,18 +19,20 @@ NOBODY = "{}"
 # Owners whose jobs one claim takes, at most.
 MAX_OWNERS = 32
 
+# All slots of the queue.
+SLOTS = """
+(
+    SELECT sum(coalesce(%(async_slots)s, slots)) FROM orchestrator_worker
+    WHERE ended_at IS NULL AND queues ? %(queue)s
+)
+"""
+SET_SHARE = "(SELECT slot_share FROM orchestrator_ownershare WHERE owner = {owner})"
 # The most slots that an owner may hold; null: all of them. Jobs without an owner are nobody's, and are limited only
 # where an operator says so.
 LIMIT = """
 (
-    SELECT CASE WHEN share < 1 THEN greatest(1, ceil(share * (
-        SELECT sum(coalesce(%(async_slots)s, slots)) FROM orchestrator_worker
-        WHERE ended_at IS NULL AND queues ? %(queue)s
-    ))) END
-    FROM (SELECT coalesce(
-        (SELECT slot_share FROM orchestrator_ownershare WHERE owner = {owner}),
-        CASE WHEN {owner} = '' THEN 1 ELSE %(share)s END
-    ) AS share) AS _
+    SELECT CASE WHEN share < 1 THEN greatest(1, ceil(share * {slots})) END
+    FROM (SELECT coalesce({set_share}, CASE WHEN {owner} = '' THEN 1 ELSE %(share)s END) AS share) AS _
 )
 """
 # By which the slots that run leased jobs are told apart.
@@ -45,24 +47,30 @@ HELD = """
 )
 """
 # How many of its jobs may be claimed.
-FREE = f"CASE WHEN {LIMIT} <= {HELD} THEN 0 ELSE %(at_most)s END"
-FREE_APART = f"least(%(at_most)s, greatest(0, coalesce({LIMIT} - {HELD}, %(at_most)s)))"
+OWN_LIMIT = LIMIT.replace("{slots}", SLOTS).replace("{set_share}", SET_SHARE)
+FREE = f"CASE WHEN {OWN_LIMIT} <= {HELD} THEN 0 ELSE %(at_most)s END"
+FREE_APART = f"least(%(at_most)s, greatest(0, coalesce({OWN_LIMIT} - {HELD}, %(at_most)s)))"
 
 # Who was picked, in that order, as a FROM item.
 PICKED = "unnest(current_setting('muster.picked')::text[])"
 LOCK_KEY = "hashtextextended('slots of ' || %(queue)s || ' ' || owner, 0)"
 
 # Picks the owners whose turn it is, and who have slots free, for the next statement of the same transaction. The first
-# one's lock is waited for, which holds nothing else; of the others who is locked is left.
+# one's lock is waited for, which holds nothing else; of the others who is locked is left. By OFFSET 0 an owner's limit
+# is computed once.
 PICK = """
-WITH candidate AS MATERIALIZED (
-    SELECT in_turn.owner, row_number() OVER () AS place, {limit} IS NOT NULL AS is_limited
-    FROM {in_turn} AS in_turn
+WITH slots AS MATERIALIZED (
+    SELECT {slots} AS count
+), candidate AS MATERIALIZED (
+    SELECT in_turn.owner, row_number() OVER () AS place, in_turn.allowed IS NOT NULL AS is_limited
+    FROM (
+        SELECT in_turn.owner, {limit} AS allowed FROM {in_turn} AS in_turn OFFSET 0
+    ) AS in_turn
     CROSS JOIN LATERAL (
         SELECT FROM orchestrator_job WHERE ready AND kind = %(kind)s AND owner = in_turn.owner
         ORDER BY rank, id LIMIT 1
     ) AS job
-    WHERE {free} > 0
+    WHERE CASE WHEN in_turn.allowed IS NULL THEN true ELSE in_turn.allowed > {held} END
     LIMIT {most}
 ), picked AS MATERIALIZED (
     SELECT owner, place FROM candidate WHERE CASE
@@ -80,18 +88,26 @@ def free(kind: Kind, owner: str, *, apart: bool = False) -> str:
 
     apart: each in a slot of its own; otherwise one slot runs them in turn. Async jobs always have their own.
     """
-    slot = "id" if kind.is_async else SLOT
-    return (FREE_APART if apart or kind.is_async else FREE).replace("{slot}", slot).replace("{owner}", owner)
+    sql = FREE_APART if apart or kind.is_async else FREE
+    return sql.replace("{slot}", _slot(kind)).replace("{owner}", owner)
 
 
-def pick(kind: Kind, *, at_most: int = MAX_OWNERS, apart: bool = False, waits: bool = True) -> str:
+def pick(kind: Kind, *, at_most: int = MAX_OWNERS, waits: bool = True) -> str:
     """The statement that picks owners. waits: for the lock of the first; not if the transaction holds others."""
     owner = "in_turn.owner"
-    limit = LIMIT.replace("{owner}", owner)
-    most = min(at_most, MAX_OWNERS)
     return PICK.format(
-        in_turn=IN_TURN, limit=limit, free=free(kind, owner, apart=apart), most=most, waits=waits, key=LOCK_KEY
+        slots=SLOTS,
+        in_turn=IN_TURN,
+        limit=LIMIT.format(owner=owner, slots="(SELECT count FROM slots)", set_share="in_turn.slot_share"),
+        held=HELD.format(owner=owner, slot=_slot(kind)),
+        most=min(at_most, MAX_OWNERS),
+        waits=waits,
+        key=LOCK_KEY,
     )
+
+
+def _slot(kind: Kind) -> str:
+    return "id" if kind.is_async else SLOT
 
 
 def parameters(kind: Kind) -> dict[str, Any]:

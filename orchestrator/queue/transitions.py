@@ -376,7 +376,7 @@ def claim(
     if id is None:
         turns.absorb(kind.name)
         found = OF_OWNERS.format(free=shares.free(kind, "picked.owner", apart=apart))
-        sql = LEASE.format(pick=shares.pick(kind, at_most=at_most, apart=apart), found=found)
+        sql = LEASE.format(pick=shares.pick(kind, at_most=at_most), found=found)
     else:
         sql = LEASE.format(pick="", found=BY_ID)
     parameters: dict[str, Any] = {

@@ -101,10 +101,10 @@ CHARGE = f"""
 WITH used AS MATERIALIZED (
     SELECT %(kind)s AS kind, owner, seconds FROM unnest(%(owners)s::text[], %(seconds)s::float[]) AS _ (owner, seconds)
 ), seen AS MATERIALIZED (
-    SELECT used.owner, used.seconds, turn.version, next.priority,
-           coalesce((SELECT weight FROM orchestrator_ownershare WHERE owner = used.owner), 1) AS weight,
-           next.priority IS NULL OR {IS_PAUSED.format(owner="used")} AS idle
+    SELECT used.owner, used.seconds, turn.version, next.priority, coalesce(share.weight, 1) AS weight,
+           next.priority IS NULL OR share.paused_at IS NOT NULL AS idle
     FROM used JOIN orchestrator_turn AS turn ON turn.kind = used.kind AND turn.owner = used.owner
+    LEFT JOIN orchestrator_ownershare AS share ON share.owner = used.owner
     LEFT JOIN {NEXT_JOB.format(owner="used")} AS next ON true
 ), locked AS MATERIALIZED (
     SELECT id, owner FROM orchestrator_turn WHERE kind = %(kind)s AND owner = ANY(%(owners)s::text[])
@@ -155,12 +155,13 @@ DELETE FROM orchestrator_turn WHERE idle AND id = ANY(ARRAY(
 ))
 """  # noqa: S608
 
-# The owners of a kind whose turn it is, in their order, as a FROM item.
+# The owners of a kind whose turn it is, in their order, with what operators have set for them, as a FROM item.
 IN_TURN = f"""
 (
-    SELECT owner FROM orchestrator_turn AS turn
-    WHERE kind = %(kind)s AND NOT idle AND NOT {IS_PAUSED.format(owner="turn")}
-    ORDER BY at, since LIMIT {MAX_LOOKED_AT}
+    SELECT turn.owner, share.slot_share
+    FROM orchestrator_turn AS turn LEFT JOIN orchestrator_ownershare AS share ON share.owner = turn.owner
+    WHERE turn.kind = %(kind)s AND NOT turn.idle AND share.paused_at IS NULL
+    ORDER BY turn.at, turn.since LIMIT {MAX_LOOKED_AT}
 )
 """  # noqa: S608
 
