@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from django.conf import settings
 from django.utils import timezone
 from rest_framework.request import Request
 
 from access.permissions import User, may
+from orchestrator.graphs.checks import MAX_PROBLEMS
 from orchestrator.http import stored_bytes
+from orchestrator.http.json_pointer import escaped
 from orchestrator.http.requests import BadInput
 from orchestrator.kinds import MAX_ATTEMPTS, Problem
 from orchestrator.models import Job
-from orchestrator.states import UNFINISHED
+from orchestrator.states import FINAL, UNFINISHED
 
 PERMISSION = "orchestrator.exceed_client_limits"
 OR_PERMISSION = f"More requires the permission {PERMISSION}."
@@ -64,6 +67,30 @@ def check(asked: Mapping[str, Any], limits: ClientLimits, pointer: str = "") -> 
 
     pointer: to what is asked within the body.
     """
+    if problems := _problems(asked, limits, pointer):
+        raise BadInput("", problems)
+
+
+def check_pipeline(asked: Mapping[str, Any], limits: ClientLimits) -> None:
+    """Does so for a pipeline, its steps and what undoes them. What no step may ask for is refused as that later."""
+    problems = _problems(asked, limits)
+    for name, step in (asked.get("steps") or {}).items():
+        if isinstance(step, dict):
+            pointer = f"/steps/{escaped(name)}"
+            problems += _problems(_valid(step), limits, pointer)
+            if isinstance(undoing := step.get("compensate"), dict):
+                problems += _problems(_valid(undoing), limits, f"{pointer}/compensate")
+    if problems:
+        raise BadInput("", problems[:MAX_PROBLEMS])
+
+
+def _valid(step: Mapping[str, Any]) -> dict[str, int]:
+    """What a step asks for, as far as any step may."""
+    valid = {"priority": range(10), "max_attempts": range(1, MAX_ATTEMPTS + 1)}
+    return {name: step[name] for name, those in valid.items() if type(step.get(name)) is int and step[name] in those}
+
+
+def _problems(asked: Mapping[str, Any], limits: ClientLimits, pointer: str = "") -> list[Problem]:
     problems = []
     if (priority := asked.get("priority")) is not None and priority not in limits.priorities:
         problems.append(Problem("/priority", "client_limit", priorities_allowed(limits)))
@@ -74,8 +101,7 @@ def check(asked: Mapping[str, Any], limits: ClientLimits, pointer: str = "") -> 
     if run_at is not None and limits.latest_start is not None and run_at > limits.latest_start:
         detail = f"A job may start at the latest in {settings.ENV.CLIENT_RUN_AT_DAYS:g} days. {OR_PERMISSION}"
         problems.append(Problem("/run_at", "client_limit", detail))
-    if problems:
-        raise BadInput("", [each._replace(pointer=pointer + each.pointer) for each in problems])
+    return [each._replace(pointer=pointer + each.pointer) for each in problems]
 
 
 def priorities_allowed(limits: ClientLimits) -> str:
@@ -91,6 +117,14 @@ def check_quotas(owners: Mapping[str, int], limits: ClientLimits, *, stored: int
     """
     _check_unfinished(owners, limits)
     _check_stored(owners, limits, stored)
+
+
+def check_retry(job_id: UUID, limits: ClientLimits) -> None:
+    """Raises QuotaExceeded if the job's owner would have too many unfinished jobs with this one, which has ended, or
+    has too much stored for them.
+    """
+    if ended := Job.objects.filter(id=job_id, parent=None, status__in=FINAL).only("owner").first():
+        check_quotas({ended.owner: 1}, limits, stored=0)
 
 
 def body_bytes(request: Request) -> int:

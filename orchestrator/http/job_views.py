@@ -192,6 +192,7 @@ class RetryView(APIView):
         id = read_id(job_id=job_id)
         read_body(NoFields, request)
         require_visible(request.user, Job, id, to="orchestrator.retry_job")
+        client_limits.check_retry(id, client_limits.limits_of(request.user))
         shown = job_shown(request, submission.retry(id).id)
         return Response(shown, status=202, headers=location(request, shown["links"]["self"]))
 

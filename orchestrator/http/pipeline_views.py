@@ -58,6 +58,7 @@ class PipelinesView(APIView):
         asked = read_body(NewPipeline, request)
         owner = owner_named(asked.pop("owner"), request) if "owner" in asked else owner_of(request.user)
         limits = client_limits.limits_of(request.user)
+        client_limits.check_pipeline(asked, limits)
         client_limits.check_quotas({owner: 1}, limits, stored=client_limits.body_bytes(request))
         job, steps = _submitted(asked, owner)
         itself = link("pipeline", job.id)
@@ -134,6 +135,7 @@ class RetryPipelineView(APIView):
         read_body(NoFields, request)
         require_visible(request.user, Job, id, to="orchestrator.retry_job")
         _detail(request, id)
+        client_limits.check_retry(id, client_limits.limits_of(request.user))
         submission.retry(id)
         return Response(_detail(request, id), status=202, headers=location(request, link("pipeline", id)))
 
@@ -160,8 +162,10 @@ class ForkPipelineView(APIView):
         read_body(NoFields, request)
         require_visible(request.user, Job, id, to="orchestrator.retry_job")
         _detail(request, id)
+        pipeline = Job.objects.get(id=id)
+        client_limits.check_quotas({pipeline.owner: 1}, client_limits.limits_of(request.user), stored=0)
         try:
-            new = composition.fork(Job.objects.get(id=id), first)
+            new = composition.fork(pipeline, first)
         except composition.NoSuchStep as error:
             raise BadInput("query", [Problem("/from", "unknown_step", str(error))]) from None
         return Response(_detail(request, new.id), status=202, headers=location(request, link("pipeline", new.id)))

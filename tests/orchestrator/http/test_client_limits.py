@@ -73,6 +73,55 @@ def test_nor_is_a_task_alone_or_in_a_batch(as_user: Callable[..., Api]) -> None:
     assert as_user("grace", permissions=[EXCEED]).post("/tasks/", task).status_code == 202
 
 
+@pytest.mark.parametrize(
+    ("asked", "pointer"),
+    [
+        ({"priority": 0}, "/priority"),
+        ({"run_at": IN_TWO_YEARS}, "/run_at"),
+        ({"steps": {"a": SLICES, "b": SLICES | {"priority": 2}}}, "/steps/b/priority"),
+        ({"steps": {"a": SLICES | {"max_attempts": 26}}}, "/steps/a/max_attempts"),
+        (
+            {"steps": {"a": SLICES | {"compensate": {"kind": "demo.slices", "max_attempts": 26}}}},
+            "/steps/a/compensate/max_attempts",
+        ),
+    ],
+)
+def test_nor_is_a_pipeline_or_a_step_of_one(asked: dict[str, Any], pointer: str, as_user: Callable[..., Api]) -> None:
+    body = PIPELINE | asked
+
+    refused = as_user().post("/pipelines", body)
+    allowed = as_user("grace", permissions=[EXCEED]).post("/pipelines", body)
+
+    assert (refused.status_code, pointers(refused)) == (400, [pointer])
+    assert EXCEED in refused.json()["detail"]
+    assert allowed.status_code == 202
+
+
+def test_what_no_step_may_ask_for_is_refused_as_that(as_user: Callable[..., Api]) -> None:
+    refused = as_user().post(
+        "/pipelines", {"steps": {"a": SLICES | {"priority": "0"}, "b": SLICES | {"priority": 10}}}
+    )
+
+    assert [each["code"] for each in refused.json()["errors"]] == ["invalid", "invalid"]
+
+
+@pytest.mark.parametrize("path", ["/jobs/{}/retry", "/pipelines/{}/retry", "/pipelines/{}/fork?from=a"])
+def test_a_job_that_runs_again_and_a_fork_count_as_one_more(
+    path: str, as_user: Callable[..., Api], settings: Settings
+) -> None:
+    limit(settings, CLIENT_MAX_UNFINISHED=1)
+    ada = as_user(permissions=["retry_job"])
+    ended = make_job(Status.FAILED, owner="ada", kind="pipeline.run")
+    make_job(Status.FAILED, owner="ada", parent=ended, name="a")
+    make_job(owner="ada")
+
+    refused = ada.post(path.format(ended.id))
+    Job.objects.filter(owner="ada", status=Status.CREATED).delete()
+    accepted = ada.post(path.format(ended.id))
+
+    assert (refused.status_code, accepted.status_code) == (429, 202)
+
+
 def test_unfinished_jobs_are_counted_and_finished_ones_and_children_are_not(
     as_user: Callable[..., Api], settings: Settings
 ) -> None:
