@@ -14,8 +14,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from access import audit
-from orchestrator.graphs import checks, references
+from orchestrator.graphs import checks, nesting, references
 from orchestrator.graphs.each import EACH, is_item, prefix
+from orchestrator.graphs.nesting import PIPELINE as PIPELINE
 from orchestrator.graphs.references import LITERAL
 from orchestrator.kinds import MAX_ATTEMPTS, BadPayload, Child, InternalKind, UnknownKind, kind_open_to_clients
 from orchestrator.models import Dependency, Job
@@ -27,7 +28,6 @@ from orchestrator.queue.steps import set_deadline
 from orchestrator.states import FINAL, Status
 from orchestrator.submission import BadSubmission, NotUnique, submit
 
-PIPELINE = "pipeline.run"
 MAX_DEADLINE_SECONDS = 366 * 86_400
 COLUMNS = ("id", "name", "kind", "status", "created_at", "started_at", "finished_at", "error")
 
@@ -203,11 +203,15 @@ def _as_child(child: Job, after: Sequence[str]) -> Child:
     """The step as it was submitted."""
     step: StepRow = getattr(child, "step", None) or StepRow()
     each: dict[str, Any] = step.each or {}
-    literal = child.payload if references.is_plain(child.payload) else {LITERAL: child.payload}
+    nested = each.get("nested") if each else step.nested
+    given, is_template = (child.payload, False) if step.payload is None else (step.payload, True)
+    pipeline, payload = nesting.restored(nested or {}, given, is_template=is_template)
+    literal = payload if is_template or references.is_plain(payload) else {LITERAL: payload}
     return Child(
         name=child.name,
         kind=each.get("kind", child.kind),
-        payload=literal if step.payload is None else step.payload,
+        payload=literal,
+        pipeline=pipeline,
         after=after,
         priority=child.priority,
         max_attempts=min(each.get("max_attempts", child.max_attempts), MAX_ATTEMPTS),
@@ -229,7 +233,13 @@ def _in_request(pointer: str, children: Sequence[Any]) -> str:
     _, first, *rest = [*pointer.split("/"), ""]
     if first != "children" or not rest[0].isdigit():
         return pointer.removeprefix("/payload")
-    return "/".join(["/steps", children[int(rest[0])].name, *rest[1:]]).rstrip("/")
+    child = children[int(rest[0])]
+    within = "/".join(["", *rest[1:]]).rstrip("/")
+    if child.pipeline is not None:
+        if within.startswith("/pipeline/"):
+            within = f"/pipeline{_in_request(within.removeprefix('/pipeline'), child.pipeline.steps)}"
+        within = within.replace("/payload/input", "/payload", 1)
+    return f"/steps/{child.name}{within}"
 
 
 @dataclass(eq=False)
@@ -321,6 +331,7 @@ def pipeline_detail(job: Job) -> dict[str, Any]:
     signals = dict(StepRow.objects.filter(job__parent=job.id, waits_since__isnull=False).values_list("job", "signal"))
     outcomes = dict(StepRow.objects.filter(job__parent=job.id).exclude(outcome="").values_list("job", "outcome"))
     each = dict(StepRow.objects.filter(job__parent=job.id, each__isnull=False).values_list("job", "each__kind"))
+    nested = set(Job.objects.filter(parent__parent=job.id).values_list("parent", flat=True).distinct())
     now = timezone.now()
     done = sum(step.status == Status.COMPLETED or step.id in outcomes for step in steps)
     return {
@@ -329,6 +340,7 @@ def pipeline_detail(job: Job) -> dict[str, Any]:
         "kind": job.kind,
         "version": _version_of(job),
         "status": job.status,
+        "parent": job.parent_id,
         "owner": job.owner,
         "result": job.result,
         "error": job.error,
@@ -341,7 +353,14 @@ def pipeline_detail(job: Job) -> dict[str, Any]:
         "started_at": job.started_at,
         "finished_at": job.finished_at,
         "steps": [
-            _shown(step, each.get(step.id, step.kind), outcomes.get(step.id, ""), signals.get(step.id), now)
+            _shown(
+                step,
+                kind=each.get(step.id, step.kind),
+                outcome=outcomes.get(step.id, ""),
+                signal=signals.get(step.id),
+                has_steps=step.id in nested,
+                now=now,
+            )
             for step in steps
             if step.item_of is None
         ],
@@ -361,10 +380,13 @@ def deadline_of(job: Job) -> datetime | None:
     return StepRow.objects.filter(job=job).values_list("deadline_at", flat=True).first()
 
 
-def _shown(step: Step, kind: str, outcome: str, signal: str | None, now: datetime) -> dict[str, Any]:
+def _shown(
+    step: Step, *, kind: str, outcome: str, signal: str | None, has_steps: bool, now: datetime
+) -> dict[str, Any]:
     return {
         "name": step.name,
         "job_id": step.id,
+        "pipeline_id": step.id if has_steps else None,
         "kind": kind,
         "status": step.status,
         "outcome": "PASSED" if outcome == StepRow.Outcome.PASSING else outcome,

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import uuid
+from itertools import pairwise
 
 _lock = threading.Lock()
 _last = 0
@@ -12,6 +13,8 @@ _last = 0
 MAX_BEFORE = 1 << 16
 # In the random part, room for ten generations of `ids_below`.
 ROOM_BELOW = 1 << 61
+# So near below an id are those that are added last.
+LAST_BELOW = 1 << 54
 
 
 def uuid7() -> uuid.UUID:
@@ -43,9 +46,19 @@ def ids_below(id: uuid.UUID, count: int) -> list[uuid.UUID]:
     """So many new ids in their order, less than this one: for children of a job that is there already.
 
     They are random within 2^57, so that those of all generations below one job differ: they meet by chance once in
-    100,000 families of a million.
+    100,000 families of a million. Before each there is room for its `ids_before`.
     """
-    gaps: set[int] = set()
-    while len(gaps) < count:
-        gaps.add(MAX_BEFORE + 1 + (int.from_bytes(os.urandom(8)) >> 7))
-    return [uuid.UUID(int=id.int - gap) for gap in sorted(gaps, reverse=True)]
+    return _ids_below(id, count, LAST_BELOW, 1 << 57)
+
+
+def last_ids_below(id: uuid.UUID, count: int) -> list[uuid.UUID]:
+    """The same, greater than all that `ids_below` returns for it: for what is added to it last."""
+    return _ids_below(id, count, 2 * MAX_BEFORE, LAST_BELOW)
+
+
+def _ids_below(id: uuid.UUID, count: int, least: int, most: int) -> list[uuid.UUID]:
+    while True:
+        gaps = sorted((least + int.from_bytes(os.urandom(8)) % (most - least) for _ in range(count)), reverse=True)
+        # Hardly ever are two of them too near.
+        if all(gap - next_gap > MAX_BEFORE for gap, next_gap in pairwise(gaps)):
+            return [uuid.UUID(int=id.int - gap) for gap in gaps]

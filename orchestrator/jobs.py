@@ -16,6 +16,7 @@ from orchestrator.async_running import AsyncRunningJob
 from orchestrator.ended import EndedJob
 from orchestrator.graphs import references
 from orchestrator.graphs.each import EACH
+from orchestrator.graphs.nesting import INPUT, PIPELINE
 from orchestrator.graphs.references import MissingValue
 from orchestrator.kinds import job
 from orchestrator.notifications import delivering, recording
@@ -100,15 +101,18 @@ def combine(job: RunningJob, payload: Nothing) -> dict[str, Any]:
 
 
 class PipelineRun(msgspec.Struct, forbid_unknown_fields=True):
+    """input: of a pipeline that is a step."""
+
     name: str = ""
     result: Any = None
+    input: Any = msgspec.UNSET
 
 
-@job("pipeline.run", queue="io", payload=PipelineRun, no_retry=(MissingValue, ValueError), internal="POST /pipelines")
+@job(PIPELINE, queue="io", payload=PipelineRun, no_retry=(MissingValue, ValueError), internal="POST /pipelines")
 def run_pipeline(job: RunningJob, payload: PipelineRun) -> Any:
     """Puts together what a pipeline returns, when all of its steps are done."""
     steps = {reference.step for _, reference in references.found(payload.result)}
-    return references.resolved(payload.result, job.results_of(steps))
+    return references.resolved(payload.result, job.results_of(steps) | {INPUT: payload.input})
 
 
 @job(EACH, queue="io", payload=Nothing, max_attempts=10, no_retry=(ValueError,), internal="POST /pipelines")

@@ -123,6 +123,8 @@ class Child:
     each: a reference to a list; it runs for each value there, which its payload takes by {"$from": "$item"}, and its
         result is the list of theirs.
     max_running: how many of those run at once; all if not given.
+    kind: may be one that plans a pipeline. Its steps are planned, and added, when the step's turn has come.
+    pipeline: the steps, where the kind is "pipeline.run".
     """
 
     name: str
@@ -137,6 +139,20 @@ class Child:
     each: Any = None
     max_running: int | None = None
     compensate: Any = None
+    pipeline: Nested | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nested:
+    """A pipeline that is a step of another one, written out.
+
+    steps: each after what it comes after. Their payloads take that of the step by {"$from": "$input"}.
+    result: what it returns, with references to its steps' results.
+    """
+
+    steps: Sequence[Child]
+    result: Any = None
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

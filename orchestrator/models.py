@@ -487,6 +487,9 @@ class Step(models.Model):
         null=True, help_text="Of a pipeline that code defines: the version that planned it, and what it returns."
     )
     compensate = models.JSONField(null=True, help_text="What undoes it, once it has completed: graphs.rows.")
+    nested = models.JSONField(
+        null=True, help_text="Of a step that is a pipeline, what its steps are to be: graphs.nesting."
+    )
     compensates = models.UUIDField(null=True, help_text="The job of its pipeline that it undoes.")
     deadline_seconds = models.FloatField(null=True, help_text="Of a pipeline: it fails if it takes longer.")
     deadline_at = models.DateTimeField(null=True, help_text="When that is; null once it has passed.")

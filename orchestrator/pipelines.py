@@ -12,9 +12,10 @@ from typing_extensions import TypeForm
 from orchestrator.graphs import rows
 from orchestrator.graphs.checks import MAX_DEPENDENCIES, BadGraph, in_order, of_last
 from orchestrator.graphs.each import INDEX, ITEM, ITS_ITEM
+from orchestrator.graphs.nesting import INPUT, PIPELINE
 from orchestrator.graphs.references import DEFAULT, FROM, BadReference, MissingValue, escaped
 from orchestrator.graphs.waits import SIGNAL
-from orchestrator.kinds import Child, Kind, P, Problem, job
+from orchestrator.kinds import Child, Kind, Nested, P, Problem, job
 
 OnFailure = Literal["fail", "continue", "compensate"]
 
@@ -36,7 +37,7 @@ class Pipeline(Sequence[Child]):
     def step(
         self,
         name: str,
-        kind: str | Kind[P, Any, ...],
+        kind: str | Kind[P, Any, ...] | Pipeline,
         payload: P | Mapping[str, Any] | None = None,
         *,
         after: Iterable[str] = (),
@@ -60,7 +61,7 @@ class Pipeline(Sequence[Child]):
     def each(
         self,
         name: str,
-        kind: str | Kind[P, Any, ...],
+        kind: str | Kind[P, Any, ...] | Pipeline,
         values: Mapping[str, Any],
         payload: P | Mapping[str, Any] | None = None,
         *,
@@ -143,7 +144,7 @@ class pipeline(Generic[P]):
 
 def step(
     name: str,
-    kind: str | Kind[P, Any, ...],
+    kind: str | Kind[P, Any, ...] | Pipeline,
     payload: P | Mapping[str, Any] | None = None,
     *,
     after: Iterable[str] = (),
@@ -152,11 +153,17 @@ def step(
 ) -> Child:
     """A step of that kind. payload: of the kind's type, or a dict where it takes earlier results by `ref`.
 
+    kind: may be a pipeline, whose steps take the payload by `input_ref`, or a kind that plans one.
     options: priority, max_attempts, when, wait_for, compensate.
     """
+    pipeline = None
+    if isinstance(kind, Pipeline):
+        planned = kind.in_order()
+        pipeline = Nested(name=planned.name, steps=list(planned), result=planned.result)
     return Child(
         name=name,
-        kind=kind if isinstance(kind, str) else kind.name,
+        kind=_name_of(kind),
+        pipeline=pipeline,
         payload={} if payload is None else payload,
         after=list(after),
         on_failure=on_failure,
@@ -182,7 +189,7 @@ def undo(
 
 def each(
     name: str,
-    kind: str | Kind[P, Any, ...],
+    kind: str | Kind[P, Any, ...] | Pipeline,
     values: Mapping[str, Any],
     payload: P | Mapping[str, Any] | None = None,
     *,
@@ -196,6 +203,17 @@ def each(
     """
     payload = ITS_ITEM if payload is None else payload
     return replace(step(name, kind, payload, **options), each=dict(values), max_running=max_running)
+
+
+def _name_of(kind: str | Kind[Any, Any, ...] | Pipeline) -> str:
+    if isinstance(kind, Pipeline):
+        return PIPELINE
+    return kind if isinstance(kind, str) else kind.name
+
+
+def input_ref(*path: str | int, **default: Any) -> dict[str, Any]:
+    """Stands, in a pipeline that is a step of another one, for a part of the payload of that step."""
+    return ref(INPUT, *path, **default)
 
 
 def item_ref(*path: str | int, **default: Any) -> dict[str, Any]:

@@ -268,7 +268,7 @@ class BaseRunningJob(RunningHandler):
 
     def read_inputs(self) -> dict[str, Any]:
         """The results of the jobs that this one waited for, by name: a child's `after`, a parent's children."""
-        sql = CHILDS_INPUTS if self.row.parent_id else PARENTS_INPUTS
+        sql = PARENTS_INPUTS if self.kind.plan or not self.row.parent_id else CHILDS_INPUTS
         return {name: json.loads(result) for name, result in read_aside(sql, [str(self.row.id)])}
 
     def read_signals(self) -> dict[str, Any]:

@@ -90,8 +90,6 @@ class Spawning:
         """Raises UnknownKind, BadPayload or BadSubmission."""
         self._refuse_transactional()
         kind = kind if isinstance(kind, Kind) else kind_named(kind)
-        if kind.plan:
-            raise BadSubmission("/kind", "nested", f"{kind.name!r} is a pipeline itself, so it cannot be a child.")
         check_numbers(
             kind.priority if priority is None else priority,
             kind.max_attempts if max_attempts is None else max_attempts,

@@ -20,6 +20,7 @@ from django.utils import timezone
 from access import audit
 from orchestrator.attempt.callbacks import begun_again
 from orchestrator.failpoints import Failpoint
+from orchestrator.graphs import nesting
 from orchestrator.graphs import rows as graphs
 from orchestrator.ids import ids_below
 from orchestrator.inputs import (
@@ -90,10 +91,14 @@ class NotRetryable(Exception):
 
 
 class Compensated(NotRetryable):
-    """A pipeline of which what was done was undone."""
+    """A pipeline of which what was done was undone.
 
-    def __init__(self, job: Job) -> None:
-        detail = "What its steps had done was compensated: fork it, or submit it again."
+    step: the step of it of which that is so, if it is not the pipeline itself.
+    """
+
+    def __init__(self, job: Job, step: Job | None = None) -> None:
+        whose = "its steps" if step is None else f"the steps of {step.name!r}"
+        detail = f"What {whose} had done was compensated: fork it, or submit it again."
         Exception.__init__(self, f"The pipeline is {job.status}. {detail}")
 
 
@@ -145,7 +150,7 @@ def submit(
     )
     children = _planned(kind, payload) if children is None else children
     once = duplicates.make_unique(job, kind, unique, unique_for, is_pipeline=bool(children))
-    rows, dependencies = pipeline_rows(job, children)
+    rows, dependencies = pipeline_rows(job, children, has_input=nesting.takes_input(kind, payload))
     if wait_for is not None:
         _add_wait(rows, wait_for)
     while True:
@@ -391,11 +396,14 @@ def retry(job_id: UUID) -> Job:
         is_compensated = compensations.are_begun(job.id)
         if is_compensated and not compensations.failed(job.id):
             raise Compensated(job)
+        if not is_compensated and (undone := compensations.undone_within(job.id)):
+            raise Compensated(job, undone)
         _check_cap(kind_named(job.kind), job.owner)
         kinds = _reopen(job, compensations.failed(job.id)) if is_compensated else _reopen(job)
         audit.record("job.retry", job_id, job.kind, before={"status": job.status})
         bell.ring_after_commit(*kinds)
-        transaction.on_commit(partial(pipelines.resolve, job_id))
+        for family_id in generations.unresolved_within(job_id):
+            transaction.on_commit(partial(pipelines.resolve, family_id))
         retrying()
     return Job.objects.get(id=job_id)
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from django.db.models import Count, Q
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -38,8 +39,11 @@ LEAST_SCALE = 0.75
 NAME_CHARACTERS = 24
 
 
+@dataclass(eq=False)
 class Step(composition.Step):
-    """A child of a pipeline, with its page."""
+    """A child of a pipeline, with its page. own: how many children of its own are done, and all, if it has any."""
+
+    own: tuple[int, int] | None = None
 
     @property
     def url(self) -> str:
@@ -74,7 +78,13 @@ class Box:
 
 def steps_of(parent: Job) -> list[Step]:
     """The children in an order in which each comes after what it waits for."""
-    return composition.steps_of(parent.id, Step)
+    steps = composition.steps_of(parent.id, Step)
+    own = Job.objects.filter(parent__parent=parent.id).values("parent")
+    counts = own.annotate(done=Count("id", filter=Q(status=Status.COMPLETED)), total=Count("id"))
+    own_of = {row["parent"]: (row["done"], row["total"]) for row in counts}
+    for step in steps:
+        step.own = own_of.get(step.id)
+    return steps
 
 
 def page(parent: Job, now: datetime) -> dict[str, Any]:
@@ -219,6 +229,8 @@ def _single(step: Step, box: Box) -> SafeString:
     took = ""
     if step.started_at and step.finished_at and step.has_run:
         took = f" · {duration((step.finished_at - step.started_at).total_seconds())}"
+    if step.own:
+        took = f" · {step.own[0]:,} of {step.own[1]:,} steps"
     return format_html(
         '<a href="{}" class="m-step m-{}"><title>{}: {}</title><rect x="{}" y="{}" width="{}" height="{}" rx="6"/>'
         '<text class="m-name" x="{}" y="{}">{}</text><text class="m-what" x="{}" y="{}">{}{}</text></a>',

@@ -89,7 +89,7 @@ def _check_comparison(part: dict[str, Any], pointer: str) -> None:
 def _state_asked(part: dict[str, Any], pointer: str) -> Reference:
     if part["is"] not in STATES:
         raise BadReference(f"{pointer}/is", f"A step is {', '.join(STATES)}; not {part['is']!r:.100}.")
-    if not isinstance(part["step"], str):
+    if not isinstance(part["step"], str) or part["step"].startswith("$"):
         raise BadReference(f"{pointer}/step", "Name a step.")
     return Reference(part["step"], ())
 

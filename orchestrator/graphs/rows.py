@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from django.conf import settings
 
-from orchestrator.graphs import compensations, conditions, each, references, waits
+from orchestrator.graphs import compensations, conditions, each, nesting, references, waits
 from orchestrator.graphs.each import INDEX, ITEM
 from orchestrator.graphs.references import BadReference as BadReference
 from orchestrator.graphs.waits import SIGNAL
@@ -65,7 +65,8 @@ def _referred_to_by_compensation(child: Child) -> Iterator[str]:
 
 
 def step_of(child: Child, *, is_unresolved: bool, usual: str = "fail") -> dict[str, Any] | None:
-    """The columns of its Step; None if it needs none. Raises BadReference for what cannot be stored.
+    """The columns of its Step, if its payload is that of its job; None if it needs none. Raises BadReference for what
+    cannot be stored.
 
     usual: what a failure means in its pipeline if the step does not say.
     """
@@ -75,7 +76,10 @@ def step_of(child: Child, *, is_unresolved: bool, usual: str = "fail") -> dict[s
         raise BadReference("/on_failure", f"Give one of {', '.join(ON_FAILURE)}, not {on_failure!r:.100}.")
     if not is_unresolved and on_failure == usual and child.wait_for is None and compensate is None:
         return None
-    for pointer, value in (("/payload", child.payload), ("/when", child.when), ("/compensate", child.compensate)):
+    nested = None if child.each is not None else nesting.stored(child, kind_named(child.kind))
+    for pointer, value in (
+        ("/payload", child.payload), ("/when", child.when), ("/compensate", child.compensate), ("/pipeline", nested)
+    ):  # fmt: skip
         try:
             as_json(value, at_most=settings.ENV.MAX_BODY_BYTES)
         except (TypeError, ValueError) as error:
@@ -86,6 +90,7 @@ def step_of(child: Child, *, is_unresolved: bool, usual: str = "fail") -> dict[s
         "condition": child.when,
         "on_failure": on_failure,
         "compensate": compensate,
+        "nested": nested,
         **waiting(child.wait_for),
     }
 
@@ -107,6 +112,7 @@ def _each(child: Child) -> dict[str, Any] | None:
         "queue": kind.queue,
         "max_attempts": child.max_attempts or kind.max_attempts,
         "max_running": child.max_running,
+        "nested": nesting.stored(child, kind),
     }
 
 

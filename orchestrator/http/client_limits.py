@@ -73,15 +73,22 @@ def check(asked: Mapping[str, Any], limits: ClientLimits, pointer: str = "") -> 
 
 def check_pipeline(asked: Mapping[str, Any], limits: ClientLimits) -> None:
     """Does so for a pipeline, its steps and what undoes them. What no step may ask for is refused as that later."""
-    problems = _problems(asked, limits)
-    for name, step in (asked.get("steps") or {}).items():
+    if problems := _problems(asked, limits) + _problems_of_steps(asked.get("steps"), limits):
+        raise BadInput("", problems[:MAX_PROBLEMS])
+
+
+def _problems_of_steps(steps: Any, limits: ClientLimits, within: str = "") -> list[Problem]:
+    """Also those of steps that are pipelines. within: a pointer to the pipeline."""
+    problems: list[Problem] = []
+    for name, step in steps.items() if isinstance(steps, dict) else ():
         if isinstance(step, dict):
-            pointer = f"/steps/{escaped(name)}"
+            pointer = f"{within}/steps/{escaped(name)}"
             problems += _problems(_valid(step), limits, pointer)
             if isinstance(undoing := step.get("compensate"), dict):
                 problems += _problems(_valid(undoing), limits, f"{pointer}/compensate")
-    if problems:
-        raise BadInput("", problems[:MAX_PROBLEMS])
+            if isinstance(nested := step.get("pipeline"), dict):
+                problems += _problems_of_steps(nested.get("steps"), limits, f"{pointer}/pipeline")
+    return problems
 
 
 def _valid(step: Mapping[str, Any]) -> dict[str, int]:

@@ -182,6 +182,25 @@ NEW_PIPELINES: dict[str, Any] = {
         },
         "deadline_seconds": 3600,
     },
+    "Steps that are pipelines": {
+        "steps": {
+            "extract": {"kind": "pipeline.value", "payload": {"parts": [{"n": 1}, {"n": 2}]}},
+            "load": {
+                "each": {"$from": "extract.parts"},
+                "pipeline": {
+                    "steps": {
+                        "work": {
+                            "kind": "demo.slices",
+                            "payload": {"slices": {"$from": "$input.n"}, "seconds_per_slice": 0},
+                        },
+                        "check": {"kind": "pipeline.value", "payload": {"done": {"$from": "work.slices"}}},
+                    },
+                    "result": {"$from": "check.done"},
+                },
+            },
+            "total": {"kind": "pipeline.value", "payload": {"$from": "load"}},
+        }
+    },
     "Steps that are undone if it fails": {
         "steps": {
             "reserve": {
@@ -200,6 +219,7 @@ A_PIPELINE: dict[str, Any] = {
     "kind": "pipeline.run",
     "version": None,
     "status": "RUNNING",
+    "parent": None,
     "owner": "ada",
     "result": None,
     "error": "",
@@ -215,6 +235,7 @@ A_PIPELINE: dict[str, Any] = {
         {
             "name": "slow",
             "job_id": JOB,
+            "pipeline_id": None,
             "kind": "demo.slices",
             "status": "COMPLETED",
             "outcome": "",

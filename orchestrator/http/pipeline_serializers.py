@@ -25,10 +25,32 @@ from orchestrator.states import Status
 
 STEP = {
     "type": "object",
-    "required": ["kind"],
+    "oneOf": [{"required": ["kind"]}, {"required": ["pipeline"]}],
     "additionalProperties": False,
     "properties": {
-        "kind": {"type": "string", "maxLength": 100, "description": "One of `GET /kinds`."},
+        "kind": {
+            "type": "string",
+            "maxLength": 100,
+            "description": "One of `GET /kinds`. If it `is_pipeline` so is the step.",
+        },
+        "pipeline": {
+            "type": "object",
+            "required": ["steps"],
+            "additionalProperties": False,
+            "properties": {
+                "name": {"type": "string", "maxLength": 100},
+                "steps": {
+                    "type": "object",
+                    "minProperties": 1,
+                    "maxProperties": MAX_STEPS,
+                    "additionalProperties": {"type": "object"},
+                    "description": "As of any pipeline, again with pipelines as steps, ten generations in all.",
+                },
+                "result": {"description": "What it returns; by default what its last step does."},
+            },
+            "description": "In place of a kind: the step is a pipeline. Its steps take the payload of this one by "
+            '`{"$from": "$input.key"}`, and are added once its turn has come.',
+        },
         "payload": {
             "description": 'As of a job. `{"$from": "step.key"}` anywhere in it stands for a part of an earlier '
             'step\'s result; `default` beside it, for where there is none. `{"$literal": …}` stands for what is '
@@ -170,6 +192,11 @@ class PipelineProgressSerializer(serializers.Serializer[Any]):
 class StepSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     job_id = serializers.UUIDField()
+    pipeline_id = serializers.UUIDField(
+        allow_null=True,
+        help_text="Of a step that is a pipeline itself, once its turn has come, or of a job that has added children: "
+        "`GET /pipelines/{pipeline_id}` shows those.",
+    )
     kind = serializers.CharField()
     status = serializers.ChoiceField(choices=Status.choices)
     outcome = serializers.ChoiceField(
@@ -213,6 +240,7 @@ class PipelineSerializer(serializers.Serializer[Any]):
         allow_null=True, help_text="Of the definition that has planned it; null without one."
     )
     status = serializers.ChoiceField(choices=Status.choices)
+    parent = serializers.UUIDField(allow_null=True, help_text="The pipeline that this one is a step of.")  # type: ignore[assignment]
     owner = serializers.CharField()
     result = serializers.JSONField(help_text="Null until it has completed.")
     error = serializers.CharField()

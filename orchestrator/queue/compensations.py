@@ -15,9 +15,9 @@ from django.db import connection
 from orchestrator.failures import MAX_ERROR_CHARACTERS
 from orchestrator.graphs import each
 from orchestrator.graphs.compensations import PREFIX, of_item
-from orchestrator.ids import ids_before
+from orchestrator.ids import last_ids_below
 from orchestrator.models import Job, Step
-from orchestrator.queue import transitions
+from orchestrator.queue import generations, transitions
 from orchestrator.queue.transitions import priority_step
 from orchestrator.states import FINAL, Status
 
@@ -121,7 +121,7 @@ def begin(pipeline: Job, *, always: bool) -> bool:
 
 def _rows(pipeline_id: UUID, done: Collection[_Done]) -> Iterator[dict[str, Any]]:
     after = None
-    for id, one in zip(ids_before(pipeline_id, len(done)), done, strict=True):
+    for id, one in zip(last_ids_below(pipeline_id, len(done)), done, strict=True):
         yield {
             "id": id,
             "after": after,
@@ -166,6 +166,12 @@ def _are_asked_for(pipeline_id: UUID) -> bool:
 
 def are_begun(pipeline_id: UUID) -> bool:
     return Step.objects.filter(job__parent=pipeline_id, compensates__isnull=False).exists()
+
+
+def undone_within(pipeline_id: UUID) -> Job | None:
+    """A pipeline that is to run again with this one, of which what was done was undone."""
+    begun = Step.objects.filter(job__parent__in=generations.ended_family([pipeline_id]), compensates__isnull=False)
+    return Job.objects.filter(id__in=begun.values("job__parent")).order_by("id").first()
 
 
 def failed(pipeline_id: UUID) -> list[Job]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -30,17 +30,18 @@ WITH item AS (
 ), inserted AS (
     INSERT INTO orchestrator_job (
         id, kind, queue, owner, priority, payload, max_attempts, parent_id, name, unfinished_dependencies, limit_key,
-        traceparent, run_at, rank, ready
+        traceparent, run_at, rank, ready, unresolved
     )
     SELECT item.id, %(kind)s, %(queue)s, step.owner, step.priority, item.payload, %(max_attempts)s, step.parent_id,
            item.name, is_held::integer, item.key, step.traceparent, step.run_at, step.rank,
-           NOT is_held AND step.run_at <= clock_timestamp()
+           NOT is_held AND NOT %(is_nested)s AND step.run_at <= clock_timestamp(), %(is_nested)s
     FROM item, orchestrator_job step
     WHERE step.id = %(step)s
 ), steps AS (
-    INSERT INTO orchestrator_step (job_id, on_failure, compensate)
-    SELECT item.id, on_failure, compensate FROM item, orchestrator_step step
-    WHERE step.job_id = %(step)s AND (on_failure <> 'fail' OR compensate IS NOT NULL)
+    INSERT INTO orchestrator_step (job_id, on_failure, compensate, nested)
+    SELECT item.id, on_failure, compensate, CASE WHEN %(is_nested)s THEN jsonb_build_object('same_as', step.job_id) END
+    FROM item, orchestrator_step step
+    WHERE step.job_id = %(step)s AND (on_failure <> 'fail' OR compensate IS NOT NULL OR %(is_nested)s)
 )
 INSERT INTO orchestrator_dependency (job_id, depends_on_id) SELECT %(step)s, id FROM item
 """
@@ -60,7 +61,9 @@ WHERE id = %(pipeline)s
 
 # A step of which items may not start yet.
 LOCK_STEP = """
-SELECT items, released, each->>'kind', (each->>'max_running')::integer
+SELECT items, released, each->>'kind', (each->>'max_running')::integer,
+       coalesce(each->'nested', 'null') <> 'null',
+       (SELECT parent_id FROM orchestrator_job job WHERE job.id = job_id)
 FROM orchestrator_step
 WHERE job_id = %s AND released IS NOT NULL
 FOR UPDATE
@@ -76,7 +79,7 @@ LOCK_ITEMS = "SELECT id FROM orchestrator_job WHERE id = ANY(%s::uuid[]) ORDER B
 RELEASE = """
 UPDATE orchestrator_job SET
     unfinished_dependencies = 0,
-    ready = CASE status WHEN 'CREATED' THEN run_at <= clock_timestamp() ELSE false END,
+    ready = CASE status WHEN 'CREATED' THEN NOT unresolved AND run_at <= clock_timestamp() ELSE false END,
     updated_at = clock_timestamp()
 WHERE id = ANY(%(items)s::uuid[]);
 UPDATE orchestrator_step SET released = nullif(%(released)s, items) WHERE job_id = %(step)s
@@ -115,7 +118,8 @@ def fan_out(step: Waiting, payloads: Sequence[Payload]) -> str:
         at_once = min(count, spec["max_running"] or count)
         if payloads:
             items = msgspec.json.encode([*_items(step, payloads, at_once)]).decode()
-            cursor.execute(INSERT, {**spec, "step": str(step.id), "items": items})
+            is_nested = spec.get("nested") is not None
+            cursor.execute(INSERT, {**spec, "step": str(step.id), "items": items, "is_nested": is_nested})
         released = at_once if at_once < count else None
         cursor.execute(
             AWAIT, {"step": str(step.id), "pipeline": str(step.parent_id), "count": count, "released": released}
@@ -136,17 +140,25 @@ def _items(step: Waiting, payloads: Sequence[Payload], at_once: int) -> list[dic
     ]
 
 
-def release(step_id: UUID) -> str:
-    """Lets as many items of a step start as may run at once, beside those that do. Returns their kind, if any can."""
+class Released(NamedTuple):
+    """Items that may start. resolvable: they are pipelines, whose steps are to be added first."""
+
+    kind: str
+    pipeline_id: UUID
+    resolvable: bool
+
+
+def release(step_id: UUID) -> Released | None:
+    """Lets as many items of a step start as may run at once, beside those that do. Returns them, if there are any."""
     with connection.cursor() as cursor:
         cursor.execute(LOCK_STEP, [str(step_id)])
         if (held := cursor.fetchone()) is None:
-            return ""
-        count, released, kind, max_running = held
+            return None
+        count, released, kind, max_running, is_nested, pipeline_id = held
         # Read once the row is locked: two who release at once would count the same.
         cursor.execute(UNFINISHED_ITEMS, [str(step_id)])
         if (row := cursor.fetchone()) is None:
-            return ""
+            return None
         free = max_running - (released - (count - row[0]))
         next_ids = ids_before(step_id, count)[released : released + free] if free > 0 else []
         cursor.execute(LOCK_ITEMS, [[str(id) for id in next_ids]])
@@ -157,7 +169,7 @@ def release(step_id: UUID) -> str:
                 RELEASE,
                 {"step": str(step_id), "items": [str(id) for id in items], "released": released + len(items)},
             )
-        return str(kind) if items else ""
+        return Released(kind, pipeline_id, is_nested) if items else None
 
 
 def left() -> list[UUID]:

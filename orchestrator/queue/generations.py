@@ -8,11 +8,11 @@ from uuid import UUID
 from django.db import connection
 from django.db.models import QuerySet, UUIDField
 from django.db.models.expressions import RawSQL
+from django.db.models.functions import Coalesce
 
+from orchestrator.graphs.nesting import MAX_DEPTH as MAX_DEPTH
 from orchestrator.models import Job
-
-# A job without a parent is at depth 0, and no job is deeper than this.
-MAX_DEPTH = 10
+from orchestrator.states import Status
 
 FAMILY = """
 WITH RECURSIVE family AS (
@@ -52,6 +52,12 @@ def family(job_ids: Collection[UUID]) -> QuerySet[Job]:
 def ended_family(job_ids: Collection[UUID]) -> QuerySet[Job]:
     """Those of the jobs that failed or were cancelled, and what did so below them, as far as a retry reopens it."""
     return _found(ENDED_FAMILY, job_ids)
+
+
+def unresolved_within(job_id: UUID) -> list[UUID]:
+    """The pipelines of the job and the generations below of which steps can be resolved; itself, if it has none."""
+    waiting = family([job_id]).filter(unresolved=True, status=Status.CREATED, unfinished_dependencies=0)
+    return list(waiting.values_list(Coalesce("parent", "id"), flat=True).distinct())
 
 
 def _found(sql: str, job_ids: Collection[UUID]) -> QuerySet[Job]:

@@ -13,12 +13,15 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from orchestrator.failpoints import Failpoint
+from orchestrator.graphs import nesting
 from orchestrator.graphs import rows as graphs
+from orchestrator.graphs.checks import BadGraph
 from orchestrator.graphs.compensations import PREFIX
 from orchestrator.graphs.each import EACH, is_item
+from orchestrator.graphs.nesting import INPUT, MAX_DEPTH
 from orchestrator.ids import uuid7
 from orchestrator.inputs import BadSubmission, check_numbers, check_owner, check_run_at, payload_as_json, quoted
-from orchestrator.kinds import BadConcurrencyKey, BadPayload, Child, Kind, UnknownKind, kind_named
+from orchestrator.kinds import BadConcurrencyKey, BadPayload, Child, Kind, Nested, UnknownKind, kind_named
 from orchestrator.models import Dependency, Step
 from orchestrator.pg_values import is_storable
 from orchestrator.pipelines import Pipeline
@@ -61,6 +64,45 @@ INSERT_ROWS = 10_000
 
 MAX_NAME_CHARACTERS = 100
 MAX_NOTIFY = 10
+
+
+class Rows(NamedTuple):
+    """Of jobs, and what depends on what."""
+
+    jobs: list[Row]
+    dependencies: list[tuple[UUID, UUID]]
+
+
+class Above:
+    """The pipelines that children are within, from the outermost on, and how many children are known of all of them.
+
+    names: each with its payload as JSON, if that is known. depth: of the children.
+    """
+
+    def __init__(self, names: Sequence[tuple[str, bytes | None]], *, depth: int = 1) -> None:
+        self._names, self._depth, self._count = names, depth, 0
+        self._outermost = self
+
+    def count(self, children: int) -> None:
+        """Raises BadSubmission if there are too many in all."""
+        self._outermost._count += children
+        most = settings.ENV.MAX_CHILDREN
+        if self._outermost._count > most:
+            detail = f"With the steps of pipelines that are steps there are more than {most:,} children."
+            raise BadSubmission("/children", "too_many", detail)
+
+    def within(self, name: str, payload: bytes | None = None) -> Above:
+        """Those of the steps of a pipeline that is a child here. Raises BadSubmission if it is too deep."""
+        chain = [*self._names, (name, payload)]
+        shown = " → ".join(name for name, _ in chain)
+        if payload is not None and (name, payload) in self._names:
+            raise BadSubmission("/kind", "cycle", f"These pipelines are steps of each other: {shown}.")
+        if self._depth >= MAX_DEPTH:
+            detail = f"Jobs have at most {MAX_DEPTH} generations above them; these would have more: {shown}."
+            raise BadSubmission("/kind", "too_deep", detail)
+        below = Above(chain, depth=self._depth + 1)
+        below._outermost = self._outermost
+        return below
 
 
 class Occurrence(NamedTuple):
@@ -140,10 +182,10 @@ def _check_name(child: Child, taken: Container[str], pointer: str) -> None:
         raise BadSubmission(f"{pointer}/name", "duplicate", f"Two children are called {quoted(child.name)}.")
 
 
-def _waits_for(child: Child, listed: Container[str], pointer: str) -> list[str]:
+def _waits_for(child: Child, listed: Container[str], pointer: str, *, has_input: bool) -> list[str]:
     """The steps that it comes after: those it names, and those that it refers to."""
     try:
-        names = {*child.after, *graphs.referred_to(child)}
+        names = {*child.after, *(name for name in graphs.referred_to(child) if not has_input or name != INPUT)}
     except graphs.BadReference as error:
         raise BadSubmission(f"{pointer}{error.pointer}", "reference", str(error)) from None
     _check_after(child, names, listed, pointer)
@@ -164,11 +206,9 @@ def _child_row(child: Child, parent: Row, pointer: str) -> Row:
     """A child's columns; its errors point to its position in the list."""
     try:
         kind = kind_named(child.kind)
-        if kind.plan:
-            raise BadSubmission("/kind", "nested", f"{kind.name!r} is a pipeline itself, so it cannot be a child.")
         priority = parent["priority"] if child.priority is None else child.priority
         is_template = graphs.is_template(child)
-        return new_row(
+        row = new_row(
             kind if child.each is None else kind_named(EACH),
             child.payload if is_template else graphs.literal(child.payload),
             owner=parent["owner"],
@@ -177,19 +217,37 @@ def _child_row(child: Child, parent: Row, pointer: str) -> Row:
             max_attempts=child.max_attempts if child.each is None else None,
             is_template=is_template,
         )
+        return row | {"unresolved": True} if nesting.is_nested(child, kind) else row
     except (BadConcurrencyKey, BadPayload, BadSubmission, UnknownKind) as error:
         error.problems = [problem._replace(pointer=pointer + problem.pointer) for problem in error.problems]
         raise
 
 
-def pipeline_rows(parent: Row, children: Sequence[Child]) -> tuple[list[Row], list[tuple[UUID, UUID]]]:
-    """The rows of a job and its children, with ids that rise from a step to what waits for it, and dependencies."""
+def pipeline_rows(parent: Row, children: Sequence[Child], *, has_input: bool = False) -> Rows:
+    """The rows of a job and its children, with ids that rise from a step to what waits for it, and dependencies.
+
+    has_input: whether the children may take the pipeline's input. Raises BadSubmission, BadPayload and others of a
+    child, each problem with its place among the children.
+    """
+    above = Above([(parent["kind"], bytes(parent["payload"]))])
+    rows, dependencies = child_rows(parent, children, above=above, has_input=has_input)
+    parent |= {"id": uuid7(), "unfinished_dependencies": len(children)}
+    if isinstance(children, Pipeline) and children.definition is not None:
+        parent["step"] = {"definition": children.definition}
+    for row in rows:
+        row["parent_id"] = parent["id"]
+    return Rows([*rows, parent], dependencies)
+
+
+def child_rows(parent: Row, children: Sequence[Child], *, above: Above, has_input: bool = False) -> Rows:
+    """The rows of children, and their dependencies. What is known of children that are pipelines is checked, too.
+
+    parent: the columns that they take over, without an id. Raises as `pipeline_rows`.
+    """
     if len(children) > settings.ENV.MAX_CHILDREN:
-        raise BadSubmission(
-            "/children",
-            "too_many",
-            f"A pipeline may have at most {settings.ENV.MAX_CHILDREN:,} children, not {len(children):,}.",
-        )
+        detail = f"A pipeline may have at most {settings.ENV.MAX_CHILDREN:,} children, not {len(children):,}."
+        raise BadSubmission("/children", "too_many", detail)
+    above.count(len(children))
     ids: dict[str, UUID] = {}
     may_be_skipped: set[str] = set()
     rows: list[Row] = []
@@ -198,24 +256,45 @@ def pipeline_rows(parent: Row, children: Sequence[Child]) -> tuple[list[Row], li
     for position, child in enumerate(children):
         pointer = f"/children/{position}"
         _check_name(child, ids, pointer)
-        waits_for = _waits_for(child, ids, pointer)
-        row = _child_row(child, parent, pointer)
+        waits_for = _waits_for(child, ids, pointer, has_input=has_input)
+        as_job = nesting.as_job(child)
+        row = _child_row(as_job, parent, pointer)
         ids[child.name] = row["id"]
         row |= {"name": child.name, "unfinished_dependencies": len(waits_for)}
         if child.when is not None or (waits_for and may_be_skipped.issuperset(waits_for)):
             may_be_skipped.add(child.name)
             row["unresolved"] = True
         row["unresolved"] |= child.wait_for is not None
-        row["step"] = _step(child, pointer, is_unresolved=row["unresolved"], usual=usual)
+        row["step"] = _step(as_job, pointer, is_unresolved=row["unresolved"], usual=usual)
         rows.append(row)
         dependencies += [(row["id"], ids[name]) for name in waits_for]
+        if row["unresolved"] and nesting.is_nested(child, kind_named(child.kind)):
+            _check_nested(child, row, pointer, above)
     _check_names_of_items(children)
-    parent |= {"id": uuid7(), "unfinished_dependencies": len(children)}
-    if isinstance(children, Pipeline) and children.definition is not None:
-        parent["step"] = {"definition": children.definition}
-    for row in rows:
-        row["parent_id"] = parent["id"]
-    return [*rows, parent], dependencies
+    return Rows(rows, dependencies)
+
+
+def _check_nested(child: Child, row: Row, pointer: str, above: Above) -> None:
+    """Checks its steps as if they were to be added now, as far as they are known. Raises as `child_rows`."""
+    kind = kind_named(child.kind)
+    if child.pipeline is not None:
+        _check_written_out(child.pipeline, row, f"{pointer}/pipeline", above.within(child.name))
+    elif child.each is not None or graphs.is_template(child):
+        above.within(kind.name)
+    elif kind.plan:
+        within = above.within(kind.name, bytes(row["payload"]))
+        try:
+            child_rows(row, kind.plan(kind.read_payload(graphs.literal(child.payload))), above=within)
+        except (BadConcurrencyKey, BadGraph, BadPayload, BadSubmission, UnknownKind) as error:
+            raise BadSubmission(f"{pointer}/kind", "nested", f"The pipeline {kind.name!r}: {error}") from None
+
+
+def _check_written_out(pipeline: Nested, row: Row, pointer: str, above: Above) -> None:
+    try:
+        child_rows(row, pipeline.steps, above=above, has_input=True)
+    except (BadConcurrencyKey, BadPayload, BadSubmission, UnknownKind) as error:
+        error.problems = [problem._replace(pointer=pointer + problem.pointer) for problem in error.problems]
+        raise
 
 
 def spawned_row(parent: Claimed, child: Spawn) -> Row:
@@ -226,7 +305,10 @@ def spawned_row(parent: Claimed, child: Spawn) -> Row:
         priority=parent.priority if child.priority is None else child.priority,
         max_attempts=child.max_attempts,
     )
-    row |= {"parent_id": parent.id, "step": None if child.on_failure == "fail" else {"on_failure": child.on_failure}}
+    step: Row = {} if child.on_failure == "fail" else {"on_failure": child.on_failure}
+    if child.kind.plan:
+        step["nested"], row["unresolved"] = {}, True
+    row |= {"parent_id": parent.id, "step": step}
     return row | {"traceparent": parent.traceparent} if parent.traceparent else row
 
 

@@ -27,7 +27,7 @@ from orchestrator.failures import MAX_ERROR_CHARACTERS
 from orchestrator.graphs import waits
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Signal, Step
-from orchestrator.queue import after_failure, bell, compensations, fan_out, steps, transitions
+from orchestrator.queue import after_failure, bell, compensations, expansion, fan_out, steps, transitions
 from orchestrator.queue.transitions import Counted
 from orchestrator.states import FINAL, UNFINISHED, Status
 from orchestrator.telemetry import attempts
@@ -108,13 +108,18 @@ def _follow_up(touched: Sequence[Counted]) -> None:
     for job in touched:
         if job.holds_items:
             _after_commit(release, job.id)
+        if job.starts_above:
+            _after_commit(transitions.start_parent, job.id)
 
 
 def release(step_id: UUID) -> None:
     """Lets items of a step start that were held back, as others have ended. May be called at any time by anyone."""
     with transaction.atomic():
-        if kind := fan_out.release(step_id):
-            bell.ring_after_commit(kind)
+        released = fan_out.release(step_id)
+        if released and released.resolvable:
+            _after_commit(resolve, released.pipeline_id)
+        elif released:
+            bell.ring_after_commit(released.kind)
         releasing()
 
 
@@ -254,20 +259,22 @@ def _resolve(parent_id: UUID | None) -> list[tuple[steps.Waiting, str]]:
     """Resolves steps until none are left, or some must fail, which are returned."""
     while True:
         with transaction.atomic():
-            waiting = steps.lock(parent_id)
+            waiting = steps.lock(parent_id, expandable=expansion.kinds())
             decided = steps.decide(waiting)
             if decided.ready:
                 steps.make_ready(decided.ready)
                 bell.ring_after_commit(*{step.kind for step, _ in decided.ready})
             if decided.waiting:
                 steps.begin_waits(decided.waiting)
-            for step, payloads in decided.fanning:
-                _fan_out(step, payloads, decided)
             if decided.skipped:
                 skipped = [step.id for step in decided.skipped]
                 transitions.skip(skipped)
                 steps.note(skipped, Step.Outcome.SKIPPED)
                 count_down(skipped)
+            for step, payloads in decided.fanning:
+                _fan_out(step, payloads, decided)
+            if decided.nested:
+                _expand(decided)
             resolving()
         if decided.failed or not waiting:
             return decided.failed
@@ -279,6 +286,14 @@ def _fan_out(step: steps.Waiting, payloads: Sequence[steps.Payload], decided: st
             bell.ring_after_commit(kind)
     except fan_out.TooManyChildren as error:
         decided.failed.append((step, f"It could not start. {error}"))
+
+
+def _expand(decided: steps.Resolved) -> None:
+    expanded = expansion.expand(decided.nested)
+    decided.failed += expanded.failed
+    bell.ring_after_commit(*expanded.kinds)
+    for pipeline_id in expanded.families:
+        _after_commit(resolve, pipeline_id)
 
 
 def _fail(step_id: UUID, error: str) -> None:

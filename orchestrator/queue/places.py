@@ -9,8 +9,7 @@ from uuid import UUID
 
 from django.db import connection
 
-from orchestrator.models import Job
-from orchestrator.queue import bell
+from orchestrator.queue import bell, generations
 from orchestrator.queue.transitions import priority_step
 
 # Jobs move by what changes, wherever in the queue they were: each step of priority is a head start. What is to start
@@ -72,5 +71,6 @@ def move(
 
 
 def unstarted_children(parent_id: UUID) -> list[UUID]:
-    waiting = Job.objects.filter(parent=parent_id, status="CREATED")
+    """Those of all generations."""
+    waiting = generations.family([parent_id]).filter(status="CREATED").exclude(id=parent_id)
     return list(waiting.order_by("id").values_list("id", flat=True))

@@ -16,6 +16,7 @@ from orchestrator.failures import error_of
 from orchestrator.graphs import conditions, each, references
 from orchestrator.graphs.conditions import Incomparable
 from orchestrator.graphs.each import INDEX, ITEM, NotAList
+from orchestrator.graphs.nesting import INPUT
 from orchestrator.graphs.references import MissingValue
 from orchestrator.graphs.waits import SIGNAL
 from orchestrator.kinds import BadPayload, known_kind
@@ -29,9 +30,10 @@ MAX_AT_ONCE = 500
 # Steps that nothing is awaited of any more, locked: of one pipeline, or of all; of those that unwind, compensations.
 LOCK = """
 SELECT job.id, job.kind, job.parent_id, job.name, step.payload::text, step.condition::text,
-       coalesce(step.signal, ''), step.each::text
+       coalesce(step.signal, ''), step.each::text, step.nested IS NOT NULL
 FROM orchestrator_job job LEFT JOIN orchestrator_step step ON step.job_id = job.id
 WHERE unresolved AND status = 'CREATED' AND unfinished_dependencies = 0
+  AND (step.nested IS NULL OR kind = ANY(%(expandable)s))
   AND (%(family)s::uuid IS NULL OR parent_id = %(family)s OR job.id = %(family)s)
   AND (
       compensates IS NOT NULL
@@ -103,6 +105,8 @@ SELECT name,
 FROM orchestrator_job job LEFT JOIN orchestrator_step step ON step.job_id = job.id
 WHERE parent_id = %s AND name = ANY(%s)
 """
+# What steps of a pipeline that is a step take from that.
+INPUT_OF = "SELECT coalesce((payload->'input')::text, 'null') FROM orchestrator_job WHERE id = %s"
 # Steps could start now, with the payloads that their references have led to.
 RESOLVE = """
 UPDATE orchestrator_job job
@@ -127,6 +131,7 @@ class Waiting(NamedTuple):
     condition: str | None
     signal: str
     each: str | None
+    is_nested: bool
 
 
 class Payload(NamedTuple):
@@ -144,6 +149,7 @@ class Resolved:
     skipped: list[Waiting] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
     fanning: list[tuple[Waiting, list[Payload]]] = field(default_factory=list)
+    nested: list[tuple[Waiting, Payload]] = field(default_factory=list)
     failed: list[tuple[Waiting, str]] = field(default_factory=list)
 
     @property
@@ -156,9 +162,16 @@ class _Unfit(Exception):
     """A step cannot run; the text says why."""
 
 
-def lock(family_id: UUID | None) -> list[Waiting]:
-    """Steps that are to be resolved, of one pipeline or of all, locked by this transaction."""
-    parameters: dict[str, Any] = {"family": family_id and str(family_id), "at_most": MAX_AT_ONCE}
+def lock(family_id: UUID | None, *, expandable: Sequence[str]) -> list[Waiting]:
+    """Steps that are to be resolved, of one pipeline or of all, locked by this transaction.
+
+    expandable: kinds of pipelines; steps that are pipelines of other kinds are left to other processes.
+    """
+    parameters: dict[str, Any] = {
+        "family": family_id and str(family_id),
+        "expandable": list(expandable),
+        "at_most": MAX_AT_ONCE,
+    }
     with connection.cursor() as cursor:
         cursor.execute(LOCK, parameters)
         return [Waiting(*row) for row in cursor.fetchall()]
@@ -189,7 +202,8 @@ def _decide(step: Waiting, results: Mapping[str, Any], states: Mapping[str, str]
         elif step.signal and SIGNAL not in results:
             decided.waiting.append(step)
         elif step.each is None:
-            decided.ready.append((step, _payload(step, results)))
+            of = decided.nested if step.is_nested else decided.ready
+            of.append((step, _payload(step, results)))
         elif decided.has_room:
             decided.fanning.append((step, _payloads(step, results)))
     except (_Unfit, Incomparable, MissingValue, NotAList) as error:
@@ -285,12 +299,17 @@ def end_waits(ids: Iterable[UUID]) -> list[UUID]:
 def _ended(parent_id: UUID | None, steps: Sequence[Waiting]) -> tuple[dict[str, Any], dict[str, str]]:
     """The results and the states of what the steps refer to, by name."""
     names = {name for step in steps for name in _referred_to(step)} - {SIGNAL, ITEM, INDEX}
-    if not names:
-        return {}, {}
+    results: dict[str, Any] = {}
     with connection.cursor() as cursor:
+        if INPUT in names:
+            cursor.execute(INPUT_OF, [str(parent_id)])
+            results[INPUT] = json.loads(cursor.fetchone()[0])
+        if not (names := names - {INPUT}):
+            return results, {}
         cursor.execute(ENDED, [str(parent_id), sorted(names)])
         rows = cursor.fetchall()
-    return {name: json.loads(result) for name, _, result in rows}, {name: state for name, state, _ in rows}
+    results |= {name: json.loads(result) for name, _, result in rows}
+    return results, {name: state for name, state, _ in rows}
 
 
 def _referred_to(step: Waiting) -> set[str]:

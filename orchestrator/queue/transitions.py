@@ -126,11 +126,16 @@ RETURNING
     statement_timestamp()
 """  # noqa: S608 It is made of constants.
 
-# Pipelines have begun.
+# Pipelines have begun, with those that they are steps of.
 START_PARENT = """
+WITH RECURSIVE above AS (
+    SELECT id, parent_id FROM orchestrator_job WHERE id = ANY(%s::uuid[])
+    UNION
+    SELECT parent.id, parent.parent_id FROM above JOIN orchestrator_job parent ON parent.id = above.parent_id
+)
 UPDATE orchestrator_job SET status = 'RUNNING', started_at = clock_timestamp(), updated_at = clock_timestamp()
 WHERE id IN (
-    SELECT id FROM orchestrator_job WHERE id = ANY(%s::uuid[]) AND status = 'CREATED'
+    SELECT id FROM orchestrator_job WHERE id = ANY(ARRAY(SELECT id FROM above)) AND status = 'CREATED'
     ORDER BY id FOR UPDATE {skip_locked}
 )
 """
@@ -268,7 +273,10 @@ WHERE job.id = hits.id AND job.id = ANY(ARRAY(SELECT id FROM locked))
 RETURNING job.id, job.kind, job.ready, job.unwinding, job.parent_id,
           job.unresolved AND job.unfinished_dependencies = 0 AND job.status = 'CREATED',
           job.unfinished_dependencies > 0 AND job.kind = 'pipeline.each'
-            AND EXISTS (SELECT FROM orchestrator_step WHERE job_id = job.id AND released IS NOT NULL)
+            AND EXISTS (SELECT FROM orchestrator_step WHERE job_id = job.id AND released IS NOT NULL),
+          is_parent AND EXISTS (
+              SELECT FROM orchestrator_job above WHERE above.id = job.parent_id AND above.status = 'CREATED'
+          )
 """
 
 # Steps that are not to run are done. They pass what every job passes within this transaction, where nobody sees it.
@@ -426,7 +434,8 @@ def _rank_and_id(row: tuple[Any, ...]) -> tuple[datetime, UUID]:
 
 
 def start_parent(*parent_ids: UUID, skip_locked: bool = False) -> None:
-    """A pipeline runs from its first child's start, or from the end of one that did not start.
+    """A pipeline runs from its first child's start, or from the end of one that did not start; so do those that it is
+    a step of.
 
     skip_locked: leave the parent's row instead of waiting for the process that holds it, which starts it, too.
     """
@@ -561,6 +570,7 @@ class Counted(NamedTuple):
     parent_id: UUID | None
     resolvable: bool
     holds_items: bool
+    starts_above: bool
 
 
 def count_down(done: Sequence[UUID], *statuses: Status) -> list[Counted]:

@@ -367,16 +367,6 @@ def test_a_database_error_while_inserting_leaves_nothing(kind: DeclareKind, monk
     assert not Job.objects.exists()
 
 
-def test_a_pipeline_is_no_child_of_another(kind: DeclareKind) -> None:
-    inner = kind(plan=lambda payload: [])
-
-    with pytest.raises(BadSubmission, match="is a pipeline itself") as refused:
-        submit(kind(), children=[Child(name="inner", kind=inner.name)])
-
-    assert refused.value.problems[0].pointer == "/children/0/kind"
-    assert not Job.objects.exists()
-
-
 class Number(msgspec.Struct):
     x: float
 

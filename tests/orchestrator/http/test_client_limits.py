@@ -84,6 +84,10 @@ def test_nor_is_a_task_alone_or_in_a_batch(as_user: Callable[..., Api]) -> None:
             {"steps": {"a": SLICES | {"compensate": {"kind": "demo.slices", "max_attempts": 26}}}},
             "/steps/a/compensate/max_attempts",
         ),
+        (
+            {"steps": {"a": {"pipeline": {"steps": {"b": SLICES | {"priority": 2}}}}}},
+            "/steps/a/pipeline/steps/b/priority",
+        ),
     ],
 )
 def test_nor_is_a_pipeline_or_a_step_of_one(asked: dict[str, Any], pointer: str, as_user: Callable[..., Api]) -> None:

@@ -85,7 +85,10 @@ def test_what_a_step_refers_to_comes_before_it(api: Api) -> None:
         ({"a": slices(on_failure="explode")}, ("/steps/a/on_failure", "invalid")),
         ({"a": {"kind": "demo.slice"}}, ("/steps/a/kind", "unknown_kind")),
         ({"a": {"kind": "orchestration.draw"}}, ("/steps/a/kind", "internal_kind")),
-        ({"a": {"kind": "orchestration.two_batches"}}, ("/steps/a/kind", "reference")),
+        (
+            {"a": {"pipeline": {"steps": {"b": slices(after=["c"])}}}},
+            ("/steps/a/pipeline/steps/b/after/0", "unknown_step"),
+        ),
         ({"a": slices(payload={"slices": "many"})}, ("/steps/a/payload/slices", "invalid")),
         ({"a": slices(payload={"slices": {"$literal": "many"}})}, ("/steps/a/payload/slices", "invalid")),
         ({"a": slices(after=["b"])}, ("/steps/a/after/0", "unknown_step")),

@@ -220,7 +220,7 @@ def test_a_signal_that_comes_while_the_wait_begins_is_not_overlooked(told: Kind,
 
 def begin_wait(job: Job) -> None:
     """As `pipelines.resolve` does, within a transaction that is left open."""
-    waiting_steps = steps.lock(job.id)
+    waiting_steps = steps.lock(job.id, expandable=[])
     decided = steps.decide(waiting_steps)
     steps.begin_waits(decided.waiting)
     assert connection.in_atomic_block

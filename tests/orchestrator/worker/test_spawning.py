@@ -401,10 +401,6 @@ class TestRefusals:
         with pytest.raises(BadSubmission, match="Two children are called 'one'"):
             job.spawn(child, 1, name="one")
 
-    def test_a_pipeline(self, kind: DeclareKind) -> None:
-        with pytest.raises(BadSubmission, match="pipeline itself"):
-            fake_job(kind()).spawn(kind(plan=lambda payload: []))
-
     def test_too_many_at_once(self, kind: DeclareKind, child: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(settings, "ENV", msgspec.structs.replace(settings.ENV, MAX_CHILDREN=2))
         job = fake_job(kind())
