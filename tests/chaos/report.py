@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+import tests.chaos.graph_invariants
 import tests.chaos.limits
-import tests.chaos.metrics  # noqa: F401 More invariants, as in the line above.
+import tests.chaos.metrics  # noqa: F401 More invariants, as in the lines above.
 from tests.chaos.faults import FAULTS
 from tests.chaos.invariants import (
     Books,

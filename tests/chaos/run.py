@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg2
 
+import tests.chaos.graphs  # noqa: F401 More of what clients ask for.
 from tests.chaos import load
 from tests.chaos.client import Client, Refused, Unanswered
 from tests.chaos.faults import MAX_STEP_SECONDS, Fault

@@ -1,11 +1,12 @@
 """Random graphs end as a model in memory says.
 
-With lists, conditions, signals, failures, cancellations, compensations, retries and forks.
+With lists, conditions, signals, failures, deaths of workers, cancellations, compensations, retries and forks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,17 +23,20 @@ from orchestrator.kinds import Child, Kind
 from orchestrator.models import Job, Step
 from orchestrator.pipelines import ref
 from orchestrator.queue import pipelines
+from orchestrator.queue.recovery import declare_dead, take_back_from_ended
 from orchestrator.signalling import NotAwaited, send_signal
 from orchestrator.submission import Compensated, submit
 from orchestrator.testing import drain
 from orchestrator.worker.process import WorkerProcess
-from tests.orchestrator.workbench import DeclareKind, again, run
+from tests.orchestrator.workbench import DeclareKind, MakeWorker, again, claim, run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 # What became of a step, and its result.
 End = tuple[str, Any]
 DONE = ("COMPLETED", "SKIPPED", "PASSED")
+# Of a step. What fails as drawn is not tried again.
+MAX_ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
@@ -83,17 +87,23 @@ def graphs(draw: st.DrawFn, at_most: int) -> list[Drawn]:
     return steps
 
 
-def modelled(steps: list[Drawn], kept: Mapping[int, End], *, is_mended: bool) -> dict[int, End] | None:
-    """How the steps end; None if one of them fails whose failure is the pipeline's. kept: those that have ended."""
+def modelled(
+    steps: list[Drawn], kept: Mapping[int, End], *, is_mended: bool, dead: Set[str] = frozenset()
+) -> dict[int, End] | None:
+    """How the steps end; None if one of them fails whose failure is the pipeline's. kept: those that have ended.
+
+    dead: names of steps and items that have used up their attempts by deaths of their workers.
+    """
     ends: dict[int, End] = {}
     for number, step in enumerate(steps):
-        ends[number] = kept[number] if number in kept else _end(number, step, ends, step.fails and not is_mended)
+        fails = (step.fails and not is_mended) or str(number) in dead
+        ends[number] = kept[number] if number in kept else _end(number, step, ends, fails, dead)
         if ends[number][0] == "FAILED":
             return None
     return ends
 
 
-def _end(number: int, step: Drawn, ends: Mapping[int, End], fails: bool) -> End:
+def _end(number: int, step: Drawn, ends: Mapping[int, End], fails: bool, dead: Set[str]) -> End:
     failed = ("PASSED" if step.goes_on else "FAILED", None)
     if step.needs and all(ends[each][0] == "SKIPPED" for each in step.needs):
         return "SKIPPED", None
@@ -107,7 +117,10 @@ def _end(number: int, step: Drawn, ends: Mapping[int, End], fails: bool) -> End:
         return failed
     if fails and values:
         return ("COMPLETED", [None] * len(values)) if step.goes_on else failed
-    return "COMPLETED", values
+    lost = {place for place in range(len(values)) if f"{number}[{place}]" in dead}
+    if lost and not step.goes_on:
+        return failed
+    return "COMPLETED", [None if place in lost else value for place, value in enumerate(values)]
 
 
 def ended(parent: Job) -> dict[int, End]:
@@ -124,11 +137,15 @@ def ended(parent: Job) -> dict[int, End]:
 class Workshop:
     """Kinds whose steps return or fail as drawn, until they are mended."""
 
-    def __init__(self, kind: DeclareKind, worker: WorkerProcess) -> None:
-        self.worker, self.is_mended = worker, False
+    def __init__(self, kind: DeclareKind, worker: WorkerProcess, make_worker: MakeWorker) -> None:
+        self.worker, self.make_worker, self.is_mended = worker, make_worker, False
+        # How many workers have died of each step, and item of one, of the pipeline.
+        self.deaths: Counter[str] = Counter()
         # The ids of the jobs of the pipeline whose compensations have run, in their order.
         self.undone: list[str] = []
-        self.step: Kind = kind(self._run_step, payload=Any, max_attempts=1, backoff_seconds=0)
+        self.step: Kind = kind(
+            self._run_step, payload=Any, max_attempts=MAX_ATTEMPTS, backoff_seconds=0, no_retry=(ValueError,)
+        )  # fmt: skip
         self.undo: Kind = kind(self._undo, payload=Any, max_attempts=1)
         self.last: Kind = kind(max_attempts=1)
 
@@ -158,6 +175,20 @@ class Workshop:
             compensate={"kind": self.undo.name, "payload": ref(str(number))} if step.is_undone else None,
         )
 
+    def kill(self, times: int) -> None:
+        """So often a worker claims the most urgent step, and is declared dead."""
+        for _ in range(times):
+            dying = self.make_worker("dying@here")
+            if job := claim(self.step, dying):
+                self.deaths[job.name] += 1
+                declare_dead(dying.row_id)
+                take_back_from_ended()
+
+    @property
+    def dead(self) -> set[str]:
+        """What has used up its attempts by that."""
+        return {name for name, times in self.deaths.items() if times >= MAX_ATTEMPTS}
+
     def finish(self, parent: Job) -> Job:
         """Lets everything happen that can, with the signals that are waited for, and looks that all was counted."""
         for _ in range(2):
@@ -175,12 +206,14 @@ class Workshop:
 
 
 @pytest.fixture
-def workshop(kind: DeclareKind, worker: WorkerProcess) -> Workshop:
-    return Workshop(kind, worker)
+def workshop(kind: DeclareKind, worker: WorkerProcess, make_worker: MakeWorker) -> Workshop:
+    return Workshop(kind, worker, make_worker)
 
 
-def check_end(parent: Job, steps: list[Drawn], kept: Mapping[int, End], *, is_mended: bool) -> None:
-    expected = modelled(steps, kept, is_mended=is_mended)
+def check_end(
+    parent: Job, steps: list[Drawn], kept: Mapping[int, End], *, is_mended: bool, dead: Set[str] = frozenset()
+) -> None:
+    expected = modelled(steps, kept, is_mended=is_mended, dead=dead)
     if expected is None:
         assert parent.status == "FAILED"
     else:
@@ -204,14 +237,23 @@ def at_or_after(firsts: set[int], steps: list[Drawn]) -> set[int]:
     return found
 
 
-def check_graph(workshop: Workshop, steps: list[Drawn], cancelled_after: int | None, from_step: int) -> None:
+def check_graph(
+    workshop: Workshop, steps: list[Drawn], killed: tuple[int, int], cancelled_after: int | None, from_step: int
+) -> None:
     """Runs it, perhaps cancels it after so many claims, forks it and retries it.
+
+    killed: after so many claims, so many workers die, each with a step.
 
     All is drawn before, since how many jobs a claim takes depends on how long others took.
     """
     workshop.is_mended = False
     workshop.undone.clear()
+    workshop.deaths.clear()
     parent = workshop.submit(steps)
+    claims, times = killed
+    for _ in range(claims if times else 0):
+        run(workshop.step, workshop.worker)
+    workshop.kill(times)
     if cancelled_after is not None:
         for _ in range(cancelled_after):
             run(workshop.step, workshop.worker)
@@ -221,7 +263,7 @@ def check_graph(workshop: Workshop, steps: list[Drawn], cancelled_after: int | N
     if parent.status == "CANCELLED":
         assert cancelled_after is not None
     else:
-        check_end(parent, steps, {}, is_mended=False)
+        check_end(parent, steps, {}, is_mended=False, dead=workshop.dead)
     is_undone = check_undone(parent, workshop.undone)
     check_fork(workshop, parent, steps, from_step % len(steps))
     if is_undone:
@@ -258,6 +300,7 @@ def check_retry(workshop: Workshop, parent: Job, steps: list[Drawn]) -> None:
 
 CANCELLED_AFTER = st.one_of(st.none(), st.none(), st.none(), st.integers(0, 3))
 FROM_STEP = st.integers(0, 299)
+KILLED = st.tuples(st.integers(0, 6), st.sampled_from([0, 0, 1, 2, 3, 5]))
 
 
 @settings(
@@ -265,17 +308,17 @@ FROM_STEP = st.integers(0, 299)
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(steps=graphs(6), cancelled_after=CANCELLED_AFTER, from_step=FROM_STEP)
+@given(steps=graphs(6), killed=KILLED, cancelled_after=CANCELLED_AFTER, from_step=FROM_STEP)
 def test_a_random_graph_ends_as_the_model_says_and_so_do_its_fork_and_its_retry(
-    workshop: Workshop, steps: list[Drawn], cancelled_after: int | None, from_step: int
+    workshop: Workshop, steps: list[Drawn], killed: tuple[int, int], cancelled_after: int | None, from_step: int
 ) -> None:
-    check_graph(workshop, steps, cancelled_after, from_step)
+    check_graph(workshop, steps, killed, cancelled_after, from_step)
 
 
 @pytest.mark.long
 @settings(max_examples=80, suppress_health_check=[*HealthCheck])
-@given(steps=graphs(300), cancelled_after=CANCELLED_AFTER, from_step=FROM_STEP)
+@given(steps=graphs(300), killed=KILLED, cancelled_after=CANCELLED_AFTER, from_step=FROM_STEP)
 def test_two_hundred_graphs_of_up_to_three_hundred_steps_do_so(
-    workshop: Workshop, steps: list[Drawn], cancelled_after: int | None, from_step: int
+    workshop: Workshop, steps: list[Drawn], killed: tuple[int, int], cancelled_after: int | None, from_step: int
 ) -> None:
-    check_graph(workshop, steps, cancelled_after, from_step)
+    check_graph(workshop, steps, killed, cancelled_after, from_step)
