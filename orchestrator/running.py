@@ -186,6 +186,8 @@ class BaseRunningJob(RunningHandler):
         self._stop: type[Stop] | None = None
         self._transaction: OwnTransaction | Autocommit | None = None
         self._was_warned = False
+        # Reads its inputs together with those of others that were claimed with it; None: they are to be read alone.
+        self.inputs_of_group: Callable[[], dict[str, Any] | None] | None = None
         # Set once its handler has returned, if it waits for children.
         self.awaits: AfterChildren[Any] | None = None
         # What its handler has logged and is not yet written; None as long as that is nothing.
@@ -266,9 +268,19 @@ class BaseRunningJob(RunningHandler):
         """The same for every attempt at this job: pass it to external services, so that they act only once."""
         return self.id
 
+    @property
+    def is_given_childrens(self) -> bool:
+        """Whether its inputs are the results of its children, not of what it came after."""
+        return bool(self.kind.plan) or not self.row.parent_id
+
     def read_inputs(self) -> dict[str, Any]:
         """The results of the jobs that this one waited for, by name: a child's `after`, a parent's children."""
-        sql = PARENTS_INPUTS if self.kind.plan or not self.row.parent_id else CHILDS_INPUTS
+        # What the handler has done to its session before is nobody else's business.
+        if self.inputs_of_group and self._transaction and self._transaction.is_unused:
+            inputs = self.inputs_of_group()
+            if inputs is not None:
+                return inputs
+        sql = PARENTS_INPUTS if self.is_given_childrens else CHILDS_INPUTS
         return {name: json.loads(result) for name, result in read_aside(sql, [str(self.row.id)])}
 
     def read_signals(self) -> dict[str, Any]:

@@ -88,6 +88,11 @@ class Autocommit:
         return connection.in_atomic_block or session.is_in_transaction(raw) or not (raw is None or raw.autocommit)
 
     @property
+    def is_unused(self) -> bool:
+        """Never: what a handler that commits as it likes has done to its session is not known."""
+        return False
+
+    @property
     def is_begun(self) -> bool:
         """Whether the handler has begun a transaction."""
         return connection.in_atomic_block

@@ -87,6 +87,11 @@ class OwnTransaction:
         return self._lent is None or not self._lent.is_untouched or bool(self._hooks)
 
     @property
+    def is_unused(self) -> bool:
+        """Whether its handler, which is running, has sent nothing so far."""
+        return self.is_untouched and self._lent is not None and self._lent.is_untouched
+
+    @property
     def is_begun(self) -> bool:
         """Whether PostgreSQL has begun it."""
         return connection.connection is not None and connection.connection.info.transaction_status != 0

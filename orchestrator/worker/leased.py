@@ -19,6 +19,7 @@ from orchestrator.running import RowMoved, RunningJob, Stop
 from orchestrator.telemetry import attempts
 from orchestrator.worker import completions
 from orchestrator.worker.calling import result_of
+from orchestrator.worker.group_inputs import GroupInputs
 from orchestrator.worker.groups import Group
 from orchestrator.worker.process import WorkerProcess
 
@@ -96,6 +97,10 @@ def _claim(kind: Kind, process: WorkerProcess, at_most: int = 1, id: UUID | None
 
 def _run(kind: Kind, jobs: Sequence[RunningJob], process: WorkerProcess, *, goes_on: bool = False) -> None:
     """goes_on: the slot does not wait for the completion of what has used no transaction."""
+    if len(jobs) > 1:
+        inputs = GroupInputs(jobs)
+        for running in jobs:
+            running.inputs_of_group = partial(inputs.of, running)
     group = Group(jobs, process.running)
     process.groups.add(group)
     try:

@@ -1,0 +1,77 @@
+"""The inputs of jobs that were claimed together, read by one statement when the first handler asks for its own."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from orchestrator.attempt.session import read_aside
+from orchestrator.running import RunningJob
+
+# What one statement reads at most, as it is stored: compressed, where that is shorter.
+MAX_BYTES = 250_000
+# Of a result, beside its value.
+ROW_BYTES = 100
+
+# Of each job as many rows as it has inputs, at least one; none of those for which there is no room. Job by job, so
+# that nobody plans to read the whole table.
+INPUTS = f"""
+SELECT job_id::text, name, coalesce(result::text, 'null')
+FROM (
+    SELECT wanted.id AS job_id, place, earlier.id, name, result,
+           sum({ROW_BYTES} + coalesce(pg_column_size(result), 0)) OVER (ORDER BY place) AS bytes
+    FROM unnest(%s::uuid[]) WITH ORDINALITY AS wanted (id, place)
+    LEFT JOIN LATERAL (
+        SELECT id, name, result FROM orchestrator_job WHERE {{earlier}} OFFSET 0
+    ) AS earlier ON true
+) AS found
+WHERE bytes <= %s
+ORDER BY place, id
+"""  # noqa: S608 It is made of constants.
+# What a child came after, and the children of a parent.
+CHILDS_INPUTS = INPUTS.format(
+    earlier="id = ANY(ARRAY(SELECT depends_on_id FROM orchestrator_dependency WHERE job_id = wanted.id))"
+)
+PARENTS_INPUTS = INPUTS.format(earlier="parent_id = wanted.id")
+
+
+class GroupInputs:
+    """For the slot that runs the jobs of a group in turn. What they have waited for has ended, and changes no more."""
+
+    def __init__(self, jobs: Sequence[RunningJob]) -> None:
+        # In the order in which they run; a child's inputs are others than a parent's.
+        self._unread: dict[bool, deque[UUID]] = {True: deque(), False: deque()}
+        self._read: dict[UUID, list[tuple[str, str]]] = {}
+        for running in jobs:
+            self._unread[_is_child(running)].append(running.row.id)
+
+    def of(self, running: RunningJob) -> dict[str, Any] | None:
+        """The results of the jobs that it waited for, by name; None if they are too large to be read with others'."""
+        id = running.row.id
+        if id not in self._read:
+            self._read_from(running)
+        found = self._read.pop(id, None)
+        return None if found is None else {name: json.loads(result) for name, result in found}
+
+    def _read_from(self, running: RunningJob) -> None:
+        """Reads the inputs of the job and of those after it, as far as the limit allows."""
+        unread = self._unread[_is_child(running)]
+        while unread and unread[0] != running.row.id:
+            unread.popleft()  # It has not asked for its inputs.
+        if not unread:
+            return
+        sql = CHILDS_INPUTS if _is_child(running) else PARENTS_INPUTS
+        self._read = {}
+        for job_id, name, result in read_aside(sql, [[str(id) for id in unread], MAX_BYTES]):
+            inputs = self._read.setdefault(UUID(job_id), [])
+            if name is not None:
+                inputs.append((name, result))
+        for _ in range(max(1, len(self._read))):
+            unread.popleft()
+
+
+def _is_child(running: RunningJob) -> bool:
+    return running.row.parent_id is not None
