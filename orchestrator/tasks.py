@@ -192,6 +192,7 @@ def _start_process() -> None:
     queues = sorted(_celery_worker.app.amqp.queues.consume_from)
     attempts.start_reporting(_celery_worker.app, _celery_worker.hostname)
     process = worker_process.start_process(_celery_worker.hostname, queues, slots)
+    bell.takes_bell = process.takes_bell
     consumer_stall = ConsumerStall(process, _celery_pid)
     if hasattr(_celery_worker.pool, "executor"):
         # A pool of threads. It may not have begun yet, so it is asked for its threads when one is wanted.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,10 @@ logger = logging.getLogger(__name__)
 OUTSTANDING_SECONDS = 5
 # How long the ringer rests when all that it was asked for was outstanding already: many commits can share a look.
 MERGE_SECONDS = 0.01
+
+
+# Whether the thread that rings for a kind looks for jobs of it next; None where no jobs run.
+takes_bell: Callable[[str], bool] | None = None
 
 
 class Doorbell(Task[Any, Any]):
@@ -52,9 +57,16 @@ class Doorbell(Task[Any, Any]):
 
 
 def ring_after_commit(*kinds: str) -> None:
-    """Rings for the kinds of those names once the current transaction commits, or now if there is none."""
+    """Rings for the kinds of those names once the current transaction commits, or now if there is none. Not for those
+    that this thread looks for next itself.
+    """
     for kind in kinds:
-        transaction.on_commit(partial(ring, kind))
+        transaction.on_commit(partial(_ring_unless_taken, kind))
+
+
+def _ring_unless_taken(kind: str) -> None:
+    if not (takes_bell and takes_bell(kind)):
+        ring(kind)
 
 
 def ring(kind: str) -> None:

@@ -42,11 +42,11 @@ class GroupInputs:
     """For the slot that runs the jobs of a group in turn. What they have waited for has ended, and changes no more."""
 
     def __init__(self, jobs: Sequence[RunningJob]) -> None:
-        # In the order in which they run; a child's inputs are others than a parent's.
+        # In the order in which they run; those that are given their children's results, and the others.
         self._unread: dict[bool, deque[UUID]] = {True: deque(), False: deque()}
         self._read: dict[UUID, list[tuple[str, str]]] = {}
         for running in jobs:
-            self._unread[_is_child(running)].append(running.row.id)
+            self._unread[running.is_given_childrens].append(running.row.id)
 
     def of(self, running: RunningJob) -> dict[str, Any] | None:
         """The results of the jobs that it waited for, by name; None if they are too large to be read with others'."""
@@ -58,20 +58,16 @@ class GroupInputs:
 
     def _read_from(self, running: RunningJob) -> None:
         """Reads the inputs of the job and of those after it, as far as the limit allows."""
-        unread = self._unread[_is_child(running)]
-        while unread and unread[0] != running.row.id:
-            unread.popleft()  # It has not asked for its inputs.
-        if not unread:
+        unread = self._unread[running.is_given_childrens]
+        if running.row.id not in unread:
             return
-        sql = CHILDS_INPUTS if _is_child(running) else PARENTS_INPUTS
-        self._read = {}
+        while unread[0] != running.row.id:
+            unread.popleft()  # It has not asked for its inputs.
+        sql = PARENTS_INPUTS if running.is_given_childrens else CHILDS_INPUTS
         for job_id, name, result in read_aside(sql, [[str(id) for id in unread], MAX_BYTES]):
             inputs = self._read.setdefault(UUID(job_id), [])
             if name is not None:
                 inputs.append((name, result))
-        for _ in range(max(1, len(self._read))):
+        unread.popleft()
+        while unread and unread[0] in self._read:
             unread.popleft()
-
-
-def _is_child(running: RunningJob) -> bool:
-    return running.row.parent_id is not None

@@ -134,6 +134,7 @@ class _Slot:
             if self._group.is_late or self._process.draining.is_set():
                 self._transaction.end()
                 self._group.hand_back_waiting()
+        self._process.short_work.group_is_ending()
         self._transaction.end()
         self._group.complete_returned()
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from django.db import connection
 
-from orchestrator.kinds import Kind
+from orchestrator.kinds import Kind, known_kind
 from orchestrator.queue.costs import costs
 from orchestrator.queue.recovery import recover_on_this_host
 from orchestrator.queue.tracebacks import collect_tracebacks
@@ -24,6 +24,7 @@ from orchestrator.worker.pace import Pace
 from orchestrator.worker.retirement import Retirement
 from orchestrator.worker.running_jobs import InFlightBatches, RunningJobs
 from orchestrator.worker.shared_claims import IdleSlots, SharedClaims
+from orchestrator.worker.short_work import ShortWork
 from orchestrator.worker.slots import Slots
 
 # How often a backend checks, during a statement, whether its client is still connected.
@@ -42,6 +43,7 @@ class WorkerProcess:
         self.groups = Groups(self.draining)
         self.pace = Pace()
         self.claims_together = SharedClaims()
+        self.short_work = ShortWork()
         self.completing = Completing(self.running)
         # Set where the pool can start slots without a message.
         self.idle_slots: IdleSlots | None = None
@@ -82,6 +84,14 @@ class WorkerProcess:
         """Whether it still claims jobs of the kind: not once it is to end, nor if a job of the kind hangs in it."""
         is_to_end = self.draining.is_set() or self.retirement.is_due
         return not (is_to_end or kind.name in self.hard_timeout.hanging_kinds)
+
+    def takes_bell(self, name: str) -> bool:
+        """Whether the slot that calls looks for jobs of the kind as soon as it has completed those that it has run."""
+        kind = known_kind(name)
+        is_short = kind and kind.execution == "leased" and not (kind.is_async or self.pace.is_long(name))
+        if not (kind and is_short and kind.queue in self.lease.queues and self.claims(kind)):
+            return False
+        return self.short_work.take(name)
 
     def start(self) -> WorkerProcess:
         self.heartbeat.start()

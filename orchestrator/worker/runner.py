@@ -9,7 +9,7 @@ from dataclasses import replace
 from django.conf import settings
 
 from orchestrator.attempt import session
-from orchestrator.kinds import Kind
+from orchestrator.kinds import Kind, kind_named
 from orchestrator.queue import bell, claims
 from orchestrator.worker.batches import run_batch
 from orchestrator.worker.leased import run_leased
@@ -47,6 +47,9 @@ def run_ready(kind: Kind, process: WorkerProcess) -> None:
     if kind.is_async:
         process.async_jobs.want(kind)
         return
+    if kind.execution == "leased" and process.slots.count > 1 and not process.pace.is_long(kind.name):
+        _run_short(kind, process)
+        return
     slice_ends = time.monotonic() + settings.ENV.TIME_SLICE_SECONDS
     while process.claims(kind) and (ran := run_next(kind, process)):
         process.retirement.count(ran)
@@ -57,6 +60,29 @@ def run_ready(kind: Kind, process: WorkerProcess) -> None:
             process.draining.wait(GATHER_SECONDS)
     if process.retirement.is_due:
         claims.ring_if_more(kind)
+
+
+def _run_short(kind: Kind, process: WorkerProcess) -> None:
+    """Runs groups of the kind's jobs, and of other kinds that are asked for meanwhile, in turn. All of it is left to
+    other slots of the process if those use a whole processor.
+    """
+    slice_ends = time.monotonic() + settings.ENV.TIME_SLICE_SECONDS
+    work = process.short_work
+    name: str | None = kind.name if work.begin(kind.name) else None
+    try:
+        while name is not None:
+            ran = 0
+            current = kind_named(name)
+            if process.claims(current):
+                with work.measuring(name):
+                    ran = run_next(current, process)
+            if ran and time.monotonic() >= slice_ends:
+                claims.ring_if_more(current)
+                return
+            name = work.next(name, is_dry=not ran)
+    finally:
+        for left in work.leave():
+            bell.ring(left)
 
 
 def run_next(kind: Kind, process: WorkerProcess, *, at_most: int | None = None) -> int:

@@ -40,3 +40,12 @@ def test_one_long_job_shrinks_the_next_group_at_once_and_short_ones_let_it_grow_
 
     assert long_once.group_size("test.kind") == 1
     assert forgotten.group_size("test.kind") == MAX_GROUP
+
+
+def test_a_kind_is_long_once_several_of_its_jobs_are() -> None:
+    surprised_once = measured(*[0.0001] * 64, 1.0)
+    long_by_now = measured(*[0.0001] * 64, *[0.05] * 8)
+
+    assert not surprised_once.is_long("test.kind")
+    assert long_by_now.is_long("test.kind")
+    assert measured(0.05).is_long("test.kind")
