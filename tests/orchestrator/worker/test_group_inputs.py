@@ -12,11 +12,17 @@ from orchestrator.attempt.session import read_aside
 from orchestrator.kinds import Kind
 from orchestrator.models import Job
 from orchestrator.running import RunningJob
-from orchestrator.worker import group_inputs
+from orchestrator.worker import group_inputs, groups
 from orchestrator.worker.process import WorkerProcess
-from tests.orchestrator.workbench import DeclareKind, again, pipeline, run
+from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, again, pipeline, run
 
 PIPELINES = 4
+
+
+@pytest.fixture(autouse=True)
+def in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No group takes longer than it should, however busy the machine is."""
+    monkeypatch.setattr(groups, "WAIT_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -39,7 +45,7 @@ def group_of_parents(
     parents = [pipeline(last, step, after or {"a": [], "b": []})[0] for _ in range(PIPELINES)]
     while run(step, worker):
         pass
-    for _ in range(PIPELINES):
+    for _ in range(64):
         worker.pace.measured(last.name, 0)
     return parents
 
