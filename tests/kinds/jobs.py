@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from django.db import transaction
 
 from orchestrator.async_running import AsyncRunningJob
 from orchestrator.ended import EndedJob
@@ -136,6 +137,13 @@ def exhaust_memory(running: RunningJob) -> None:
 def leave(running: RunningJob) -> None:
     """Tries to end its process in order."""
     raise SystemExit(3)
+
+
+@job("tests.die_after_end", queue="io", max_attempts=1)
+def die_after_end(running: RunningJob) -> dict[str, int]:
+    """Writes one row, and kills its process as soon as its end is committed."""
+    transaction.on_commit(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    return write_effect(running)
 
 
 class Mishaps(msgspec.Struct, forbid_unknown_fields=True):

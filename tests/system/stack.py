@@ -71,6 +71,7 @@ class Stack:
                 "LEASE_SECONDS": str(LEASE_SECONDS),
                 "SHUTDOWN_GRACE_SECONDS": "2",
                 "MAX_UNFINISHED_ORCHESTRATIONS": "1000",
+                "WEBHOOK_PRIVATE_NETWORKS": "127.0.0.0/8",
                 "INGESTION_EXTERNAL_SERVICE": "tests.kinds.services.remember",
             }
             | self.settings
