@@ -23,7 +23,7 @@ from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, threads
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-ROWS = 200_000
+ROWS = 80_000
 
 # A table full of jobs that have ended.
 FILL = """
