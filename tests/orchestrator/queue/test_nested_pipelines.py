@@ -11,6 +11,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from orchestrator import submission
+from orchestrator.admin.pipelines import boxes_of, drawn, steps_of
 from orchestrator.composition import fork, pipeline_detail, start, submit_pipeline
 from orchestrator.diagnostics.queries import names
 from orchestrator.doctor.jobs import MISCOUNTED, OVERDUE
@@ -568,3 +569,10 @@ def test_a_pipeline_shows_which_of_its_steps_are_pipelines(worker: WorkerProcess
     assert (step["job_id"], step["kind"], step["status"]) == (step["pipeline_id"], "pipeline.run", "COMPLETED")
     assert (inner["name"], inner["parent"], inner["steps"][0]["name"]) == ("inner", parent.id, "a")
     assert inner["steps"][0]["pipeline_id"] is None
+
+
+def test_the_drawing_of_a_pipeline_says_how_far_those_within_are(echo: Kind, worker: WorkerProcess) -> None:
+    parent = start(Pipeline().step("x", nested(("a", echo, 1), ("b", echo, 2))))
+    run(echo, worker)
+
+    assert "RUNNING · 1 of 2 steps" in drawn(boxes_of(steps_of(parent)))
