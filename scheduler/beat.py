@@ -6,11 +6,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery import platforms, signals
+from celery.beat import Service
 from django_celery_beat.schedulers import DatabaseScheduler
 
 from orchestrator.kinds import known_kind
 from scheduler.models import FIRE
 from scheduler.services.periodic_jobs import submit_if_due
+
+
+@signals.beat_init.connect
+def end_when_asked(sender: Service, **_: Any) -> None:
+    """Celery raises SystemExit where the signal finds Beat. In a callback of the garbage collector that is lost, so
+    its loop is told as well.
+    """
+
+    def end(*_: Any) -> None:
+        sender.stop()
+        raise SystemExit
+
+    platforms.signals.update(SIGTERM=end, SIGINT=end)
 
 
 class Scheduler(DatabaseScheduler):  # type: ignore[misc]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from celery.apps.beat import Beat
+from celery.beat import Service
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -56,6 +61,38 @@ def test_beat_ticks_and_reads_no_row_of_a_schedule() -> None:
 def test_beat_is_configured_to_use_it() -> None:
     assert app.conf.beat_scheduler == "scheduler.beat:Scheduler"
     assert app.conf.beat_schedule["tick"]["task"] == tick_task.name
+
+
+class Losing:
+    """A scheduler that is asked to end and loses the exception that says so, as a callback of the collector does."""
+
+    max_interval = 1
+    ticks = 0
+    synced = False
+
+    def tick(self) -> float:
+        self.ticks += 1
+        assert self.ticks < 3, "It goes on."
+        with suppress(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    def close(self) -> None:
+        self.synced = True
+
+
+def test_beat_ends_when_it_is_asked_to_although_the_exception_is_lost() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    service = Service(app)
+    scheduler = service.scheduler = Losing()
+    try:
+        Beat(app=app).install_sync_handler(service)
+        service.start()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    assert (scheduler.ticks, scheduler.synced) == (1, True)
 
 
 @own_connection
