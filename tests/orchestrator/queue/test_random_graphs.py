@@ -24,7 +24,7 @@ from orchestrator.models import Job, Step
 from orchestrator.pipelines import ref
 from orchestrator.queue import pipelines
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
-from orchestrator.signalling import NotAwaited, send_signal
+from orchestrator.signalling import AlreadySent, NotAwaited, send_signal
 from orchestrator.submission import Compensated, submit
 from orchestrator.testing import drain
 from orchestrator.worker.process import WorkerProcess
@@ -191,7 +191,7 @@ class Workshop:
 
     def finish(self, parent: Job) -> Job:
         """Lets everything happen that can, with the signals that are waited for, and looks that all was counted."""
-        for _ in range(2):
+        for _ in range(3):
             drain(worker=self.worker)
             # What a tick does for graphs; all of it takes ten times as long.
             pipelines.resolve_left()
@@ -200,6 +200,8 @@ class Workshop:
                 send_signal(parent.id, "go", {})
             except NotAwaited:
                 break
+            except AlreadySent:
+                continue  # Before a retry: what waits for it now goes on with it, once that is resolved.
         drain(worker=self.worker)
         assert names(MISCOUNTED, overdue=OVERDUE, most=10_000) == []
         return again(parent)
