@@ -9,8 +9,8 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from celery import beat
 from celery.apps.beat import Beat
-from celery.beat import Service
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -51,11 +51,11 @@ def test_beat_ticks_and_reads_no_row_of_a_schedule() -> None:
         name="someone else's", task="orchestrator.tick", interval=IntervalSchedule.objects.first()
     )
 
-    beat = Scheduler(app, lazy=True)
-    beat.setup_schedule()
+    scheduler = Scheduler(app, lazy=True)
+    scheduler.setup_schedule()
 
-    assert {"tick", other.name} <= beat.schedule.keys()
-    assert not [name for name in beat.all_as_schedule() if name.startswith(FIRE)]
+    assert {"tick", other.name} <= scheduler.schedule.keys()
+    assert not [name for name in scheduler.all_as_schedule() if name.startswith(FIRE)]
 
 
 def test_beat_is_configured_to_use_it() -> None:
@@ -63,14 +63,13 @@ def test_beat_is_configured_to_use_it() -> None:
     assert app.conf.beat_schedule["tick"]["task"] == tick_task.name
 
 
-class Losing:
+class Losing(beat.Scheduler):
     """A scheduler that is asked to end and loses the exception that says so, as a callback of the collector does."""
 
-    max_interval = 1
     ticks = 0
-    synced = False
+    closed = False
 
-    def tick(self) -> float:
+    def tick(self, **_: Any) -> float:
         self.ticks += 1
         assert self.ticks < 3, "It goes on."
         with suppress(SystemExit):
@@ -78,13 +77,12 @@ class Losing:
         return 0
 
     def close(self) -> None:
-        self.synced = True
+        self.closed = True
 
 
 def test_beat_ends_when_it_is_asked_to_although_the_exception_is_lost() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    service = Service(app)
-    scheduler = service.scheduler = Losing()
+    service = beat.Service(app, scheduler_cls=Losing)
     try:
         Beat(app=app).install_sync_handler(service)
         service.start()
@@ -92,7 +90,9 @@ def test_beat_ends_when_it_is_asked_to_although_the_exception_is_lost() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    assert (scheduler.ticks, scheduler.synced) == (1, True)
+    scheduler = service.scheduler
+    assert isinstance(scheduler, Losing)
+    assert (scheduler.ticks, scheduler.closed) == (1, True)
 
 
 @own_connection
