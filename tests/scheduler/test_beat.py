@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from celery import beat
+from celery import beat as celery_beat
 from celery.apps.beat import Beat
 from django.db import connection
 from django.test import Client
@@ -51,11 +51,11 @@ def test_beat_ticks_and_reads_no_row_of_a_schedule() -> None:
         name="someone else's", task="orchestrator.tick", interval=IntervalSchedule.objects.first()
     )
 
-    scheduler = Scheduler(app, lazy=True)
-    scheduler.setup_schedule()
+    beat = Scheduler(app, lazy=True)
+    beat.setup_schedule()
 
-    assert {"tick", other.name} <= scheduler.schedule.keys()
-    assert not [name for name in scheduler.all_as_schedule() if name.startswith(FIRE)]
+    assert {"tick", other.name} <= beat.schedule.keys()
+    assert not [name for name in beat.all_as_schedule() if name.startswith(FIRE)]
 
 
 def test_beat_is_configured_to_use_it() -> None:
@@ -63,13 +63,13 @@ def test_beat_is_configured_to_use_it() -> None:
     assert app.conf.beat_schedule["tick"]["task"] == tick_task.name
 
 
-class Losing(beat.Scheduler):
+class Losing(celery_beat.Scheduler):
     """A scheduler that is asked to end and loses the exception that says so, as a callback of the collector does."""
 
     ticks = 0
     closed = False
 
-    def tick(self, **_: Any) -> float:
+    def tick(self, *_: Any, **__: Any) -> float:
         self.ticks += 1
         assert self.ticks < 3, "It goes on."
         with suppress(SystemExit):
@@ -82,7 +82,7 @@ class Losing(beat.Scheduler):
 
 def test_beat_ends_when_it_is_asked_to_although_the_exception_is_lost() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    service = beat.Service(app, scheduler_cls=Losing)
+    service = celery_beat.Service(app, scheduler_cls=Losing)
     try:
         Beat(app=app).install_sync_handler(service)
         service.start()
