@@ -318,7 +318,8 @@ def test_a_random_graph_ends_as_the_model_says_and_so_do_its_fork_and_its_retry(
 
 
 @pytest.mark.long
-@settings(max_examples=80, suppress_health_check=[*HealthCheck])
+@pytest.mark.timeout(3_600)
+@settings(max_examples=200, suppress_health_check=[*HealthCheck])
 @given(steps=graphs(300), killed=KILLED, cancelled_after=CANCELLED_AFTER, from_step=FROM_STEP)
 def test_two_hundred_graphs_of_up_to_three_hundred_steps_do_so(
     workshop: Workshop, steps: list[Drawn], killed: tuple[int, int], cancelled_after: int | None, from_step: int
