@@ -378,7 +378,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
             description="Attempts that each process exports spans of per second, at most, if it exports traces. Those "
             "that fail come on top.",
         ),
-    ] = 50
+    ] = 20
     FLOWER_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of Flower of `manage.py up`.")] = 5555
     POSTGRES_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of the embedded PostgreSQL.")] = 54320
     VALKEY_PORT: Annotated[int, Meta(ge=1, le=65_535, description="Port of the embedded Valkey.")] = 63790
