@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 from django.db import transaction
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from access import audit
@@ -331,7 +332,8 @@ def pipeline_detail(job: Job) -> dict[str, Any]:
     signals = dict(StepRow.objects.filter(job__parent=job.id, waits_since__isnull=False).values_list("job", "signal"))
     outcomes = dict(StepRow.objects.filter(job__parent=job.id).exclude(outcome="").values_list("job", "outcome"))
     each = dict(StepRow.objects.filter(job__parent=job.id, each__isnull=False).values_list("job", "each__kind"))
-    nested = set(Job.objects.filter(parent__parent=job.id).values_list("parent", flat=True).distinct())
+    has_children = Exists(Job.objects.filter(parent=OuterRef("id")))
+    nested = set(Job.objects.filter(has_children, parent=job.id).values_list("id", flat=True))
     now = timezone.now()
     done = sum(step.status == Status.COMPLETED or step.id in outcomes for step in steps)
     return {

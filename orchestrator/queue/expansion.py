@@ -168,10 +168,10 @@ def _new(step: Waiting, payload: Payload, row: _Step, depth: int) -> _New:
 
 
 def _add(new: Sequence[_New], expanded: Expanded) -> None:
-    jobs = [job for one in new for job in one.children.jobs]
-    dependencies = [each for one in new for each in one.children.dependencies]
     if not new:
         return
+    jobs = [job for one in new for job in one.children.jobs]
+    dependencies = [each for one in new for each in one.children.dependencies]
     parameters: dict[str, Any] = {
         "ids": [str(one.step.id) for one in new],
         "payloads": [one.payload.text for one in new],
