@@ -31,7 +31,7 @@ STEP = {
         "kind": {
             "type": "string",
             "maxLength": 100,
-            "description": "One of `GET /kinds`. If it `is_pipeline` so is the step.",
+            "description": "One of `GET /kinds`. If that `is_pipeline`, so is the step.",
         },
         "pipeline": {
             "type": "object",
