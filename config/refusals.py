@@ -16,9 +16,9 @@ from django.views import defaults
 from rest_framework import exceptions
 
 from access.permissions import NotPermitted
+from orchestrator.client_limits import QuotaExceeded
 from orchestrator.database_errors import is_read_only, leave_read_only
 from orchestrator.graphs.checks import BadGraph
-from orchestrator.http.client_limits import QuotaExceeded
 from orchestrator.http.idempotency import BadKey, IdempotencyKeyReused
 from orchestrator.http.requests import BadInput, problems_in
 from orchestrator.http.responses import problem, shortened

@@ -15,13 +15,12 @@ from ingestion.models import Chunk, Ingestion, Record
 from orchestrator.models import Job
 from orchestrator.states import Status
 
-# What was received for an owner's unfinished jobs.
+# What was received for the jobs.
 STORED = """
 SELECT sum(pg_column_size(records))
-FROM orchestrator_job AS job
+FROM ({jobs}) AS job
 JOIN ingestion_ingestion AS ingestion ON ingestion.job_id = job.id
 JOIN ingestion_chunk AS chunk ON chunk.ingestion_id = ingestion.id
-WHERE owner = %(owner)s AND owner <> '' AND parent_id IS NULL AND status IN ('CREATED', 'RUNNING')
 """
 
 SHOWN_STATUS = {Status.CREATED: "PENDING", Status.RUNNING: "PROCESSING"}

@@ -15,6 +15,7 @@ from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from access import audit
+from orchestrator.client_limits import NO_LIMITS, ClientLimits, nearest_step
 from orchestrator.graphs import checks, nesting, references
 from orchestrator.graphs.each import EACH, is_item, prefix
 from orchestrator.graphs.nesting import PIPELINE as PIPELINE
@@ -126,9 +127,11 @@ def _submit(
     return job
 
 
-def fork(pipeline: Job, first: str) -> Job:
+def fork(pipeline: Job, first: str, *, limits: ClientLimits = NO_LIMITS) -> Job:
     """Starts a new pipeline with the steps of one, of which only the step `first`, what comes after it, and what has
     not completed run, with what was compensated and what comes after that; the results of the others are taken over.
+
+    limits: of the client who asks. Priorities and attempts that it may not ask for become the nearest that it may.
 
     Raises NoSuchStep, or what `submit` raises; then nothing was written.
     """
@@ -139,9 +142,11 @@ def fork(pipeline: Job, first: str) -> Job:
             raise NoSuchStep(first, children)
         again = _at_or_after([first, *_compensated(pipeline, children)], after)
         own = StepRow.objects.filter(job=pipeline).first() or StepRow()
-        steps = Pipeline(steps=[_as_child(child, after[name]) for name, child in children.items()])
+        again_as = (_as_child(child, after[name]) for name, child in children.items())
+        steps = Pipeline(steps=[nearest_step(child, limits) for child in again_as])
         steps.definition = own.definition
-        new = submit(pipeline.kind, pipeline.payload, owner=pipeline.owner, priority=pipeline.priority, children=steps)
+        priority = limits.nearest_priority(pipeline.priority, pipeline.kind)
+        new = submit(pipeline.kind, pipeline.payload, owner=pipeline.owner, priority=priority, children=steps)
         if new.duplicate:
             raise NotUnique(Holder(new.id, new.kind, new.owner, new.status, new.attempt), owner=new.owner)
         if own.deadline_seconds:

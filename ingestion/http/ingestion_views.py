@@ -11,14 +11,14 @@ from ingestion import queries
 from ingestion.http.serializers import Accepted, IngestionStatus, NewIngestion
 from ingestion.models import Ingestion
 from ingestion.services.receiving import accept
-from orchestrator import submission
-from orchestrator.http import openapi, stored_bytes
+from orchestrator import stored_bytes, submission
+from orchestrator.client_limits import check_quotas, limits_of
+from orchestrator.http import openapi
 from orchestrator.http.api_view import APIView
-from orchestrator.http.client_limits import body_bytes, check_quotas, limits_of
 from orchestrator.http.idempotency import idempotent
 from orchestrator.http.links import link, location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, problems
-from orchestrator.http.requests import read_body, read_id
+from orchestrator.http.requests import body_bytes, read_body, read_id
 from orchestrator.states import Status
 
 stored_bytes.SOURCES.append(queries.STORED)

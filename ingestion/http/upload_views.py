@@ -22,8 +22,8 @@ from ingestion.models import Ingestion
 from ingestion.queries import received_bytes
 from ingestion.records import uploads
 from ingestion.services.receiving import discard_upload, receive, submit_upload
+from orchestrator.client_limits import check_quotas, limits_of
 from orchestrator.http.api_view import APIView
-from orchestrator.http.client_limits import check_quotas, limits_of
 from orchestrator.http.idempotency import fingerprint_of, key_of, respond_once
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, problems
 from orchestrator.http.parsers import content_codings

@@ -13,6 +13,7 @@ from access.permissions import owner_of
 from orchestrator.admin.base import ask_first, is_across
 from orchestrator.admin.filters import PipelineFilter
 from orchestrator.admin.unfold import ModelAdmin
+from orchestrator.client_limits import QuotaExceeded, limits_of
 from orchestrator.models import Job
 from orchestrator.steering.actions import eligible, start
 from orchestrator.steering.batches import Verb
@@ -37,7 +38,13 @@ def act_on_all(
     if question := ask_first(model_admin, request, matching, verb.capitalize(), NOTE, in_background=True):
         return question
     filters = {"list": request.GET.urlencode()}
-    started = start(verb, matching, filters, owner=owner_of(request.user), change=change)
+    try:
+        started = start(
+            verb, matching, filters, owner=owner_of(request.user), change=change, quotas=limits_of(request.user).quotas
+        )
+    except QuotaExceeded as refusal:
+        model_admin.message_user(request, str(refusal), messages.WARNING)
+        return None
     if started.job is None:
         model_admin.message_user(request, "No job matches any more.", messages.WARNING)
         return None

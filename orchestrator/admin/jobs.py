@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -27,13 +28,14 @@ from orchestrator.admin.filters import CreatedFilter, KindFilter, PipelineFilter
 from orchestrator.admin.rendering import cut, label, with_id
 from orchestrator.admin.run_again import RunAgainForm
 from orchestrator.admin.send_signal import SendSignalForm
+from orchestrator.client_limits import BeyondLimits, QuotaExceeded, check, check_quotas, check_signal, limits_of
 from orchestrator.kinds import UnknownKind
 from orchestrator.models import Job
 from orchestrator.shown.lists import column
 from orchestrator.shown.words import age, duration
 from orchestrator.signalling import AlreadySent, BadSignal, NotAwaited, send_signal
 from orchestrator.states import UNFINISHED, Status
-from orchestrator.steering.batches import Verb
+from orchestrator.steering.batches import Verb, retry_within
 from orchestrator.steering.changing import Change, NotChangeable, change
 from orchestrator.submission import (
     BadSubmission,
@@ -42,11 +44,10 @@ from orchestrator.submission import (
     NotUnique,
     TooManyUnfinished,
     cancel,
-    retry,
     submit,
 )
 
-REFUSALS = (NotCancellable, NotRetryable, TooManyUnfinished, UnknownKind, Job.DoesNotExist)
+REFUSALS = (NotCancellable, NotRetryable, QuotaExceeded, TooManyUnfinished, UnknownKind, Job.DoesNotExist)
 
 
 def confirmation(verb: str, description: str) -> dict[str, Any]:
@@ -113,11 +114,11 @@ class JobAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Make the selected jobs the most urgent", permissions=["reschedule"])
     def urgent_selected(self, request: HttpRequest, jobs: QuerySet[Job]) -> TemplateResponse | None:
-        return act_on_all(self, request, "change", jobs, Change(priority=0))
+        return act_on_all(self, request, "change", jobs, Change(priority=limits_of(request.user).priorities[0]))
 
     @admin.action(description="Make the selected jobs the least urgent", permissions=["reschedule"])
     def least_urgent_selected(self, request: HttpRequest, jobs: QuerySet[Job]) -> TemplateResponse | None:
-        return act_on_all(self, request, "change", jobs, Change(priority=9))
+        return act_on_all(self, request, "change", jobs, Change(priority=limits_of(request.user).priorities[-1]))
 
     @admin.action(description="Start the selected jobs as soon as possible", permissions=["reschedule"])
     def start_selected(self, request: HttpRequest, jobs: QuerySet[Job]) -> TemplateResponse | None:
@@ -161,8 +162,9 @@ class JobAdmin(ReadOnlyAdmin):
             raise Http404
         name, body = form.cleaned_data["name"], form.cleaned_data["body"]
         try:
+            check_signal(job.id, limits_of(request.user).quotas, stored=len(request.POST.get("body", "")))
             send_signal(job.id, name, body, sent_by=owner_of(request.user))
-        except (AlreadySent, BadSignal, NotAwaited) as refusal:
+        except (AlreadySent, BadSignal, NotAwaited, QuotaExceeded) as refusal:
             self.message_user(request, str(refusal), messages.WARNING)
         else:
             self.log_change(request, job, f"Sent the signal {name}.")
@@ -188,8 +190,9 @@ class JobAdmin(ReadOnlyAdmin):
         if job is None:
             raise Http404
         try:
+            check(form.change.columns, limits_of(request.user))
             changed = change(job.id, form.change)
-        except NotChangeable as refusal:
+        except (BeyondLimits, NotChangeable) as refusal:
             self.message_user(request, str(refusal), messages.WARNING)
         else:
             self.log_change(request, changed, f"Changed the priority from {job.priority} to {changed.priority}.")
@@ -216,10 +219,12 @@ class JobAdmin(ReadOnlyAdmin):
         old = self.get_object(request, object_id)
         if old is None:
             raise Http404
-        given = form.cleaned_data
+        given, limits = form.cleaned_data, limits_of(request.user)
         try:
+            check(given, limits)
+            check_quotas({old.owner: 1}, limits, stored=len(request.POST["payload"]))
             new = submit(old.kind, given["payload"], owner=old.owner, priority=given["priority"])
-        except (TooManyUnfinished, NotUnique, BadSubmission) as refusal:
+        except (QuotaExceeded, TooManyUnfinished, NotUnique, BadSubmission) as refusal:
             self.message_user(request, str(refusal), messages.WARNING)
             return opened(old)
         if new.duplicate:
@@ -247,7 +252,8 @@ class JobAdmin(ReadOnlyAdmin):
         self._act(request, jobs, cancel, "Requested cancellation of")
 
     def _retry(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
-        self._act(request, jobs, retry, "Retried")
+        quotas = limits_of(request.user).quotas
+        self._act(request, jobs, partial(retry_within, quotas=quotas), "Retried")
 
     def _act(self, request: HttpRequest, jobs: QuerySet[Job], act: Callable[[UUID], Job], done: str) -> None:
         """What was done is kept in the history of each job, with who did it."""

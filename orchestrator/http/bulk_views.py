@@ -12,8 +12,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from access.permissions import owner_of
-from orchestrator import submission
-from orchestrator.http import client_limits, examples
+from orchestrator import client_limits, submission
+from orchestrator.http import examples
 from orchestrator.http.api_view import APIView
 from orchestrator.http.bulk_serializers import BulkAnswer, BulkChangeRequest, BulkRequest
 from orchestrator.http.idempotency import idempotent
@@ -21,7 +21,7 @@ from orchestrator.http.job_serializers import MAX_JOBS, AcceptedJobs, NewJob, Ne
 from orchestrator.http.job_views import as_change, owner_named, visible_notifications
 from orchestrator.http.links import link, location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, example, problems
-from orchestrator.http.requests import BadInput, first_problems, problems_in, read_body, unknown_problems
+from orchestrator.http.requests import BadInput, body_bytes, first_problems, problems_in, read_body, unknown_problems
 from orchestrator.http.unique_jobs import check_may_have, check_unique
 from orchestrator.kinds import BadPayload, InternalKind, Kind, Problem, UnknownKind, kind_open_to_clients
 from orchestrator.steering.actions import PERMISSIONS, eligible, start
@@ -56,7 +56,7 @@ class BulkView(APIView):
         limits = client_limits.limits_of(request.user)
         asked = _read_jobs(request, limits)
         owners = Counter(options["owner"] for _, options in asked)
-        client_limits.check_quotas(owners, limits, stored=client_limits.body_bytes(request))
+        client_limits.check_quotas(owners, limits, stored=body_bytes(request))
         try:
             accepted = submission.submit_all(asked)
         except submission.BadBatch as error:
@@ -78,14 +78,16 @@ class BulkActionView(APIView):
 
     def act(self, request: Request) -> Response:
         asked = read_body(self.input, request)
-        client_limits.check(asked.get("change", {}), client_limits.limits_of(request.user), "/change")
+        limits = client_limits.limits_of(request.user)
+        client_limits.check(asked.get("change", {}), limits, "/change")
         change = as_change(asked["change"]) if "change" in asked else None
         described = JobFilter(**asked["filter"])
         jobs = permitted(request.user, described, PERMISSIONS[self.verb])
         if asked["dry_run"]:
             found = count(eligible(self.verb, jobs, change))
             return Response(self._answer(dry_run=True, matched=found.matched, exact=found.exact))
-        started = start(self.verb, jobs, described.given, owner=owner_of(request.user), change=change)
+        owner, quotas = owner_of(request.user), limits.quotas
+        started = start(self.verb, jobs, described.given, owner=owner, change=change, quotas=quotas)
         answer = self._answer(matched=started.matched, more=started.more)
         if started.job is None:
             return Response(answer)
@@ -169,7 +171,7 @@ def _read_jobs(request: Request, limits: client_limits.ClientLimits) -> Asked:
             asked.append((kind, options | {"owner": owners[name]}))
         except ValidationError as error:
             found += problems_in(error.detail, f"/{place}")
-        except (UnknownKind, InternalKind, BadPayload, BadInput) as error:
+        except (UnknownKind, InternalKind, BadPayload, BadInput, client_limits.BeyondLimits) as error:
             found += [each._replace(pointer=f"/{place}{each.pointer}") for each in error.problems]
     if found:
         raise _refusal(found, of=len(items))

@@ -20,8 +20,8 @@ from access.permissions import (
     require_visible,
     visible,
 )
-from orchestrator import queries, submission
-from orchestrator.http import client_limits, examples, openapi
+from orchestrator import client_limits, queries, submission
+from orchestrator.http import examples, openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
 from orchestrator.http.idempotency import idempotent
@@ -45,7 +45,7 @@ from orchestrator.http.openapi import (
     problems,
 )
 from orchestrator.http.pagination import NewestFirst
-from orchestrator.http.requests import BadInput, read_body, read_id, read_query
+from orchestrator.http.requests import BadInput, body_bytes, read_body, read_id, read_query
 from orchestrator.http.responses import cache_headers, etag_of, not_modified
 from orchestrator.http.unique_jobs import check_may_have, check_unique
 from orchestrator.kinds import Problem, kind_open_to_clients
@@ -84,7 +84,7 @@ class JobsView(APIView):
         check_unique(kind, asked)
         limits = client_limits.limits_of(request.user)
         client_limits.check(asked, limits)
-        client_limits.check_quotas({owner: 1}, limits, stored=client_limits.body_bytes(request))
+        client_limits.check_quotas({owner: 1}, limits, stored=body_bytes(request))
         notify = visible_notifications(asked.get("notify") or [], request)
         job = submission.submit(**asked | {"kind": kind, "owner": owner, "notify": notify})
         check_may_have(request, job, kind, owner)
@@ -192,7 +192,7 @@ class RetryView(APIView):
         id = read_id(job_id=job_id)
         read_body(NoFields, request)
         require_visible(request.user, Job, id, to="orchestrator.retry_job")
-        client_limits.check_retry(id, client_limits.limits_of(request.user))
+        client_limits.check_retry(id, client_limits.limits_of(request.user).quotas)
         shown = job_shown(request, submission.retry(id).id)
         return Response(shown, status=202, headers=location(request, shown["links"]["self"]))
 

@@ -9,6 +9,7 @@ from rest_framework.response import Response
 
 from access.permissions import UnknownOwner, owner_to_submit_for
 from orchestrator import queries, submission
+from orchestrator.client_limits import check_quotas, limits_of
 from orchestrator.http import examples, openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
@@ -53,6 +54,7 @@ class OrchestrateView(APIView):
         except UnknownOwner as error:
             raise Http404(str(error)) from None
         read_body(NoFields, request)
+        check_quotas({owner: 1}, limits_of(request.user), stored=0)
         job = submission.submit(queries.ORCHESTRATION, owner=owner)
         started = StartedSerializer(job).data
         return Response(started, status=202, headers=location(request, started["status_url"]))

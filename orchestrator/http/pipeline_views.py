@@ -9,8 +9,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from access.permissions import owner_of, require_visible
-from orchestrator import composition, queries, submission
-from orchestrator.http import client_limits, examples, openapi
+from orchestrator import client_limits, composition, queries, submission
+from orchestrator.http import examples, openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
 from orchestrator.http.idempotency import idempotent
@@ -24,7 +24,7 @@ from orchestrator.http.pipeline_serializers import (
     NewPipeline,
     PipelineSerializer,
 )
-from orchestrator.http.requests import BadInput, read_body, read_id, read_query
+from orchestrator.http.requests import BadInput, body_bytes, read_body, read_id, read_query
 from orchestrator.kinds import Problem
 from orchestrator.models import Job
 from orchestrator.states import Status
@@ -59,7 +59,7 @@ class PipelinesView(APIView):
         owner = owner_named(asked.pop("owner"), request) if "owner" in asked else owner_of(request.user)
         limits = client_limits.limits_of(request.user)
         client_limits.check_pipeline(asked, limits)
-        client_limits.check_quotas({owner: 1}, limits, stored=client_limits.body_bytes(request))
+        client_limits.check_quotas({owner: 1}, limits, stored=body_bytes(request))
         job, steps = _submitted(asked, owner)
         itself = link("pipeline", job.id)
         accepted = {"pipeline_id": job.id, "status_url": itself, "steps": steps}
@@ -135,7 +135,7 @@ class RetryPipelineView(APIView):
         read_body(NoFields, request)
         require_visible(request.user, Job, id, to="orchestrator.retry_job")
         _detail(request, id)
-        client_limits.check_retry(id, client_limits.limits_of(request.user))
+        client_limits.check_retry(id, client_limits.limits_of(request.user).quotas)
         submission.retry(id)
         return Response(_detail(request, id), status=202, headers=location(request, link("pipeline", id)))
 
@@ -147,7 +147,8 @@ class ForkPipelineView(APIView):
         summary="Start a pipeline that takes over results of another",
         description="The new one has the same steps and the same owner. The step `from`, what comes after it, and "
         "what has not completed run; the others are COMPLETED at once with the results that they had, and their "
-        "`outcome` is REUSED. The pipeline that it is forked from, in whatever state it is, stays as it is.",
+        "`outcome` is REUSED. Priorities and attempts that you may not ask for become the nearest that you "
+        "may. The pipeline that it is forked from, in whatever state it is, stays as it is.",
         parameters=[PIPELINE_ID, ForkParameters, IDEMPOTENCY_KEY, LOCATION],
         request=NoFields,
         responses={
@@ -163,9 +164,10 @@ class ForkPipelineView(APIView):
         require_visible(request.user, Job, id, to="orchestrator.retry_job")
         _detail(request, id)
         pipeline = Job.objects.get(id=id)
-        client_limits.check_quotas({pipeline.owner: 1}, client_limits.limits_of(request.user), stored=0)
+        limits = client_limits.limits_of(request.user)
+        client_limits.check_again(Job.objects.filter(id=id), limits.quotas)
         try:
-            new = composition.fork(pipeline, first)
+            new = composition.fork(pipeline, first, limits=limits)
         except composition.NoSuchStep as error:
             raise BadInput("query", [Problem("/from", "unknown_step", str(error))]) from None
         return Response(_detail(request, new.id), status=202, headers=location(request, link("pipeline", new.id)))

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
+from django.conf import settings
 from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.fields import Field, ListField, MultipleChoiceField, UUIDField
 from rest_framework.request import Request
@@ -44,6 +45,11 @@ def read_id(**given: str) -> UUID:
     id: UUID
     [id] = read_path(dict.fromkeys(given, _ID), **given).values()
     return id
+
+
+def body_bytes(request: Request) -> int:
+    """How long the request's body is, or may be where that is not known before."""
+    return int(request.META.get("CONTENT_LENGTH") or settings.ENV.MAX_BODY_BYTES)
 
 
 def read_path(parts: Mapping[str, Field[Any, Any, Any, Any]], **given: str) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from rest_framework.response import Response
 
 from access.permissions import owner_of, require_visible
 from orchestrator import signalling
+from orchestrator.client_limits import check_signal, limits_of
 from orchestrator.graphs.waits import NAME
 from orchestrator.http import openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.idempotency import idempotent
 from orchestrator.http.job_views import JOB_ID
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, example, problems
-from orchestrator.http.requests import BadInput, read_path
+from orchestrator.http.requests import BadInput, body_bytes, read_path
 from orchestrator.kinds import Problem
 from orchestrator.models import Job
 
@@ -60,5 +61,6 @@ class SignalView(APIView):
         body = request.data
         if not isinstance(body, dict):
             raise BadInput("", [Problem("", "not_an_object", "The body of a signal must be a JSON object.")])
+        check_signal(path["job_id"], limits_of(request.user).quotas, stored=body_bytes(request))
         signalling.send_signal(path["job_id"], name, body, sent_by=owner_of(request.user))
         return Response({"job_id": path["job_id"], "signal": name}, status=202)

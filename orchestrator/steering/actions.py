@@ -24,6 +24,7 @@ from django.db.models import Q, QuerySet, Sum
 from django.db.models.functions import Now
 
 from access import audit
+from orchestrator.client_limits import NO_QUOTAS, Quotas, check_again
 from orchestrator.models import BulkBatch, Job
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.steering import batches
@@ -103,18 +104,29 @@ class _NothingMatched(Exception):
 
 
 def start(
-    verb: Verb, jobs: QuerySet[Job], described: Mapping[str, Any], *, owner: str = "", change: Change | None = None
+    verb: Verb,
+    jobs: QuerySet[Job],
+    described: Mapping[str, Any],
+    *,
+    owner: str = "",
+    change: Change | None = None,
+    quotas: Quotas = NO_QUOTAS,
 ) -> Started:
     """Has it done to the jobs as they are now. Once that is committed, whoever asked helps for a moment.
 
     jobs: those that match, and to which it may be done. described: the filter, for the record. owner: who sees how far
-    it is.
+    it is. quotas: of whoever asks; a retry that would exceed them together with its own job raises
+    QuotaExceeded, and jobs that would by the time that their turn comes are refused.
     """
-    asked = BulkAction(verb, msgspec.to_builtins(dict(described)), change.as_json() if change else None)
+    change_made = change.as_json() if change else None
+    asked = BulkAction(verb, msgspec.to_builtins(dict(described)), change_made, quotas)
     try:
         with transaction.atomic():
             job = submit(BULK_ACTION, msgspec.to_builtins(asked), owner=owner)
-            matched = _keep(job, eligible(verb, jobs, change).exclude(id=job.id))
+            meant = eligible(verb, jobs, change).exclude(id=job.id)
+            if verb == "retry":
+                check_again(meant, quotas)
+            matched = _keep(job, meant)
             if not matched:
                 raise _NothingMatched
             audit.record(f"jobs.{verb}", job.id, f"{min(matched, MAX_SELECTED):,} jobs", after=_for_audit(asked))

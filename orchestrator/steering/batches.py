@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from django.db.models.functions import Now
 
 from access import audit
+from orchestrator.client_limits import NO_QUOTAS, QuotaExceeded, Quotas, check_again, check_retry
 from orchestrator.kinds import UnknownKind, all_kinds
 from orchestrator.models import Dependency, Job
 from orchestrator.queue import bell, kind_limits, places, transitions
@@ -31,15 +33,25 @@ Verb = Literal["cancel", "retry", "change"]
 
 # Of the jobs cancelled together, those that Flower is told of. It could not follow thousands.
 MAX_REPORTED = 100
-REFUSALS = (NotCancellable, NotRetryable, NotChangeable, TooManyUnfinished, UnknownKind, Job.DoesNotExist)
+REFUSALS = (
+    NotCancellable,
+    NotRetryable,
+    NotChangeable,
+    QuotaExceeded,
+    TooManyUnfinished,
+    UnknownKind,
+    Job.DoesNotExist,
+)
 
 
-class BulkAction(msgspec.Struct, forbid_unknown_fields=True):
+class BulkAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What is done to all jobs that matched."""
 
     action: Verb
     filter: dict[str, Any]
     change: dict[str, Any] | None = None
+    # Of a retry by somebody who may not exceed them.
+    quotas: Quotas = NO_QUOTAS
 
 
 Outcome = tuple[Counter[str], dict[str, str]]
@@ -54,7 +66,7 @@ def act(asked: BulkAction, ids: Collection[UUID], found_at: datetime, check: Cal
     if asked.action == "cancel":
         return _cancel(ids, check)
     if asked.action == "retry":
-        return _retry(ids, found_at, check)
+        return _retry(ids, found_at, asked.quotas, check)
     return _change(ids, Change.from_json(asked.change or {}), check)
 
 
@@ -120,16 +132,25 @@ def _cancel_together(ids: Collection[UUID]) -> set[UUID]:
 # Retry
 
 
-def _retry(ids: Collection[UUID], found_at: datetime, check: Callable[[], None]) -> Outcome:
+def _retry(ids: Collection[UUID], found_at: datetime, quotas: Quotas, check: Callable[[], None]) -> Outcome:
     # What ended later has been retried, by this action or another, and has failed again.
     ended = Job.objects.filter(
         id__in=ids, status__in=(Status.FAILED, Status.CANCELLED), finished_at__lte=found_at, parent=None
     )
-    _retry_together(ended)
-    refused = _one_by_one(list(ended.order_by("id").values_list("id", flat=True)), retry, check)
+    with suppress(QuotaExceeded):  # Some of them may fit nevertheless.
+        check_again(ended, quotas)
+        _retry_together(ended)
+    left = list(ended.order_by("id").values_list("id", flat=True))
+    refused = _one_by_one(left, partial(retry_within, quotas=quotas), check)
     there = Job.objects.filter(id__in=ids).count()
     outcome = {"retried": there - len(refused), "refused": len(refused), "gone": len(ids) - there}
     return Counter(outcome), refused
+
+
+def retry_within(id: UUID, quotas: Quotas) -> Job:
+    """Retries a job if its owner has room for it. Raises QuotaExceeded, or as `retry` does."""
+    check_retry(id, quotas)
+    return retry(id)
 
 
 def _retry_together(ended: QuerySet[Job]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from django import forms
 from django.contrib import admin
@@ -15,9 +16,10 @@ from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 from unfold.widgets import UnfoldAdminSelectWidget
 
-from access.permissions import owner_of
+from access.permissions import User, owner_of
 from orchestrator.admin.base import BoundedAdmin
 from orchestrator.admin.rendering import cut, label, list_link, page_link, with_id
+from orchestrator.client_limits import QuotaExceeded
 from orchestrator.kinds import BadPayload, InternalKind, UnknownKind, all_kinds
 from orchestrator.shown.lists import column
 from orchestrator.shown.words import age
@@ -27,6 +29,7 @@ from scheduler.admin.base import IdOrOwnerSearch, act_on_rows
 from scheduler.models import ADD, TaskSchedule
 from scheduler.recurrence.rules import BadRecurrence
 from scheduler.services.occurrences import database_now
+from scheduler.services.schedule_limits import check_count, check_jobs, check_schedule
 from scheduler.services.schedules import (
     change_schedule,
     check_notifications,
@@ -59,6 +62,9 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
             "on_failure", "enabled",
         )  # fmt: skip
 
+    # Whoever fills it in, whose limits hold.
+    user: User
+
     kind = forms.ChoiceField(choices=_kinds_to_schedule, widget=UnfoldAdminSelectWidget, initial=ADD)
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -79,6 +85,7 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
                 check_work(self.instance)
             checked(self.instance)
             check_notifications(self.instance)
+            self._check_limits()
         except BadRecurrence as refusal:
             for name in refusal.fields:
                 self.add_error(name.partition("/")[0], str(refusal))
@@ -86,9 +93,19 @@ class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
             for problem in refusal.problems:
                 _, field, *rest = problem.pointer.split("/")
                 self.add_error(field, f"/{'/'.join(rest)}: {problem.detail}" if rest else problem.detail)
+        except QuotaExceeded as refusal:
+            self.add_error(None, str(refusal))
         else:
             if without_field:
                 self.errors[NON_FIELD_ERRORS] = without_field
+
+    def _check_limits(self) -> None:
+        """Raises BeyondLimits or QuotaExceeded. What is there already may stay as it is."""
+        if self.instance._state.adding:
+            self.instance.owner = owner_of(self.user)
+            check_count(self.user, self.instance.owner)
+        if self.changed_data:
+            check_schedule(self.user, self.instance)
 
 
 @admin.register(TaskSchedule)
@@ -156,6 +173,12 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
     def shown_of(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         return schedule_page.context(row)
 
+    def get_form(self, request: HttpRequest, *args: Any, **options: Any) -> Any:
+        """A form class for this request, which knows who fills it in."""
+        form = super().get_form(request, *args, **options)
+        form.user = request.user  # type: ignore[attr-defined]
+        return form
+
     def get_fieldsets(self, request: HttpRequest, obj: TaskSchedule | None = None) -> Any:
         """A schedule that is not saved yet has no status."""
         return super().get_fieldsets(request, obj) if obj else self.fieldsets[:-1]
@@ -197,7 +220,11 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
 
     @admin.action(description="Run the selected schedules now", permissions=["run"])
     def run_selected_now(self, request: HttpRequest, schedules: QuerySet[TaskSchedule]) -> TemplateResponse | None:
-        return act_on_rows(self, request, schedules, run_now, "Run", "Ran")
+        def run(id: UUID) -> None:
+            check_jobs(request.user, TaskSchedule.objects.get(id=id), 1)
+            run_now(id)
+
+        return act_on_rows(self, request, schedules, run, "Run", "Ran")
 
     @column("schedule")
     def schedule(self, schedule: TaskSchedule) -> SafeString:

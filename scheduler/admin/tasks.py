@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import UUID
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -22,6 +23,7 @@ from scheduler import queries
 from scheduler.admin.base import IdOrOwnerSearch, act_on_rows
 from scheduler.jobs import shown
 from scheduler.models import Task, TaskResult, TaskStatus
+from scheduler.services.schedule_limits import check_run_again
 from scheduler.services.tasks import cancel_task, run_again
 
 if TYPE_CHECKING:
@@ -79,7 +81,11 @@ class TaskAdmin(IdOrOwnerSearch, ReadOnlyAdmin):
 
     @admin.action(description="Run the selected tasks again", permissions=["retry"])
     def run_selected(self, request: HttpRequest, tasks: QuerySet[Task]) -> TemplateResponse | None:
-        return act_on_rows(self, request, tasks, run_again, "Run", "Restarted")
+        def run(id: UUID) -> None:
+            check_run_again(request.user, id)
+            run_again(id)
+
+        return act_on_rows(self, request, tasks, run, "Run", "Restarted")
 
     @column("task")
     def sum(self, task: Task) -> SafeString:

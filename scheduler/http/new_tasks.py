@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from orchestrator.http.client_limits import NO_LIMITS, ClientLimits, priorities_allowed
+from orchestrator.client_limits import NO_LIMITS, ClientLimits, priorities_allowed
 from orchestrator.http.fields import as_integer
 from orchestrator.http.requests import BadInput, unknown_problems
 from orchestrator.kinds import Problem

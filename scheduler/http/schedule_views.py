@@ -23,7 +23,6 @@ from orchestrator.http.parsers import ExactJSONParser
 from orchestrator.http.requests import read_body, read_id, read_query
 from scheduler import queries
 from scheduler.http import examples
-from scheduler.http.schedule_limits import check_backfill, check_count, check_jobs, check_schedule
 from scheduler.http.schedule_serializers import (
     BackfillBody,
     Backfilled,
@@ -42,6 +41,7 @@ from scheduler.http.task_views import accepted
 from scheduler.models import TaskSchedule
 from scheduler.recurrence.rules import zone_named
 from scheduler.services.backfills import backfill
+from scheduler.services.schedule_limits import check_backfill, check_count, check_jobs, check_schedule
 from scheduler.services.schedules import (
     change_schedule,
     create_schedule,

@@ -7,7 +7,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from access.permissions import owner_of, require_visible, with_owners
-from orchestrator.http import client_limits, openapi
+from orchestrator import client_limits
+from orchestrator.http import openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
 from orchestrator.http.idempotency import idempotent
@@ -15,7 +16,7 @@ from orchestrator.http.links import link, location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, example, problems
 from orchestrator.http.pagination import NewestFirst
 from orchestrator.http.parsers import ExactJSONParser
-from orchestrator.http.requests import BadInput, read_body, read_id, read_query
+from orchestrator.http.requests import BadInput, body_bytes, read_body, read_id, read_query
 from scheduler import queries
 from scheduler.http import examples
 from scheduler.http.components import BATCH, NEW_TASK
@@ -28,6 +29,7 @@ from scheduler.http.task_serializers import (
     TaskSerializer,
 )
 from scheduler.models import Task, TaskStatus
+from scheduler.services.schedule_limits import check_run_again
 from scheduler.services.tasks import cancel_task, create_task, create_tasks, run_again
 
 TASK_ID = openapi.path_parameter("task_id", "The task's id, a UUID.", format="uuid")
@@ -56,7 +58,7 @@ class TasksView(APIView):
     def post(self, request: Request) -> Response:
         owner, limits = owner_of(request.user), client_limits.limits_of(request.user)
         new = read_task(request.data, owner=owner, limits=limits)
-        client_limits.check_quotas({owner: 1}, limits, stored=client_limits.body_bytes(request))
+        client_limits.check_quotas({owner: 1}, limits, stored=body_bytes(request))
         return accepted(request, create_task(new))
 
     @extend_schema(
@@ -121,6 +123,7 @@ class RunView(APIView):
         id = read_id(task_id=task_id)
         read_body(NoFields, request)
         require_visible(request.user, Task, id, to="scheduler.retry_task")
+        check_run_again(request.user, id)
         run_again(id)
         return accepted(request, queries.task_detail(request.user, id))
 
@@ -152,7 +155,7 @@ class BatchView(APIView):
         skips = read_query(BatchOptions, request)["on_error"] == "skip"
         owner, limits = owner_of(request.user), client_limits.limits_of(request.user)
         batch = read_batch(request.data, owner=owner, limits=limits)
-        client_limits.check_quotas({owner: len(batch.tasks)}, limits, stored=client_limits.body_bytes(request))
+        client_limits.check_quotas({owner: len(batch.tasks)}, limits, stored=body_bytes(request))
         errors = truncate_errors(batch.problems, of=len(batch.tasks) + len(batch.problems))
         if errors and not (skips and batch.tasks):
             raise BadInput("", errors)

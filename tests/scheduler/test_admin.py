@@ -6,18 +6,20 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from pytest_django import Settings
 
 from orchestrator.models import Job
 from orchestrator.states import Status
 from scheduler.models import Calendar, Task, TaskSchedule
 from scheduler.services.schedules import delete_schedule, run_now
 from scheduler.services.tasks import NewTask, create_tasks
-from tests.factories import make_job
+from tests.factories import make_job, staff_with
 from tests.scheduler.factories import (
     MONDAY,
     again,
@@ -339,3 +341,59 @@ def test_a_schedule_that_has_ended_says_so(admin_client: Client) -> None:
     page = admin_client.get(reverse(CHANGE, args=[schedule.id])).content.decode()
 
     assert "will not within the next two" in page
+
+
+# The limits of clients
+
+
+OF_SCHEDULERS = (
+    "view_task", "retry_task", "view_taskschedule", "add_taskschedule", "change_taskschedule", "run_taskschedule",
+)  # fmt: skip
+
+
+def limited(settings: Settings, **values: Any) -> None:
+    settings.ENV = msgspec.structs.replace(settings.ENV, REQUIRE_AUTH=True, **values)
+
+
+@pytest.mark.parametrize(("fields", "name"), [({"priority": "0"}, "priority"), ({"interval": "59"}, "interval")])
+def test_a_schedule_beyond_the_limits_of_clients_takes_a_permission(
+    fields: dict[str, str], name: str, settings: Settings, admin_client: Client
+) -> None:
+    limited(settings)
+    client = staff_with(*OF_SCHEDULERS)
+
+    refused = client.post(reverse(ADD), form(**fields))
+    made = client.post(reverse(ADD), form())
+    schedule = TaskSchedule.objects.get()
+    unchanged = client.post(reverse(CHANGE, args=[schedule.id]), form(**fields))
+    allowed = admin_client.post(reverse(CHANGE, args=[schedule.id]), form(**fields))
+
+    assert list(errors(refused)) == list(errors(unchanged)) == [name]
+    assert (made.status_code, allowed.status_code) == (302, 302)
+
+
+def test_one_schedule_too_many_is_refused(settings: Settings) -> None:
+    limited(settings, CLIENT_MAX_SCHEDULES=1)
+    client = staff_with(*OF_SCHEDULERS)
+    client.post(reverse(ADD), form())
+
+    refused = client.post(reverse(ADD), form())
+
+    assert "You have 1 schedules, of which you may have 1" in str(errors(refused))
+    assert TaskSchedule.objects.count() == 1
+
+
+def test_runs_by_hand_count_as_the_jobs_that_they_make(settings: Settings) -> None:
+    limited(settings, CLIENT_MAX_UNFINISHED=1)
+    client = staff_with(*OF_SCHEDULERS)
+    schedule = make_schedule(owner="ada")
+    task = make_task(owner="ada")
+    Job.objects.filter(id=task.job_id).update(status=Status.CANCELLED, ready=False, finished_at=MONDAY)
+
+    first = act(client, SCHEDULES, "run_selected_now", schedule)
+    second = act(client, SCHEDULES, "run_selected_now", schedule)
+    of_a_task = act(client, TASKS, "run_selected", task)
+
+    assert "Ran 1 " in first
+    assert "would have more than 1 unfinished jobs" in second
+    assert "would have more than 1 unfinished jobs" in of_a_task

@@ -20,7 +20,7 @@ from pytest_django import Settings
 from ingestion.models import Chunk, Ingestion, Record
 from ingestion.services.receiving import receive
 from ingestion.tasks import delete_abandoned_uploads
-from orchestrator.http import stored_bytes
+from orchestrator import stored_bytes
 from orchestrator.kinds import kind_named
 from orchestrator.models import Job
 from orchestrator.worker.process import WorkerProcess

@@ -192,4 +192,4 @@ def test_who_sees_the_action_does_not_see_from_where_it_was_asked_for(api: Api, 
     answer = done(api, "/jobs/cancel", {"filter": {"owner": "ada"}}).json()
 
     payload = api.get(answer["link"]).json()["payload"]
-    assert payload == {"action": "cancel", "filter": {"owner": ["ada"]}, "change": None}
+    assert payload == {"action": "cancel", "filter": {"owner": ["ada"]}}

@@ -13,7 +13,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from config.consistency import require_consistent
-from orchestrator.http import stored_bytes
+from orchestrator import stored_bytes
 from orchestrator.models import Job
 from orchestrator.states import Status
 from tests.api import Api, pointers

@@ -4,25 +4,44 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from django.db import connection
+from django.db.models import QuerySet
 
 from orchestrator.per_process import PerProcess
 
-# Bytes as PostgreSQL stores them, compressed where that helps: payloads of an owner's unfinished jobs, and of all that
-# are below them. Other apps add what they store for such jobs. Children are looked up parent by parent, which OFFSET
-# ensures: by old statistics PostgreSQL would read the whole table.
+# The jobs that an owner is charged for.
+UNFINISHED = """
+SELECT id FROM orchestrator_job
+WHERE owner = %s AND owner <> '' AND parent_id IS NULL AND status IN ('CREATED', 'RUNNING')
+"""
+# Bytes as PostgreSQL stores them, compressed where that helps: payloads of jobs, and of all that are below them, what
+# their steps have beside, and the signals that were sent to them. Other apps add what they store for such jobs. All is
+# looked up job by job, which OFFSET ensures: by old statistics PostgreSQL would read whole tables.
 PAYLOADS = """
 WITH RECURSIVE held AS (
-    SELECT id, pg_column_size(payload) AS bytes FROM orchestrator_job
-    WHERE owner = %(owner)s AND owner <> '' AND parent_id IS NULL AND status IN ('CREATED', 'RUNNING')
+    SELECT id FROM ({jobs}) AS job
     UNION ALL
-    SELECT child.id, child.bytes FROM held CROSS JOIN LATERAL (
-        SELECT id, pg_column_size(payload) AS bytes FROM orchestrator_job WHERE parent_id = held.id OFFSET 0
+    SELECT child.id FROM held CROSS JOIN LATERAL (
+        SELECT id FROM orchestrator_job WHERE parent_id = held.id OFFSET 0
     ) AS child
 )
-SELECT sum(bytes) FROM held
+SELECT sum(job.bytes + coalesce(step.bytes, 0) + coalesce(signal.bytes, 0))
+FROM held
+CROSS JOIN LATERAL (
+    SELECT pg_column_size(payload) AS bytes FROM orchestrator_job WHERE id = held.id OFFSET 0
+) AS job
+LEFT JOIN LATERAL (
+    SELECT coalesce(pg_column_size(payload), 0) + coalesce(pg_column_size(condition), 0)
+         + coalesce(pg_column_size(wait), 0) + coalesce(pg_column_size("each"), 0)
+         + coalesce(pg_column_size(nested), 0) + coalesce(pg_column_size(compensate), 0) AS bytes
+    FROM orchestrator_step WHERE job_id = held.id OFFSET 0
+) AS step ON true
+LEFT JOIN LATERAL (
+    SELECT sum(pg_column_size(body)) AS bytes FROM orchestrator_signal WHERE job_id = held.id OFFSET 0
+) AS signal ON true
 """
 SOURCES = [PAYLOADS]
 
@@ -81,15 +100,26 @@ def forget() -> None:
     _known().forget()
 
 
+def measure(jobs: QuerySet[Any]) -> int:
+    """What is stored for these jobs, and for all below them, whether they have ended or not."""
+    return _sum(*jobs.order_by().values("id").query.sql_with_params())
+
+
 def _measure(owner: str) -> _Measured:
     began_at = time.monotonic()
+    found = _sum(UNFINISHED, [owner])
+    now = time.monotonic()
+    return _Measured(found, now + max(KNOWN_SECONDS, TIMES * (now - began_at)))
+
+
+def _sum(jobs: str, parameters: Sequence[Any]) -> int:
     found = 0
     with connection.cursor() as cursor:
         for source in SOURCES:
-            cursor.execute(source, {"owner": owner})
-            found += sum(int(part or 0) for part in cursor.fetchone())
-    now = time.monotonic()
-    return _Measured(found, now + max(KNOWN_SECONDS, TIMES * (now - began_at)))
+            cursor.execute(source.format(jobs=jobs), parameters)
+            [bytes] = cursor.fetchone()
+            found += int(bytes or 0)
+    return found
 
 
 _known = PerProcess(_Known)
