@@ -48,12 +48,21 @@ from orchestrator.queue.new_jobs import Occurrence as Occurrence
 from orchestrator.queue.new_jobs import insert, new_row, pipeline_rows, spawned_row
 from orchestrator.running import Claimed
 from orchestrator.spawning import Spawn
-from orchestrator.states import FINAL, UNFINISHED, Status
+from orchestrator.states import FINAL, Status
 from orchestrator.telemetry import attempts
 from orchestrator.unique import Unique as Unique
 
 cancelling = Failpoint("cancelling")
 retrying = Failpoint("retrying")
+
+# The owner's lock, until the transaction ends, and then the count as others have left it: a statement sees what was
+# committed before it began, so these are two, sent together.
+COUNT_UNFINISHED = """
+SELECT pg_advisory_xact_lock(hashtextextended(%(kind)s || ' ' || %(owner)s, 0));
+SELECT count(*), min(created_at) FROM orchestrator_job
+WHERE kind = %(kind)s AND owner = %(owner)s AND parent_id IS NULL AND status IN ('CREATED', 'RUNNING')
+  AND (%(owner)s <> '' OR limited)
+"""
 
 # Rows that one submission of many jobs may write, with the children of its pipelines.
 MAX_ROWS_AT_ONCE = 100_000
@@ -468,11 +477,8 @@ def _check_cap(kind: Kind, owner: str, *, more: int = 1) -> None:
     if most is None:
         return
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{kind.name} {owner}"])
-    unfinished = Job.objects.filter(owner=owner, kind=kind.name, parent=None, status__in=UNFINISHED)
-    if not owner:
-        unfinished = unfinished.filter(limited=True)
-    created = list(unfinished.order_by("created_at").values_list("created_at", flat=True))
-    if len(created) + more > most:
-        since = created[0] if created else timezone.now()
+        cursor.execute(COUNT_UNFINISHED, {"kind": kind.name, "owner": owner})
+        count, oldest = cursor.fetchone()
+    if count + more > most:
+        since = oldest or timezone.now()
         raise TooManyUnfinished(kind, owner, most, since + kind.typical_duration - timezone.now())

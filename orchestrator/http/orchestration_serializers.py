@@ -13,6 +13,7 @@ from orchestrator.http.fields import LinkField
 from orchestrator.http.links import link
 from orchestrator.models import Job
 from orchestrator.states import Status
+from orchestrator.submission import Accepted
 
 
 def is_no_step_in_a_path(username: str) -> None:
@@ -39,7 +40,7 @@ class StartedSerializer(serializers.Serializer[Any]):
     status_url = serializers.SerializerMethodField()
 
     @extend_schema_field(LinkField)
-    def get_status_url(self, job: Job) -> str:
+    def get_status_url(self, job: Accepted) -> str:
         return iri_to_uri(link("status", job.owner, job.id))
 
 

@@ -22,7 +22,7 @@ from orchestrator.graphs.nesting import INPUT, MAX_DEPTH
 from orchestrator.ids import uuid7
 from orchestrator.inputs import BadSubmission, check_numbers, check_owner, check_run_at, payload_as_json, quoted
 from orchestrator.kinds import BadConcurrencyKey, BadPayload, Child, Kind, Nested, UnknownKind, kind_named
-from orchestrator.models import Dependency, Step
+from orchestrator.models import Step
 from orchestrator.pg_values import is_storable
 from orchestrator.pipelines import Pipeline
 from orchestrator.queue import bell, duplicates, ends, kind_limits
@@ -58,6 +58,10 @@ FROM json_to_recordset(%(rows)s) AS new (
 LATERAL (
     SELECT coalesce(new.run_at, statement_timestamp() + coalesce(new.wait, 0) * interval '1 second') AS at
 ) AS due
+"""
+INSERT_DEPENDENCIES = """
+INSERT INTO orchestrator_dependency (job_id, depends_on_id)
+SELECT * FROM unnest(%(jobs)s::uuid[], %(earlier)s::uuid[])
 """
 # Rows that one statement inserts.
 INSERT_ROWS = 10_000
@@ -348,9 +352,7 @@ def insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]], *, ha
     _insert_rows([row for row in rows if "unique_key" not in row] if has_keys else rows, INSERT)
     between_inserts()
     Step.objects.bulk_create(steps, batch_size=1_000)
-    Dependency.objects.bulk_create(
-        [Dependency(job_id=job, depends_on_id=depends_on) for job, depends_on in dependencies], batch_size=1_000
-    )
+    _insert_dependencies(dependencies)
     transaction.on_commit(submission_committed)
     ready = {row["kind"] for row in rows if row["unfinished_dependencies"] == 0 and not row["unresolved"]}
     bell.ring_after_commit(*ready)
@@ -373,3 +375,11 @@ def _insert_rows(rows: Sequence[Row], sql: str) -> None:
             cursor.execute(sql, parameters)
             if cursor.rowcount != len(some):
                 raise Taken
+
+
+def _insert_dependencies(dependencies: Sequence[tuple[UUID, UUID]]) -> None:
+    with connection.cursor() as cursor:
+        for first in range(0, len(dependencies), INSERT_ROWS):
+            some = dependencies[first : first + INSERT_ROWS]
+            parameters = {"jobs": [str(job) for job, _ in some], "earlier": [str(earlier) for _, earlier in some]}
+            cursor.execute(INSERT_DEPENDENCIES, parameters)

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from orchestrator import submission
 from orchestrator.kinds import BadPayload, Kind, UnknownKind, kind_named
-from orchestrator.models import Dependency, Job
+from orchestrator.models import Dependency, Job, Step
 from orchestrator.submission import BadSubmission, Child, TooManyUnfinished, submit, submit_many
 from orchestrator.worker.process import WorkerProcess
 from tests.orchestrator.workbench import DeclareKind, again, complete, fail, lease, write, written
@@ -360,7 +360,7 @@ def test_a_database_error_while_inserting_leaves_nothing(kind: DeclareKind, monk
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise DatabaseError("the disk is full")
 
-    monkeypatch.setattr(Dependency.objects, "bulk_create", refuse)
+    monkeypatch.setattr(Step.objects, "bulk_create", refuse)
     with pytest.raises(DatabaseError):
         submit(step, children=[Child(name="a", kind=step.name)])
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 from django.conf import settings
+from pytest_django import DjangoAssertNumQueries
 
 from orchestrator import submission
 from orchestrator.models import Job
@@ -34,6 +35,18 @@ def test_an_orchestration_is_accepted_with_its_id_and_where_to_follow_it(api: Ap
     assert response.json() == {"message": "Orchestration started.", "job_id": str(job.id), "status_url": url}
     assert response["Location"] == f"http://testserver{url}"
     assert (job.owner, job.children.count()) == ("ada", 12)
+
+
+def test_starting_an_orchestration_takes_few_statements(
+    api: Api, django_assert_num_queries: DjangoAssertNumQueries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whose it is, the cap, the INSERTs of jobs and of dependencies, and each SAVEPOINT and RELEASE of the request
+    # (outside of tests a transaction) and of the submission.
+    monkeypatch.setattr("orchestrator.queue.kind_limits.KNOWN_SECONDS", 60)
+    api.post("/orchestrate/ada")
+
+    with django_assert_num_queries(8):
+        api.post("/orchestrate/ada")
 
 
 @pytest.mark.parametrize("username", ["a", "ada.l+x@example.com", "ädä-_", "x" * 150])
