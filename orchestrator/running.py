@@ -117,17 +117,20 @@ class Claimed(msgspec.Struct):
 
 
 WATCHED_SINCE = "(SELECT max(changed_at) FROM orchestrator_notification WHERE automatic AND enabled)"
-# Of the row as it was before this statement.
-WAITED_SINCE = """(
-    SELECT greatest(run_at, updated_at) FROM orchestrator_job before
-    WHERE job.traceparent IS NOT NULL AND before.id = job.id
-)"""
-CLAIMED = ", ".join(
-    [
-        *(f"job.{name}" for name in Claimed.__struct_fields__[:-4]),
-        *(WAITED_SINCE, WATCHED_SINCE, BEGAN_AT, "clock_timestamp()"),
-    ]
-)
+# Of the row as it is before the claim.
+WAITED_SINCE = "CASE WHEN job.traceparent IS NOT NULL THEN greatest(job.run_at, job.updated_at) END"
+
+
+def claimed(waited_since: str = WAITED_SINCE) -> str:
+    """The columns of a `Claimed`, of a row called job.
+
+    waited_since: SQL for it where the statement itself updates the row, and so returns it as it is afterwards.
+    """
+    columns = (f"job.{name}" for name in Claimed.__struct_fields__[:-4])
+    return ", ".join([*columns, waited_since, WATCHED_SINCE, BEGAN_AT, "clock_timestamp()"])
+
+
+CLAIMED = claimed()
 
 
 class Stop(BaseException):

@@ -22,7 +22,7 @@ from orchestrator.kinds import Kind
 from orchestrator.models import Job
 from orchestrator.queue import admission, ends, generations, shares, steps, turns, unblocking
 from orchestrator.queue.claims import IN_ORDER, LIMIT_IDLENESS
-from orchestrator.running import CLAIMED, Cancelled, Claimed, RowMoved
+from orchestrator.running import WAITED_SINCE, Cancelled, Claimed, RowMoved, claimed
 from orchestrator.states import FINAL, UNFINISHED, Status
 
 # The most urgent ready jobs of the owners whose turn it is become this worker's, unless the kind is paused or the
@@ -37,7 +37,9 @@ WITH me AS (
 ), now AS MATERIALIZED (
     SELECT clock_timestamp() AS at
 ), {{found}}, next AS MATERIALIZED (
-    SELECT id, CASE WHEN %(apart)s THEN row_number() OVER () ELSE 0 END * interval '1 microsecond' AS later FROM ready
+    SELECT id, waited_since,
+           CASE WHEN %(apart)s THEN row_number() OVER () ELSE 0 END * interval '1 microsecond' AS later
+    FROM ready
     WHERE EXISTS (SELECT FROM me)
       AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND (paused_at IS NOT NULL OR limited))
 ), leased AS (
@@ -54,7 +56,7 @@ WITH me AS (
     FROM now, next
     WHERE job.id = next.id AND job.id = ANY(ARRAY(SELECT id FROM next))
     RETURNING
-        {CLAIMED},
+        {claimed("next.waited_since")},
         rank,
         EXISTS (SELECT FROM orchestrator_job parent WHERE parent.id = job.parent_id AND parent.status = 'CREATED'),
         EXISTS (
@@ -83,9 +85,9 @@ picked AS MATERIALIZED (
     WHERE free > 0
     LIMIT 1
 ), ready AS (
-    SELECT job.id FROM picked
+    SELECT job.id, waited_since FROM picked
     CROSS JOIN LATERAL (
-        SELECT id FROM orchestrator_job
+        SELECT id, {WAITED_SINCE} AS waited_since FROM orchestrator_job job
         WHERE ready AND kind = %(kind)s AND owner = picked.owner AND (NOT runs_alone OR (SELECT runs_alone FROM head))
         ORDER BY rank, id
         LIMIT least(free, %(at_most)s)
@@ -94,16 +96,21 @@ picked AS MATERIALIZED (
     LIMIT CASE WHEN (SELECT runs_alone FROM head) THEN 1 ELSE %(at_most)s END
 )
 """  # noqa: S608
-BY_ID = """
+BY_ID = f"""
 ready AS (
-    SELECT id FROM orchestrator_job
+    SELECT id, {WAITED_SINCE} AS waited_since FROM orchestrator_job job
     WHERE ready AND kind = %(kind)s AND id = %(id)s AND (%(isolated)s OR NOT runs_alone)
     FOR UPDATE SKIP LOCKED
 )
-"""
+"""  # noqa: S608
 # The worker's row is locked before the gate of a kind with limits, as whoever declares it dead has locked it.
 LOCK_WORKER = "SELECT FROM orchestrator_worker WHERE id = %(worker)s AND ended_at IS NULL FOR KEY SHARE"
 
+# Since when they could have started, of the rows as they are before this statement.
+WAITED_BEFORE = """(
+    SELECT greatest(run_at, updated_at) FROM orchestrator_job before
+    WHERE job.traceparent IS NOT NULL AND before.id = job.id
+)"""
 # Jobs for which the limits of their kind have room become this worker's. They are locked already.
 LEASE_ADMITTED = f"""
 UPDATE orchestrator_job job
@@ -120,7 +127,7 @@ SET status = 'RUNNING',
     updated_at = clock_timestamp()
 WHERE id = ANY(%(ids)s::uuid[])
 RETURNING
-    {CLAIMED},
+    {claimed(WAITED_BEFORE)},
     rank,
     EXISTS (SELECT FROM orchestrator_job parent WHERE parent.id = job.parent_id AND parent.status = 'CREATED'),
     statement_timestamp()

@@ -8,8 +8,8 @@ from __future__ import annotations
 import atexit
 import logging
 import time
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -78,18 +78,13 @@ def submitted(rows: Sequence[MutableMapping[str, Any]]) -> None:
         tracing.submitted(rows, trace_budget.take)
 
 
-@contextmanager
-def begun(running: BaseRunningJob) -> Iterator[None]:
+def begun(running: BaseRunningJob) -> AbstractContextManager[None]:
     """Reports that the attempt at a leased job has begun; `completed` or `ended` report its end, then or later, and
     `left` that this process has nothing more to report of it.
     """
     if sender:
         sender.send(_beginning(running))
-    if tracing.is_on():
-        with _traced_call(running):
-            yield
-    else:
-        yield
+    return _traced_call(running) if tracing.is_on() else _UNTRACED
 
 
 def begun_in_task(running: BaseRunningJob) -> None:
@@ -97,7 +92,10 @@ def begun_in_task(running: BaseRunningJob) -> None:
     if sender:
         sender.send(_beginning(running))
     if tracing.is_on():
-        tracing.enter_task(_traced(running), with_span=bool(trace_budget.take(1)))
+        if trace_budget.take(1):
+            tracing.enter_task(_traced(running))
+        else:
+            tracing.enter_trace(running.row.traceparent)
 
 
 def called(running: Sequence[BaseRunningJob]) -> AbstractContextManager[None]:
@@ -111,7 +109,7 @@ def called(running: Sequence[BaseRunningJob]) -> AbstractContextManager[None]:
 
 
 def _traced_call(running: BaseRunningJob) -> AbstractContextManager[None]:
-    return tracing.span_of(_traced(running)) if trace_budget.take(1) else tracing.trace_of(_traced(running))
+    return tracing.span_of(_traced(running)) if trace_budget.take(1) else tracing.InTrace(running.row.traceparent)
 
 
 def rolled_back(attempts_so_far: Mapping[str, int]) -> None:
@@ -126,7 +124,7 @@ def rolled_back(attempts_so_far: Mapping[str, int]) -> None:
 
 def left(running: BaseRunningJob) -> None:
     """If the job was taken away meanwhile, others have reported how the attempt ended."""
-    if tracing.open_spans:
+    if _has_span(running):
         tracing.leave(_traced(running))
 
 
@@ -135,8 +133,7 @@ def completed(running: BaseRunningJob, result: str) -> None:
     log_lines.completed([running])
     if sender:
         sender.send([_success(running, result)])
-    # Quicker than is_on(): its span was opened when it began, if there is anybody to see it.
-    if tracing.open_spans:
+    if _has_span(running):
         tracing.record(_traced(running), "COMPLETED")
 
 
@@ -146,7 +143,7 @@ def waits_for_children(running: BaseRunningJob, count: int) -> None:
     if sender:
         error = f"It waits for {count:,} children."
         sender.send([task_events.failed(running.id, running.row.kind, error=error, traceback="", again=True)])
-    if tracing.open_spans:
+    if _has_span(running):
         tracing.record(_traced(running), "WAITING")
 
 
@@ -233,6 +230,11 @@ def _start_client_sender() -> Sender:
 
 # That of a process that is no worker.
 _client_sender = PerProcess(_start_client_sender)
+
+
+def _has_span(running: BaseRunningJob) -> bool:
+    """Whether a span was opened when the leased job began. Most have none: quicker than to look for it and end it."""
+    return bool(tracing.open_spans) and (running.id, running.attempt) in tracing.open_spans
 
 
 def _beginning(running: BaseRunningJob) -> list[Event]:

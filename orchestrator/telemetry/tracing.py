@@ -172,13 +172,32 @@ def span_of(attempt: Attempt) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def trace_of(attempt: Attempt) -> Iterator[None]:
-    """For an attempt without a span: what its thread does meanwhile is in the trace of its job."""
-    with ExitStack() as stack:
-        with _harmless():
-            stack.callback(_detach, context.attach(_parent_of(attempt)))
-        yield
+class InTrace:
+    """For an attempt without a span: what its thread does meanwhile is in the trace of its job.
+
+    Most attempts have none, so it is a class: a generator as a context manager takes several times as long.
+    """
+
+    __slots__ = ("_token", "_traceparent")
+
+    def __init__(self, traceparent: str | None) -> None:
+        self._traceparent = traceparent
+
+    def __enter__(self) -> None:
+        self._token = enter_trace(self._traceparent)
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            _detach(self._token)
+
+
+def enter_trace(traceparent: str | None) -> Any:
+    """All that the thread, or the task, does from now on is in that trace. Returns what to detach, if it could be."""
+    try:
+        return context.attach(_context_of(traceparent))
+    except Exception as error:
+        _log_failure(error)
+        return None
 
 
 @contextmanager
@@ -215,13 +234,10 @@ def _end(span: Any) -> None:
         span.end()
 
 
-def enter_task(attempt: Attempt, *, with_span: bool) -> None:
-    """All that the task of an async job does from now on is part of the span that this opens, or else of its trace."""
+def enter_task(attempt: Attempt) -> None:
+    """All that the task of an async job does from now on is part of the span that this opens."""
     with _harmless():
-        if with_span:
-            _enter(attempt)
-        else:
-            context.attach(_parent_of(attempt))
+        _enter(attempt)
 
 
 def _enter(attempt: Attempt) -> Any:
@@ -231,8 +247,10 @@ def _enter(attempt: Attempt) -> Any:
 
 
 def _detach(token: Any) -> None:
-    with _harmless():
+    try:
         context.detach(token)
+    except Exception as error:
+        _log_failure(error)
 
 
 def has_begun(job_id: str, number: int) -> bool:
@@ -337,5 +355,9 @@ def _harmless() -> Iterator[None]:
     """What exports spans is somebody else's, and may raise."""
     try:
         yield
-    except Exception:
-        logger.exception("OpenTelemetry failed; the job continues.")
+    except Exception as error:
+        _log_failure(error)
+
+
+def _log_failure(error: Exception) -> None:
+    logger.error("OpenTelemetry failed; the job continues.", exc_info=error)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.conf import settings as django_settings
-from django.test import override_settings
-from opentelemetry import trace
 
 from config.environment import exports_traces
 from orchestrator import jobs
@@ -19,49 +15,15 @@ from orchestrator.models import Job
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
 from orchestrator.running import RunningJob
 from orchestrator.submission import Child, Occurrence, retry, submit, submit_many
-from orchestrator.telemetry import attempts, exporting, tracing
+from orchestrator.telemetry import exporting, tracing
 from orchestrator.worker.process import WorkerProcess
 from tests.api import Api, api
-from tests.orchestrator.telemetry.collector import Collector, Span, collecting
+from tests.orchestrator.telemetry.collector import Span, collecting
+from tests.orchestrator.telemetry.traced import BOTH, SPAN_ID, TRACE_ID, TRACEPARENT, Traced, traced
 from tests.orchestrator.workbench import DeclareKind, lease, make_due, run
 from tests.system.test_start import start
 
-__all__ = ["api"]
-
-BOTH = pytest.mark.parametrize("execution", ["leased", "transactional"])
-TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-TRACEPARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
-MIDDLEWARE = ["orchestrator.http.request_context.TracingMiddleware", *django_settings.MIDDLEWARE]
-
-
-class Traced:
-    """What this process exports, to a collector."""
-
-    def __init__(self, collector: Collector, provider: Any) -> None:
-        self._collector, self._provider = collector, provider
-
-    def spans(self) -> list[Span]:
-        """All spans that have ended until now."""
-        self._provider.force_flush()
-        return self._collector.spans
-
-    def named(self, *names: str) -> list[Span]:
-        self.spans()
-        return [span for name in names for span in self._collector.named(name)]
-
-
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traced]:
-    """A process with OpenTelemetry's variables set."""
-    with collecting() as collector:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
-        provider = exporting.make_provider()
-        assert provider is not None
-        monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
-        monkeypatch.setattr(attempts, "trace_budget", attempts.Budget("TRACED_JOBS_PER_SECOND"))
-        with override_settings(MIDDLEWARE=MIDDLEWARE):
-            yield Traced(collector, provider)
-        provider.shutdown()
+__all__ = ["api", "traced"]
 
 
 def waits_before(wait: Span, attempt: Span) -> bool:
@@ -205,63 +167,6 @@ def test_jobs_of_a_batch_that_failed_have_one_span_each(
     spans = traced.named(batching.name)
     assert sorted(span.attributes["muster.job.outcome"] for span in spans) == ["COMPLETED", "COMPLETED", "RAISED"]
     assert len(traced.named(f"wait {batching.name}")) == 3
-
-
-@BOTH
-def test_of_many_attempts_some_have_spans_and_all_that_fail(
-    execution: str,
-    kind: DeclareKind,
-    worker: WorkerProcess,
-    traced: Traced,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(attempts.trace_budget, "take", lambda wanted: 0)
-    inner = kind()
-
-    def handler(running: RunningJob, payload: bool) -> None:
-        if payload:
-            raise ValueError("no")
-        submit(inner)
-
-    outer = kind(handler, payload=bool, execution=execution, max_attempts=1)
-    submit_many(outer, [False, True, False])
-    Job.objects.filter(kind=outer.name).update(traceparent=TRACEPARENT)
-
-    while run(outer, worker):
-        pass
-
-    [failed] = traced.named(outer.name)
-    assert (failed.attributes["muster.job.outcome"], failed.trace_id) == ("RAISED", TRACE_ID)
-    assert [job.traceparent for job in Job.objects.filter(kind=inner.name)] == [TRACEPARENT] * 2
-    assert not tracing.open_spans
-
-
-def test_of_many_jobs_in_one_call_some_have_spans(
-    kind: DeclareKind, worker: WorkerProcess, traced: Traced, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batching = kind(lambda batch: [None for _ in batch], execution="transactional", takes_batch=True)
-    submit_many(batching, [{}] * 5)
-    monkeypatch.setattr(attempts.trace_budget, "take", lambda wanted: min(wanted, 2))
-
-    while run(batching, worker):
-        pass
-
-    [batch] = traced.named(f"batch {batching.name}")
-    assert batch.attributes["muster.batch.jobs"] == 5
-    assert len(batch.links) == len(traced.named(batching.name)) == 2
-    assert not tracing.batches
-
-
-def test_no_more_traces_begin_than_are_granted(
-    db: None, kind: DeclareKind, traced: Traced, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attempts.trace_budget, "take", lambda wanted: min(wanted, 2))
-    some = kind()
-
-    submit_many(some, [{}] * 5)
-
-    assert len(traced.named(f"submit {some.name}")) == 2
-    assert Job.objects.filter(kind=some.name, traceparent=None).count() == 3
 
 
 def test_a_call_for_several_jobs_has_a_span_with_links_to_their_traces(
