@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import sync_to_async
 
 from orchestrator.attempt.timeouts import Frame
+from orchestrator.claimed import Claimed
 from orchestrator.kinds import R
-from orchestrator.running import BaseRunningJob, Claimed, Stop, check_sleep, checked_progress
+from orchestrator.progress import checked_progress
+from orchestrator.running import BaseRunningJob, check_sleep
 from orchestrator.spawning import AfterChildren, ChildEnd
+from orchestrator.stops import Stop
 
 if TYPE_CHECKING:
     from orchestrator.kinds import Kind

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import json
 import logging
-import operator
-import reprlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
-from uuid import UUID
 
-import msgspec
 from django.conf import settings
 from django.db import connection
 
+from orchestrator import handler_inputs
 from orchestrator.attempt.autocommit import Autocommit
 from orchestrator.attempt.checkpoints import Checkpoints
 from orchestrator.attempt.own_transaction import OwnTransaction
-from orchestrator.attempt.session import BEGAN_AT, read_aside
 from orchestrator.attempt.timeouts import RunningHandler
-from orchestrator.graphs import references
-from orchestrator.graphs.each import prefix
+from orchestrator.claimed import Claimed
 from orchestrator.job_log import JobLog, Lines
 from orchestrator.kinds import P, R
-from orchestrator.pg_values import as_json, as_text
+from orchestrator.pg_values import as_json
+from orchestrator.progress import WRITE_PROGRESS, Progress, checked_progress
 from orchestrator.spawning import AfterChildren, ChildEnd, Spawning
+
+# Handlers import them from here.
+from orchestrator.stops import Cancelled as Cancelled
+from orchestrator.stops import Interrupted as Interrupted
+from orchestrator.stops import LeaseLost, RowMoved, Stop
+from orchestrator.stops import Snooze as Snooze
+from orchestrator.stops import TimedOut as TimedOut
 
 if TYPE_CHECKING:
     from orchestrator.kinds import Kind
@@ -37,138 +39,10 @@ if TYPE_CHECKING:
 # A handler that keeps its transaction open for so long without a statement is warned about.
 IDLE_SECONDS = 30
 
-# What PostgreSQL's bigint holds.
-MAX_PROGRESS = 2**63 - 1
-MAX_MESSAGE_CHARACTERS = 500
-
-MAX_SLEEP_SECONDS = MAX_SNOOZE_SECONDS = 366 * 86_400
+MAX_SLEEP_SECONDS = 366 * 86_400
 
 # A sleep at least this long gives its database connection back meanwhile.
 LONG_SLEEP_SECONDS = 2
-
-# A step's progress, if the job is still this worker's. The ORM would take longer to compile the statement than
-# PostgreSQL to run it, and there may be many steps.
-WRITE_PROGRESS = """
-UPDATE orchestrator_job
-SET progress_done = %(done)s,
-    progress_total = %(total)s,
-    progress_message = %(message)s,
-    updated_at = statement_timestamp()
-WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s
-"""
-
-
-# How far the work is: done, total, message.
-Progress = tuple[int | None, int | None, str]
-
-# What a child came after, and the children of a parent, with their results as JSON.
-CHILDS_INPUTS = """
-SELECT name, coalesce(result::text, 'null') FROM orchestrator_job
-WHERE id = ANY(ARRAY(SELECT depends_on_id FROM orchestrator_dependency WHERE job_id = %s)) ORDER BY id
-"""
-# Those of the job itself last, so that they prevail.
-SIGNALS = """
-SELECT name, body::text FROM orchestrator_signal WHERE job_id = ANY(%s::uuid[]) ORDER BY job_id = %s::uuid, id
-"""
-CHILDRENS_RESULTS = """
-SELECT name, coalesce(result::text, 'null') FROM orchestrator_job WHERE parent_id = %s AND name = ANY(%s)
-"""
-# What a pipeline that code defines is to return.
-PLANNED_RESULT = "SELECT (definition->'result')::text FROM orchestrator_step WHERE job_id = %s"
-# What the items of a step have returned. They are its only dependencies that are called so.
-ITEMS_RESULTS = """
-SELECT coalesce(result::text, 'null') FROM orchestrator_job
-WHERE id = ANY(ARRAY(SELECT depends_on_id FROM orchestrator_dependency WHERE job_id = %s)) AND starts_with(name, %s)
-ORDER BY id
-"""
-PARENTS_INPUTS = """
-SELECT name, coalesce(result::text, 'null') FROM orchestrator_job WHERE parent_id = %s ORDER BY id
-"""
-
-
-class Claimed(msgspec.Struct):
-    """The columns that a claim reads of a job, in the order of `CLAIMED`. A model instance takes ten times as long."""
-
-    id: UUID
-    kind: str
-    owner: str
-    name: str
-    priority: int
-    payload: str  # As JSON.
-    attempt: int
-    max_attempts: int
-    parent_id: UUID | None
-    runs_alone: bool
-    worker_id: int | None
-    worker_name: str
-    progress_done: int | None
-    progress_total: int | None
-    progress_message: str
-    limit_key: str | None
-    notify: list[UUID] | None
-    traceparent: str | None
-    waited_since: datetime | None  # Since when it could have started, if it is traced.
-    watched_since: datetime | None  # When the last notification changed that jobs need not name.
-    began_at: int  # Of the claim's transaction.
-    claimed_at: datetime
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.id}"
-
-
-WATCHED_SINCE = "(SELECT max(changed_at) FROM orchestrator_notification WHERE automatic AND enabled)"
-# Of the row as it is before the claim.
-WAITED_SINCE = "CASE WHEN job.traceparent IS NOT NULL THEN greatest(job.run_at, job.updated_at) END"
-
-
-def claimed(waited_since: str = WAITED_SINCE) -> str:
-    """The columns of a `Claimed`, of a row called job.
-
-    waited_since: SQL for it where the statement itself updates the row, and so returns it as it is afterwards.
-    """
-    columns = (f"job.{name}" for name in Claimed.__struct_fields__[:-4])
-    return ", ".join([*columns, waited_since, WATCHED_SINCE, BEGAN_AT, "clock_timestamp()"])
-
-
-CLAIMED = claimed()
-
-
-class Stop(BaseException):
-    """Ends an attempt at its next checkpoint. Not an Exception, so that `except Exception` does not catch it."""
-
-
-class Cancelled(Stop):
-    """Someone asked for the job to be cancelled."""
-
-
-class Interrupted(Stop):
-    """The worker shuts down; the job goes back to the queue and is charged no attempt."""
-
-
-class TimedOut(Stop):
-    """The attempt took longer than its kind allows."""
-
-
-class LeaseLost(Stop):
-    """The job is no longer this worker's; nothing that this attempt wrote may be kept."""
-
-
-class RowMoved(LeaseLost):
-    """The row is not as the claim left it: the job is another worker's, or its own handler has changed the row."""
-
-
-class Snooze(Exception):
-    """Ends an attempt, which is not charged; the job runs again after so many seconds, in no slot meanwhile.
-
-    seconds: more than 0, at most a year. What the attempt wrote is rolled back, except its finished steps.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        if not 0 < seconds <= MAX_SNOOZE_SECONDS:  # False for NaN, too.
-            raise ValueError(f"Snooze takes more than 0 and at most {MAX_SNOOZE_SECONDS:,} seconds, not {seconds!r}.")
-        self.delay = timedelta(seconds=seconds)
-        super().__init__(f"for {seconds:g} s")
-
 
 # Shared by all transactional jobs, which are not asked to stop: their transaction is short, and all or nothing.
 _NEVER_SET = threading.Event()
@@ -283,29 +157,23 @@ class BaseRunningJob(RunningHandler):
             inputs = self.inputs_of_group()
             if inputs is not None:
                 return inputs
-        sql = PARENTS_INPUTS if self.is_given_childrens else CHILDS_INPUTS
-        return {name: json.loads(result) for name, result in read_aside(sql, [str(self.row.id)])}
+        return handler_inputs.of_job(self.row.id, of_children=self.is_given_childrens)
 
     def read_signals(self) -> dict[str, Any]:
         """The signals that were sent to the job, or to its pipeline, by name."""
-        ids = [str(id) for id in (self.row.parent_id, self.row.id) if id]
-        return {name: json.loads(body) for name, body in read_aside(SIGNALS, [ids, self.id])}
+        return handler_inputs.signals(self.row.id, self.row.parent_id)
 
     def results_of(self, children: Collection[str]) -> dict[str, Any]:
         """The results of those children of a parent, by name."""
-        rows = read_aside(CHILDRENS_RESULTS, [str(self.row.id), list(children)])
-        return {name: json.loads(result) for name, result in rows}
+        return handler_inputs.of_children(self.row.id, children)
 
     def planned_result(self) -> Any:
         """What a pipeline returns that code defines, as it was when it was planned. Raises MissingValue."""
-        [(text,)] = read_aside(PLANNED_RESULT, [self.id])
-        template = json.loads(text)
-        steps = {reference.step for _, reference in references.found(template)}
-        return references.resolved(template, self.results_of(steps))
+        return handler_inputs.planned_result(self.row.id)
 
     def results_of_items(self) -> list[Any]:
         """What the items of a step with `each` have returned, in their order."""
-        return [json.loads(result) for (result,) in read_aside(ITEMS_RESULTS, [self.id, prefix(self.row.name)])]
+        return handler_inputs.of_items(self.row.id, self.row.name)
 
     def progress(self, done: int, total: int | None = None, message: str = "") -> None:
         """Reports how far the work is, and is a checkpoint. Others see it within about a second.
@@ -486,26 +354,3 @@ class RunningJob(BaseRunningJob):
 def check_sleep(seconds: float) -> None:
     if not seconds <= MAX_SLEEP_SECONDS:  # False for NaN, too.
         raise ValueError(f"sleep() takes at most {MAX_SLEEP_SECONDS:,} seconds, not {seconds!r}.")
-
-
-def checked_progress(done: Any, total: Any, message: Any) -> tuple[int, int | None, str]:
-    """The progress as it can be stored; raises, in the handler's own call, for what cannot."""
-    if not isinstance(message, str):
-        raise TypeError(f"progress() takes a string as its message, not {reprlib.repr(message)}.")
-    return (
-        _whole_number("done", done),
-        None if total is None else _whole_number("total", total),
-        as_text(message, at_most=MAX_MESSAGE_CHARACTERS),
-    )
-
-
-def _whole_number(name: str, number: Any) -> int:
-    try:
-        whole = None if isinstance(number, bool) else int(operator.index(number))
-    except TypeError:
-        whole = None
-    if whole is None:
-        raise TypeError(f"progress() takes a whole number as {name}, not {reprlib.repr(number)}.")
-    if not 0 <= whole <= MAX_PROGRESS:
-        raise ValueError(f"progress() takes 0 to 2^63 - 1 as {name}, not {reprlib.repr(whole)}.")
-    return whole

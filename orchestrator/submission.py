@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from access import audit
 from orchestrator.attempt.callbacks import begun_again
+from orchestrator.claimed import Claimed
 from orchestrator.failpoints import Failpoint
 from orchestrator.graphs import nesting
 from orchestrator.graphs import rows as graphs
@@ -46,7 +47,6 @@ from orchestrator.queue.duplicates import NotUnique as NotUnique
 from orchestrator.queue.new_jobs import MAX_NOTIFY as MAX_NOTIFY
 from orchestrator.queue.new_jobs import Occurrence as Occurrence
 from orchestrator.queue.new_jobs import insert, new_row, pipeline_rows, spawned_row
-from orchestrator.running import Claimed
 from orchestrator.spawning import Spawn
 from orchestrator.states import FINAL, Status
 from orchestrator.telemetry import attempts

@@ -14,8 +14,8 @@ from ingestion import copying
 from ingestion.models import Chunk, OnConflict, RecordError
 from ingestion.records.rejects import Reject, conflict, duplicate
 from ingestion.records.student import DEFAULT_COUNTRY, Student
+from orchestrator.claimed import Claimed
 from orchestrator.failpoints import Failpoint
-from orchestrator.running import Claimed
 
 good_stored = Failpoint("good-records-stored")
 

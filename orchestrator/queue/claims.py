@@ -8,9 +8,9 @@ from typing import Any
 from django.db import connection, transaction
 
 from orchestrator.attempt.session import CLEAN
+from orchestrator.claimed import CLAIMED, Claimed
 from orchestrator.kinds import Kind
 from orchestrator.queue import admission, bell, turns, unblocking
-from orchestrator.running import CLAIMED, Claimed
 
 # How long a worker that was frozen within a batch may keep its jobs locked.
 FROZEN_BATCH_SECONDS = 15

@@ -10,10 +10,10 @@ from uuid import UUID
 
 import django.db
 
+from orchestrator.claimed import Claimed
 from orchestrator.kinds import known_kind
 from orchestrator.per_process import PerProcess
 from orchestrator.queue import turns
-from orchestrator.running import Claimed
 
 logger = logging.getLogger(__name__)
 

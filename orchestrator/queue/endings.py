@@ -14,13 +14,13 @@ from uuid import UUID
 from django.db import transaction
 
 from orchestrator.attempt.callbacks import begun_again
+from orchestrator.claimed import Claimed
 from orchestrator.failpoints import Failpoint
 from orchestrator.failures import MAX_ERROR_CHARACTERS, MAX_TRACEBACK_CHARACTERS
 from orchestrator.kinds import Kind, known_kind
 from orchestrator.models import Attempt, Job
 from orchestrator.pg_values import as_text
 from orchestrator.queue import after_failure, bell, ends, pipelines, steps, transitions, unblocking
-from orchestrator.running import Claimed
 from orchestrator.states import FINAL
 from orchestrator.telemetry import attempts
 

@@ -10,8 +10,8 @@ from uuid import UUID
 
 from django.db.models import Max
 
+from orchestrator.claimed import Claimed
 from orchestrator.models import Notification
-from orchestrator.running import Claimed
 from orchestrator.states import Status
 
 # How long a process relies on the notifications that it has read. For jobs that were claimed later than the last one

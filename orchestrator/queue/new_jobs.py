@@ -12,6 +12,7 @@ import msgspec
 from django.conf import settings
 from django.db import connection, transaction
 
+from orchestrator.claimed import Claimed
 from orchestrator.failpoints import Failpoint
 from orchestrator.graphs import nesting
 from orchestrator.graphs import rows as graphs
@@ -28,7 +29,6 @@ from orchestrator.pipelines import Pipeline
 from orchestrator.queue import bell, duplicates, ends, kind_limits
 from orchestrator.queue.duplicates import Row, Taken
 from orchestrator.queue.transitions import priority_step
-from orchestrator.running import Claimed
 from orchestrator.spawning import Spawn
 from orchestrator.telemetry import attempts
 

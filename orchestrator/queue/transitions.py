@@ -18,12 +18,13 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Greatest, Now
 
 from orchestrator.attempt.session import BEGAN_AT, CLEAN, ConnectionMisused, transaction_began_at
+from orchestrator.claimed import WAITED_SINCE, Claimed, claimed
 from orchestrator.kinds import Kind
 from orchestrator.models import Job
 from orchestrator.queue import admission, ends, generations, shares, steps, turns, unblocking
 from orchestrator.queue.claims import IN_ORDER, LIMIT_IDLENESS
-from orchestrator.running import WAITED_SINCE, Cancelled, Claimed, RowMoved, claimed
 from orchestrator.states import FINAL, UNFINISHED, Status
+from orchestrator.stops import Cancelled, RowMoved
 
 # The most urgent ready jobs of the owners whose turn it is become this worker's, unless the kind is paused or the
 # worker was declared dead. Its row is locked so that nobody declares it dead meanwhile and overlooks the jobs. If the

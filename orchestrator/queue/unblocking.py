@@ -19,6 +19,7 @@ from django.db import connection, transaction
 from django.db.models import Exists, OuterRef
 from django.db.models.functions import Now
 
+from orchestrator.claimed import Claimed
 from orchestrator.database_errors import DATABASE_ERRORS
 from orchestrator.kinds import known_kind
 from orchestrator.limits import Limits
@@ -27,7 +28,6 @@ from orchestrator.per_process import PerProcess
 from orchestrator.queue import bell, kind_limits, lanes
 from orchestrator.queue.alarms import Alarms
 from orchestrator.queue.lanes import LET_GO_OR_RUNNING, Lanes
-from orchestrator.running import Claimed
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ from orchestrator.telemetry import log_lines, sentry, task_events, tracing
 from orchestrator.telemetry.task_events import Event, Sender
 
 if TYPE_CHECKING:
-    from orchestrator.running import BaseRunningJob, Claimed
+    from orchestrator.claimed import Claimed
+    from orchestrator.running import BaseRunningJob
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.models import Job
 
 if TYPE_CHECKING:
-    from orchestrator.running import BaseRunningJob, Claimed
+    from orchestrator.claimed import Claimed
+    from orchestrator.running import BaseRunningJob
 
 logger = logging.getLogger("orchestrator.attempts")
 

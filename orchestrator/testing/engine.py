@@ -22,8 +22,9 @@ from django.db.models.functions import Now
 from orchestrator.kinds import Child, Kind, P, all_kinds, kind_named
 from orchestrator.models import Attempt, Job
 from orchestrator.queue import claims, generations, turns
-from orchestrator.running import BaseRunningJob, Interrupted, RunningJob, Stop
+from orchestrator.running import BaseRunningJob, RunningJob
 from orchestrator.states import UNFINISHED, Status
+from orchestrator.stops import Interrupted, Stop
 from orchestrator.submission import submit
 from orchestrator.upkeep import tick
 from orchestrator.worker import runner

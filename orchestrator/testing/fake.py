@@ -17,25 +17,18 @@ from asgiref.sync import async_to_sync
 from django.conf import settings
 
 from orchestrator.async_running import AsyncRunningJob
+from orchestrator.claimed import Claimed
 from orchestrator.ended import EndedJob
 from orchestrator.ids import uuid7
 from orchestrator.job_log import JobLog
 from orchestrator.kinds import Kind, P, R, kind_named
 from orchestrator.models import Attempt
 from orchestrator.pg_values import as_json
-from orchestrator.running import (
-    BaseRunningJob,
-    Cancelled,
-    Claimed,
-    Interrupted,
-    RunningJob,
-    Stop,
-    TimedOut,
-    check_sleep,
-    checked_progress,
-)
+from orchestrator.progress import checked_progress
+from orchestrator.running import BaseRunningJob, RunningJob, check_sleep
 from orchestrator.spawning import ChildEnd, Spawn
 from orchestrator.states import Status
+from orchestrator.stops import Cancelled, Interrupted, Stop, TimedOut
 
 
 class Progress(NamedTuple):

@@ -14,7 +14,7 @@ from orchestrator.attempt.autocommit import Autocommit
 from orchestrator.attempt.own_transaction import OwnTransaction
 from orchestrator.attempt.process_state import Raised
 from orchestrator.failures import is_one_of
-from orchestrator.running import RowMoved, Stop
+from orchestrator.stops import RowMoved, Stop
 from orchestrator.telemetry import attempts
 from orchestrator.worker import completions
 from orchestrator.worker.completions import Transaction

@@ -16,6 +16,7 @@ from django.db import connection, transaction
 
 from orchestrator.attempt import process_state, session
 from orchestrator.attempt.timeouts import InFlightBatch
+from orchestrator.claimed import Claimed
 from orchestrator.database_errors import DATABASE_ERRORS
 from orchestrator.failpoints import Failpoint
 from orchestrator.failures import error_of
@@ -23,7 +24,7 @@ from orchestrator.kinds import Kind
 from orchestrator.queue import bell, claims, endings, transitions, turns, unblocking
 from orchestrator.queue.costs import batch_ran
 from orchestrator.queue.recovery import record_crashed_attempts
-from orchestrator.running import Claimed, RunningJob
+from orchestrator.running import RunningJob
 from orchestrator.telemetry import attempts
 from orchestrator.worker.calling import cause_of, ended_by, fail, result_of, results_of_batch
 from orchestrator.worker.process import WorkerProcess

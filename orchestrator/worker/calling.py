@@ -11,6 +11,7 @@ from django.conf import settings
 
 from orchestrator.attempt.callbacks import TransactionLost
 from orchestrator.attempt.process_state import Raised, shielded
+from orchestrator.claimed import Claimed
 from orchestrator.database_errors import is_database_fault
 from orchestrator.failures import error_of, is_one_of, traceback_of
 from orchestrator.job_log import logged_for
@@ -20,17 +21,8 @@ from orchestrator.pg_values import as_json
 from orchestrator.queue import endings
 from orchestrator.queue.endings import Ended
 from orchestrator.queue.recovery import SHUT_DOWN
-from orchestrator.running import (
-    BaseRunningJob,
-    Cancelled,
-    Claimed,
-    Interrupted,
-    LeaseLost,
-    RowMoved,
-    RunningJob,
-    Snooze,
-    TimedOut,
-)
+from orchestrator.running import BaseRunningJob, RunningJob
+from orchestrator.stops import Cancelled, Interrupted, LeaseLost, RowMoved, Snooze, TimedOut
 
 logger = logging.getLogger(__name__)
 

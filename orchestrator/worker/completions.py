@@ -15,7 +15,8 @@ from orchestrator.database_errors import is_database_fault
 from orchestrator.failpoints import Failpoint
 from orchestrator.queue import endings
 from orchestrator.queue.endings import Ended
-from orchestrator.running import BaseRunningJob, Cancelled, LeaseLost, RowMoved
+from orchestrator.running import BaseRunningJob
+from orchestrator.stops import Cancelled, LeaseLost, RowMoved
 from orchestrator.telemetry import attempts
 from orchestrator.worker import waiting
 from orchestrator.worker.calling import end

@@ -20,7 +20,8 @@ from orchestrator.database_errors import DATABASE_ERRORS
 from orchestrator.models import Attempt, Job, Worker
 from orchestrator.queue.endings import Ended, end_attempt
 from orchestrator.queue.recovery import ENDED_FOR_ANOTHER, SHUT_DOWN, record_crashed_attempts
-from orchestrator.running import BaseRunningJob, Interrupted
+from orchestrator.running import BaseRunningJob
+from orchestrator.stops import Interrupted
 from orchestrator.telemetry import attempts
 from orchestrator.worker.groups import Groups
 from orchestrator.worker.heartbeat import Heartbeat

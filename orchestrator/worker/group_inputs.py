@@ -8,34 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from orchestrator.attempt.session import read_aside
+from orchestrator import handler_inputs
 from orchestrator.running import RunningJob
 
-# What one statement reads at most, as it is stored: compressed, where that is shorter.
+# What one statement reads at most, as it is stored.
 MAX_BYTES = 250_000
-# Of a result, beside its value.
-ROW_BYTES = 100
-
-# Of each job as many rows as it has inputs, at least one; none of those for which there is no room. Job by job, so
-# that nobody plans to read the whole table.
-INPUTS = f"""
-SELECT job_id::text, name, coalesce(result::text, 'null')
-FROM (
-    SELECT wanted.id AS job_id, place, earlier.id, name, result,
-           sum({ROW_BYTES} + coalesce(pg_column_size(result), 0)) OVER (ORDER BY place) AS bytes
-    FROM unnest(%s::uuid[]) WITH ORDINALITY AS wanted (id, place)
-    LEFT JOIN LATERAL (
-        SELECT id, name, result FROM orchestrator_job WHERE {{earlier}} OFFSET 0
-    ) AS earlier ON true
-) AS found
-WHERE bytes <= %s
-ORDER BY place, id
-"""  # noqa: S608 It is made of constants.
-# What a child came after, and the children of a parent.
-CHILDS_INPUTS = INPUTS.format(
-    earlier="id = ANY(ARRAY(SELECT depends_on_id FROM orchestrator_dependency WHERE job_id = wanted.id))"
-)
-PARENTS_INPUTS = INPUTS.format(earlier="parent_id = wanted.id")
 
 
 class GroupInputs:
@@ -63,8 +40,8 @@ class GroupInputs:
             return
         while unread[0] != running.row.id:
             unread.popleft()  # It has not asked for its inputs.
-        sql = PARENTS_INPUTS if running.is_given_childrens else CHILDS_INPUTS
-        for job_id, name, result in read_aside(sql, [[str(id) for id in unread], MAX_BYTES]):
+        of_children = running.is_given_childrens
+        for job_id, name, result in handler_inputs.of_group(unread, of_children=of_children, max_bytes=MAX_BYTES):
             inputs = self._read.setdefault(UUID(job_id), [])
             if name is not None:
                 inputs.append((name, result))

@@ -9,7 +9,8 @@ from typing import Any
 from orchestrator.models import Attempt, Job
 from orchestrator.queue.endings import Ended
 from orchestrator.queue.recovery import take_back
-from orchestrator.running import BaseRunningJob, Cancelled, LeaseLost, TimedOut
+from orchestrator.running import BaseRunningJob
+from orchestrator.stops import Cancelled, LeaseLost, TimedOut
 from orchestrator.worker.lease import Lease
 from orchestrator.worker.running_jobs import Attempted, RunningJobs
 

@@ -15,7 +15,8 @@ from orchestrator.failures import is_one_of
 from orchestrator.kinds import Kind
 from orchestrator.queue import bell
 from orchestrator.queue.kind_limits import known_limits_of
-from orchestrator.running import RowMoved, RunningJob, Stop
+from orchestrator.running import RunningJob
+from orchestrator.stops import RowMoved, Stop
 from orchestrator.telemetry import attempts
 from orchestrator.worker import completions
 from orchestrator.worker.calling import result_of

@@ -11,11 +11,12 @@ from uuid import UUID
 from psycopg2.extras import Json
 
 from orchestrator.attempt.timeouts import InFlightBatch
+from orchestrator.claimed import Claimed
 from orchestrator.failpoints import Failpoint
 from orchestrator.kinds import Kind
 from orchestrator.queue import transitions
 from orchestrator.queue.costs import costs
-from orchestrator.running import BaseRunningJob, Claimed
+from orchestrator.running import BaseRunningJob
 from orchestrator.worker.job_logs import JobLogs
 from orchestrator.worker.lease import Lease
 

@@ -20,7 +20,8 @@ from django.db import close_old_connections, connection, connections, transactio
 from django.utils import translation
 
 from orchestrator.models import Job
-from orchestrator.running import Cancelled, Interrupted, LeaseLost, RunningJob, TimedOut
+from orchestrator.running import Cancelled, Interrupted, RunningJob, TimedOut
+from orchestrator.stops import LeaseLost
 from tests.moves import put
 
 Act = Callable[[RunningJob], Any]

@@ -15,8 +15,8 @@ from orchestrator.kinds import Kind
 from orchestrator.models import Attempt, Job
 from orchestrator.queue import endings, transitions
 from orchestrator.queue.endings import Ended
-from orchestrator.running import LeaseLost
 from orchestrator.states import Status
+from orchestrator.stops import LeaseLost
 from orchestrator.submission import NotCancellable, NotRetryable, submit
 from orchestrator.worker.process import WorkerProcess
 from tests.orchestrator.workbench import DeclareKind, again, complete, fail, lease

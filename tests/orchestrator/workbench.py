@@ -18,12 +18,12 @@ from django.db.models.functions import Now
 
 from orchestrator import kinds
 from orchestrator.attempt.timeouts import InFlightBatch
+from orchestrator.claimed import Claimed
 from orchestrator.kinds import Kind
 from orchestrator.models import Attempt, Job
 from orchestrator.queue import bell, endings, transitions
 from orchestrator.queue.bell import Doorbell
 from orchestrator.queue.endings import Ended
-from orchestrator.running import Claimed
 from orchestrator.submission import Child, submit
 from orchestrator.testing import worker_process
 from orchestrator.worker import runner

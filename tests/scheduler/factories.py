@@ -12,9 +12,9 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django_celery_beat.models import PeriodicTask
 
+from orchestrator.claimed import Claimed
 from orchestrator.models import Job
 from orchestrator.queue import claims
-from orchestrator.running import Claimed
 from orchestrator.worker import batches
 from orchestrator.worker.process import WorkerProcess
 from scheduler.jobs import add

@@ -11,10 +11,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import InterfaceError, OperationalError, connection
 
+from orchestrator.claimed import Claimed
 from orchestrator.host import host
 from orchestrator.kinds import BadPayload, UnknownKind, kind_named
 from orchestrator.models import Job
-from orchestrator.running import Claimed
 from orchestrator.states import Status
 from orchestrator.submission import BadSubmission, TooManyUnfinished
 from orchestrator.worker.foreground import ForegroundJob, NotStarted

@@ -23,7 +23,8 @@ from psycopg2.extras import RealDictCursor
 from orchestrator import submission
 from orchestrator.kinds import Kind
 from orchestrator.models import Dependency, Job
-from orchestrator.running import LeaseLost, RunningJob
+from orchestrator.running import RunningJob
+from orchestrator.stops import LeaseLost
 from orchestrator.submission import submit, submit_many
 from orchestrator.worker.process import WorkerProcess
 from tests.moves import put

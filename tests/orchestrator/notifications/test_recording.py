@@ -9,11 +9,11 @@ import pytest
 from django.db import transaction
 from pytest_django import DjangoAssertNumQueries
 
+from orchestrator.claimed import Claimed
 from orchestrator.kinds import Child, Kind
 from orchestrator.models import Delivery, Job
 from orchestrator.queue import endings, ends, pipelines, transitions
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
-from orchestrator.running import Claimed
 from orchestrator.submission import BadSubmission, cancel, retry, submit, submit_many
 from orchestrator.worker.process import WorkerProcess
 from tests.factories import make_worker_row

@@ -9,10 +9,11 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from orchestrator import submission
+from orchestrator.claimed import Claimed
 from orchestrator.models import Job, Worker
 from orchestrator.queue import claims, transitions, turns
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
-from orchestrator.running import Claimed, LeaseLost
+from orchestrator.stops import LeaseLost
 from orchestrator.submission import NotCancellable, NotRetryable, TooManyUnfinished, submit, submit_many
 from orchestrator.upkeep import tick
 from orchestrator.worker.process import WorkerProcess

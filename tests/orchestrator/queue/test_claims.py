@@ -14,13 +14,14 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from orchestrator import submission
+from orchestrator.claimed import Claimed
 from orchestrator.kinds import Kind
 from orchestrator.models import Attempt, Job, Worker
 from orchestrator.models import Kind as KindRow
 from orchestrator.queue import claims, endings, pipelines, transitions, turns
 from orchestrator.queue.endings import Ended
 from orchestrator.queue.recovery import declare_dead
-from orchestrator.running import Claimed, RunningJob
+from orchestrator.running import RunningJob
 from orchestrator.submission import submit, submit_many
 from orchestrator.upkeep import tick
 from orchestrator.worker.process import WorkerProcess

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from orchestrator import submission
+from orchestrator.claimed import Claimed
 from orchestrator.kinds import Kind
 from orchestrator.models import Attempt, Job, Worker
 from orchestrator.queue import endings, recovery, transitions
 from orchestrator.queue.endings import Ended
-from orchestrator.running import Claimed, LeaseLost, RunningJob
+from orchestrator.running import RunningJob
+from orchestrator.stops import LeaseLost
 from orchestrator.submission import Child, NotCancellable, NotRetryable, submit
 from orchestrator.upkeep import tick
 from orchestrator.worker.process import WorkerProcess

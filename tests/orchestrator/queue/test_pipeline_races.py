@@ -9,11 +9,11 @@ import pytest
 from django.db import connection, transaction
 
 from orchestrator import submission
+from orchestrator.claimed import Claimed
 from orchestrator.kinds import Kind
 from orchestrator.models import Job
 from orchestrator.queue import endings, pipelines, turns
 from orchestrator.queue.endings import Ended
-from orchestrator.running import Claimed
 from orchestrator.submission import NotCancellable, NotRetryable
 from orchestrator.upkeep import tick
 from orchestrator.worker.process import WorkerProcess

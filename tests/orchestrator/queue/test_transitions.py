@@ -22,8 +22,9 @@ from orchestrator.kinds import Kind
 from orchestrator.models import Job
 from orchestrator.queue import transitions
 from orchestrator.queue.transitions import Ending
-from orchestrator.running import Cancelled, RowMoved
+from orchestrator.running import Cancelled
 from orchestrator.states import FINAL, MOVES, Status
+from orchestrator.stops import RowMoved
 from orchestrator.worker.process import WorkerProcess
 from tests.factories import make_job
 from tests.orchestrator.workbench import DeclareKind, again

@@ -22,7 +22,8 @@ from orchestrator.kinds import Kind, kind_named
 from orchestrator.models import Job
 from orchestrator.queue.pipelines import unwind
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
-from orchestrator.running import Cancelled, Interrupted, RunningJob, Stop, TimedOut
+from orchestrator.running import Cancelled, Interrupted, RunningJob, TimedOut
+from orchestrator.stops import Stop
 from orchestrator.submission import cancel, submit, submit_many
 from orchestrator.telemetry import attempts, task_events, tracing
 from orchestrator.telemetry.task_events import Event, Sender

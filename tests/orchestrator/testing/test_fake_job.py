@@ -11,7 +11,8 @@ import pytest
 from orchestrator.async_running import AsyncRunningJob
 from orchestrator.ended import EndedJob
 from orchestrator.kinds import BadPayload, Kind
-from orchestrator.running import Cancelled, Interrupted, LeaseLost, RunningJob, TimedOut
+from orchestrator.running import Cancelled, Interrupted, RunningJob, TimedOut
+from orchestrator.stops import LeaseLost
 from orchestrator.testing import ended_job, fake_job
 from tests.orchestrator.workbench import DeclareKind
 

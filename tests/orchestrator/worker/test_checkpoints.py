@@ -10,7 +10,8 @@ from orchestrator.async_running import AsyncRunningJob
 from orchestrator.attempt import checkpoints
 from orchestrator.models import Checkpoint
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
-from orchestrator.running import LeaseLost, RunningJob
+from orchestrator.running import RunningJob
+from orchestrator.stops import LeaseLost
 from orchestrator.submission import submit
 from orchestrator.testing import fake_job
 from orchestrator.worker.process import WorkerProcess

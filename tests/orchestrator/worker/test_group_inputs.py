@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import connection
 
-from orchestrator.attempt.session import read_aside
+from orchestrator import handler_inputs
+from orchestrator.handler_inputs import of_group
 from orchestrator.kinds import Kind
 from orchestrator.models import Job
 from orchestrator.running import RunningJob
@@ -30,11 +32,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Of how many jobs each statement read the inputs."""
     counts: list[int] = []
 
-    def count_and_read(sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-        counts.append(len(parameters[0]))
-        return read_aside(sql, parameters)
+    def count_and_read(ids: Sequence[UUID], **options: Any) -> list[tuple[Any, ...]]:
+        counts.append(len(ids))
+        return of_group(ids, **options)
 
-    monkeypatch.setattr(group_inputs, "read_aside", count_and_read)
+    monkeypatch.setattr(handler_inputs, "of_group", count_and_read)
     return counts
 
 
@@ -101,7 +103,7 @@ def test_inputs_that_are_large_are_read_in_parts(
 ) -> None:
     step, last = kind(lambda running: running.row.name), kind(lambda running: running.inputs)
     parents = group_of_parents(worker, step, last)
-    monkeypatch.setattr(group_inputs, "MAX_BYTES", 2.5 * 2 * group_inputs.ROW_BYTES)  # Those of two jobs.
+    monkeypatch.setattr(group_inputs, "MAX_BYTES", 2.5 * 2 * handler_inputs.ROW_BYTES)  # Those of two jobs.
 
     run(last, worker)
 
@@ -147,14 +149,14 @@ def test_a_group_goes_on_when_the_first_to_ask_does_not_get_its_inputs(
 ) -> None:
     failures = [OSError("no answer")]
 
-    def fail_once(sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+    def fail_once(ids: Sequence[UUID], **options: Any) -> list[tuple[Any, ...]]:
         if failures:
             raise failures.pop()
-        return read_aside(sql, parameters)
+        return of_group(ids, **options)
 
     step, last = kind(lambda running: running.row.name), kind(lambda running: running.inputs, max_attempts=1)
     parents = group_of_parents(worker, step, last)
-    monkeypatch.setattr(group_inputs, "read_aside", fail_once)
+    monkeypatch.setattr(handler_inputs, "of_group", fail_once)
 
     run(last, worker)
 

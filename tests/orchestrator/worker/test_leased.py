@@ -18,12 +18,14 @@ from django.test.utils import override_settings
 
 from orchestrator import submission
 from orchestrator.attempt import own_transaction
+from orchestrator.claimed import Claimed
 from orchestrator.kinds import kind_named
 from orchestrator.models import Attempt, Dependency, Job
 from orchestrator.queue import endings
 from orchestrator.queue.endings import Ended, longest_delay, retry_delay
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
-from orchestrator.running import Cancelled, Claimed, Interrupted, LeaseLost, RunningJob, TimedOut
+from orchestrator.running import Cancelled, Interrupted, RunningJob, TimedOut
+from orchestrator.stops import LeaseLost
 from orchestrator.submission import submit
 from orchestrator.upkeep import tick
 from orchestrator.worker.process import WorkerProcess

@@ -19,13 +19,15 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from orchestrator import tasks
+from orchestrator.claimed import Claimed
 from orchestrator.host import host, process_started
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Kind, Worker
 from orchestrator.queue import endings
 from orchestrator.queue.endings import Ended
 from orchestrator.queue.recovery import declare_dead, expire_leases, recover_on_this_host, take_back_from_ended
-from orchestrator.running import Claimed, Interrupted, LeaseLost, RunningJob
+from orchestrator.running import Interrupted, RunningJob
+from orchestrator.stops import LeaseLost
 from orchestrator.submission import submit
 from orchestrator.upkeep import tick
 from orchestrator.worker import deadlines, runner
