@@ -15,6 +15,7 @@ from django.utils import timezone
 from orchestrator import queries
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Job, Kind
+from orchestrator.steering.waiting import REASONS, waiting_for
 
 
 class KindFilter(admin.SimpleListFilter):
@@ -61,6 +62,18 @@ class ScheduleFilter(admin.SimpleListFilter):
             return queryset.filter(schedule_id=UUID(self.value())) if self.value() else queryset
         except ValueError:
             return queryset.none()
+
+
+class WaitingFilter(admin.SimpleListFilter):
+    """By what they wait for, as the list says it."""
+
+    title, parameter_name = "waiting for", "waiting_for"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(reason, reason.replace("_", " ").capitalize()) for reason in REASONS]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        return queryset.filter(waiting_for([self.value()])) if self.value() in REASONS else queryset
 
 
 class PipelineFilter(admin.SimpleListFilter):

@@ -24,7 +24,14 @@ from orchestrator.admin import job_page, search
 from orchestrator.admin.base import MAX_AT_ONCE, ReadOnlyAdmin, act_on_each, ask_first, is_across
 from orchestrator.admin.bulk import act_on_all
 from orchestrator.admin.change_place import ChangePlaceForm
-from orchestrator.admin.filters import CreatedFilter, KindFilter, PipelineFilter, QueueFilter, ScheduleFilter
+from orchestrator.admin.filters import (
+    CreatedFilter,
+    KindFilter,
+    PipelineFilter,
+    QueueFilter,
+    ScheduleFilter,
+    WaitingFilter,
+)
 from orchestrator.admin.rendering import cut, label, with_id
 from orchestrator.admin.run_again import RunAgainForm
 from orchestrator.admin.send_signal import SendSignalForm
@@ -64,7 +71,7 @@ def confirmation(verb: str, description: str) -> dict[str, Any]:
 class JobAdmin(ReadOnlyAdmin):
     list_display = ("job", "state", "owner", "created", "took", "tries", "trouble")
     list_display_links = ("job",)
-    list_filter = ("status", KindFilter, QueueFilter, CreatedFilter, PipelineFilter, ScheduleFilter)
+    list_filter = ("status", WaitingFilter, KindFilter, QueueFilter, CreatedFilter, PipelineFilter, ScheduleFilter)
     shortcuts = (
         ("All", ""),
         ("Waiting", "status__exact=CREATED"),

@@ -17,6 +17,7 @@ from orchestrator.http.fields import (
     StrictSerializer,
 )
 from orchestrator.states import Status
+from orchestrator.steering.waiting import REASONS
 
 MAX_VALUES = 100
 MAX_IDS = 10_000
@@ -51,6 +52,10 @@ class _Filters(StrictSerializer):
     kind = OneOrManyField(child=StrictCharField(max_length=100))
     owner = OneOrManyField(child=StrictCharField(max_length=150, allow_blank=True))
     queue = OneOrManyField(child=StrictCharField(max_length=50))
+    waiting_for = OneOrManyField(
+        child=StrictChoiceField(choices=list(REASONS)),
+        help_text="Any of these, as the list shows it. What waits for a limit of its whole kind waits for a `worker`.",
+    )
     schedule = serializers.UUIDField(required=False, help_text="Submitted by this schedule.")
     created_after = AwareDateTimeField(required=False, help_text="Created at this time or later.")
     created_before = AwareDateTimeField(required=False, help_text="Created before this time.")

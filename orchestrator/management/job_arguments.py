@@ -15,9 +15,10 @@ from django.utils import timezone
 from orchestrator.states import Status
 from orchestrator.steering.changing import Change
 from orchestrator.steering.selection import JobFilter
+from orchestrator.steering.waiting import REASONS
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-FILTERS = ("status", "kind", "owner", "queue", "priority", "parent", "schedule")
+FILTERS = ("status", "kind", "owner", "queue", "priority", "waiting_for", "parent", "schedule")
 TIMES = ("created_after", "created_before", "finished_after", "finished_before")
 MAX_SPAN_DIGITS = 6
 
@@ -31,6 +32,13 @@ def add_filter(parser: CommandParser) -> None:
     group.add_argument("--owner", action="append", help="Repeatable.")
     group.add_argument("--queue", action="append", help="Repeatable.")
     group.add_argument("--priority", action="append", type=int, choices=range(10), metavar="0-9", help="Repeatable.")
+    group.add_argument(
+        "--waiting-for",
+        action="append",
+        choices=list(REASONS),
+        metavar="REASON",
+        help=f"Repeatable: {', '.join(REASONS)}.",
+    )
     group.add_argument("--parent", type=job_id, metavar="ID", help="The children of this job; else none are meant.")
     group.add_argument("--schedule", type=schedule_id, metavar="ID", help="Submitted by this schedule.")
     for name in TIMES:

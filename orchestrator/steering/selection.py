@@ -14,6 +14,7 @@ from access.permissions import User, may, owner_of, owners_named, require
 from orchestrator import queries
 from orchestrator.kinds import Problem
 from orchestrator.models import Job
+from orchestrator.steering.waiting import waiting_for
 
 # A dry run counts no further.
 MAX_COUNTED = 100_000
@@ -34,8 +35,8 @@ class BadFilter(Exception):
 class JobFilter:
     """Jobs that fit all that is given: of any of the values in each sequence, and within the times.
 
-    owner: as the columns have it; `of` makes it of the names that someone gives. parent: the children of that job.
-    schedule: submitted by that one.
+    waiting_for: names of `waiting.REASONS`. owner: as the columns have it; `of` makes it of the names that someone
+    gives. parent: the children of that job. schedule: submitted by that one.
     """
 
     ids: Sequence[UUID] = ()
@@ -44,6 +45,7 @@ class JobFilter:
     owner: Sequence[str] = ()
     queue: Sequence[str] = ()
     priority: Sequence[int] = ()
+    waiting_for: Sequence[str] = ()
     parent: UUID | None = None
     schedule: UUID | None = None
     created_after: datetime | None = None
@@ -68,6 +70,8 @@ class JobFilter:
         for column in ("status", "kind", "owner", "queue", "priority"):
             if values := getattr(self, column):
                 jobs = jobs.filter(**{f"{column}__in": values})
+        if self.waiting_for:
+            jobs = jobs.filter(waiting_for(self.waiting_for))
         if self.ids:
             jobs = jobs.filter(id__in=self.ids)
         if self.parent:
