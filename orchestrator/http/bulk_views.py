@@ -26,6 +26,7 @@ from orchestrator.http.unique_jobs import check_may_have, check_unique
 from orchestrator.kinds import BadPayload, InternalKind, Kind, Problem, UnknownKind, kind_open_to_clients
 from orchestrator.steering.actions import PERMISSIONS, eligible, start
 from orchestrator.steering.batches import Verb
+from orchestrator.steering.changing import Change
 from orchestrator.steering.selection import JobFilter, count, permitted
 
 Asked = list[tuple[Kind, dict[str, Any]]]
@@ -80,7 +81,7 @@ class BulkActionView(APIView):
         asked = read_body(self.input, request)
         limits = client_limits.limits_of(request.user)
         client_limits.check(asked.get("change", {}), limits, "/change")
-        change = as_change(asked["change"]) if "change" in asked else None
+        change = _as_change(asked["change"]) if "change" in asked else None
         described = JobFilter(**asked["filter"])
         jobs = permitted(request.user, described, PERMISSIONS[self.verb])
         if asked["dry_run"]:
@@ -98,6 +99,15 @@ class BulkActionView(APIView):
     def _answer(self, **known: Any) -> dict[str, Any]:
         nothing = {"dry_run": False, "exact": True, "more": False, "job_id": None, "link": None}
         return {"action": self.verb} | nothing | known
+
+
+def _as_change(asked: dict[str, Any]) -> Change:
+    """Raises BadSubmission with pointers into the body."""
+    try:
+        return as_change(asked)
+    except submission.BadSubmission as error:
+        error.problems = [each._replace(pointer=f"/change{each.pointer}") for each in error.problems]
+        raise
 
 
 def documented(verb: Verb, body: type[BulkRequest], what: str) -> Callable[[Any], Any]:

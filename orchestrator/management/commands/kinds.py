@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
 from access import audit
 from orchestrator.kinds import known_kind
-from orchestrator.limits import NAMES, UNLIMITED, BadLimit, Limits, merged
+from orchestrator.limits import NAMES, UNLIMITED, BadLimit, merged
 from orchestrator.management.base import OperatorCommand
 from orchestrator.management.terminal import add_json, print_json, print_table
 from orchestrator.models import Kind
@@ -34,6 +33,15 @@ Limits take effect within a second, and make jobs wait; what runs goes on.
 # What an operator says for None: the limit that the code declares.
 DECLARED = "declared"
 WORDS = {"rate", "rate_per"}
+HELP = {
+    "max_running": "How many of its jobs run at once.",
+    "max_running_per_owner": "How many of one owner do.",
+    "max_running_per_key": "How many of one concurrency key do.",
+    "rate": "How many start in a time: 10/m, 1/30s, 5000/d.",
+    "rate_per": "What the rate is for: kind, owner or key.",
+    "burst": "How many of a rate may start at once.",
+    "max_unfinished_per_owner": "More submissions of an owner are refused.",
+}
 
 
 class Command(OperatorCommand):
@@ -41,7 +49,8 @@ class Command(OperatorCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.epilog, parser.formatter_class = EXAMPLES, RawDescriptionHelpFormatter
-        actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+        parser.set_defaults(act=self._list, json=False)
+        actions = parser.add_subparsers(dest="action", metavar="ACTION", help="list if not given")
         for name, help, act in (
             ("list", "Lists the kinds that workers have reported.", self._list),
             ("pause", "Keeps workers from starting jobs of these kinds.", self._pause),
@@ -57,12 +66,14 @@ class Command(OperatorCommand):
 
     def _add_names(self, parser: CommandParser, action: str) -> None:
         if action == "limit":
-            parser.add_argument("kind", metavar="KIND")
-            for field in fields(Limits):
-                option = f"--{field.name.replace('_', '-')}"
-                parser.add_argument(option, help=f"A value, {UNLIMITED}, or {DECLARED}.")
+            parser.add_argument("kind", metavar="KIND", help="Its name; `kinds list` lists them.")
+            group = parser.add_argument_group(
+                f"limits (each takes a value, {UNLIMITED}, or {DECLARED}: as its code says)"
+            )
+            for name in NAMES:
+                group.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=HELP[name])
         elif action != "list":
-            parser.add_argument("kinds", nargs="+", metavar="KIND")
+            parser.add_argument("kinds", nargs="+", metavar="KIND", help="`kinds list` lists them.")
 
     @audit.by_command()
     def handle(self, *args: Any, **options: Any) -> None:

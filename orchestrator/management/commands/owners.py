@@ -37,7 +37,8 @@ class Command(OperatorCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.epilog, parser.formatter_class = EXAMPLES, RawDescriptionHelpFormatter
-        actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+        parser.set_defaults(action="list", act=None, json=False)
+        actions = parser.add_subparsers(dest="action", metavar="ACTION", help="list if not given")
         for name, help, act in (
             ("list", "Lists the owners for whom something is set.", None),
             ("pause", "Keeps workers from starting jobs of these owners.", owners.pause_owner),

@@ -27,6 +27,7 @@ class Command(OperatorCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.epilog, parser.formatter_class = EXAMPLES, RawDescriptionHelpFormatter
+        parser.add_argument("action", nargs="?", choices=["list"], default="list", help="list if not given.")
         parser.add_argument("--all", action="store_true", help=f"Also those that ended, at most {MAX_ENDED}.")
         add_json(parser)
 

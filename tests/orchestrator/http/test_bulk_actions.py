@@ -193,3 +193,10 @@ def test_who_sees_the_action_does_not_see_from_where_it_was_asked_for(api: Api, 
 
     payload = api.get(answer["link"]).json()["payload"]
     assert payload == {"action": "cancel", "filter": {"owner": ["ada"]}}
+
+
+@pytest.mark.parametrize(("change", "pointer"), [({}, "/change"), ({"priority": 10}, "/change/priority")])
+def test_a_change_that_cannot_be_is_pointed_to(change: Any, pointer: str, api: Api) -> None:
+    refused = api.post("/jobs/change", {"filter": {"kind": "demo.slices"}, "change": change})
+
+    assert (refused.status_code, pointers(refused)) == (400, [pointer])

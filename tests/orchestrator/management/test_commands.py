@@ -17,6 +17,7 @@ from orchestrator.kinds import kind_named
 from orchestrator.management import job_tree
 from orchestrator.models import Job, PausedQueue
 from orchestrator.models import Kind as KindRow
+from orchestrator.queue import owners
 from orchestrator.states import Status
 from orchestrator.steering.selection import BULK_ACTION
 from orchestrator.submission import submit
@@ -117,6 +118,15 @@ def test_what_cannot_be_done_is_said_in_one_sentence(words: tuple[str, ...], sai
         manage("jobs", *words)
 
     assert again(job).status == "CREATED"
+
+
+@pytest.mark.parametrize("command", ["kinds", "queues", "owners", "workers"])
+def test_without_an_action_it_lists(command: str) -> None:
+    owners.pause_owner("ada")
+    make_worker_row()
+    KindRow.objects.get_or_create(name="demo.slices", queue="io")
+
+    assert manage(command).out == manage(command, "list").out != ""
 
 
 @pytest.mark.parametrize("command", ["jobs", "kinds", "queues", "owners", "workers"])
