@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 # How long an outstanding bell keeps others of its name from being sent. If its message was lost, the tick's next one
 # goes through after this.
 OUTSTANDING_SECONDS = 5
+# What fails within that time is tried once more.
+AT_ONCE_SECONDS = 0.1
 # How long the ringer rests when all that it was asked for was outstanding already: many commits can share a look.
 MERGE_SECONDS = 0.01
 
@@ -85,10 +87,16 @@ def mark_received(name: str) -> None:
     """Lets the next bell of that name through. Called before claiming, so that no committed job is overlooked:
     a later commit rings again, and what was committed before is seen by the claim.
     """
-    try:
-        cache.delete(_flag(name))
-    except Exception as error:
-        logger.warning("The bell %s could not be marked as received: %s", name, error)
+    for tries_left in (1, 0):
+        began_at = time.monotonic()
+        try:
+            cache.delete(_flag(name))
+            return
+        except Exception as error:
+            # A connection that the broker has closed fails once, and is made anew by the next use.
+            if not tries_left or time.monotonic() - began_at > AT_ONCE_SECONDS:
+                logger.warning("The bell %s could not be marked as received: %s", name, error)
+                return
 
 
 class Ringer:

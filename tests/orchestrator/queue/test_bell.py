@@ -144,6 +144,24 @@ def test_a_bell_that_was_received_may_ring_again(bells: list[Kind], published: P
     assert len(published) == 2
 
 
+def test_a_bell_is_marked_as_received_though_a_connection_turns_out_to_be_broken(
+    bells: list[Kind], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, failures, delete = bells[0].name, [BrokenPipeError("broken")], cache.delete
+
+    def break_once(key: str) -> bool:
+        if failures:
+            raise failures.pop()
+        return delete(key)
+
+    assert bell.may_ring(name)
+    monkeypatch.setattr(cache, "delete", break_once)
+
+    bell.mark_received(name)
+
+    assert bell.may_ring(name)
+
+
 def test_a_lost_message_holds_up_the_next_for_a_moment_only(bells: list[Kind], published: Published) -> None:
     doorbell(bells[0]).apply_async()
 
