@@ -37,13 +37,17 @@ class Client:
         self._session = requests.Session()
         self._stopping = stopping or threading.Event()
 
-    def submit(self, path: str, body: Any = None, *, data: bytes | None = None, **headers: str) -> Answer:
-        """Sends a POST until it is answered 2xx, which makes what it asked for accepted, exactly once."""
+    def submit(
+        self, path: str, body: Any = None, *, data: bytes | None = None, may_conflict: bool = False, **headers: str
+    ) -> Answer:
+        """Sends a POST until it is answered 2xx, which makes what it asked for accepted, exactly once; or 409, if it
+        may conflict.
+        """
         headers = {"Idempotency-Key": str(uuid4())} | {name.replace("_", "-"): text for name, text in headers.items()}
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             answer = self.ask("POST", path, json=body, data=data, headers=headers)
-            if answer is not None and answer.status_code < 300:
+            if answer is not None and (answer.status_code < 300 or (may_conflict and answer.status_code == 409)):
                 return answer
             if answer is not None and answer.status_code < 500:
                 self.ledger.note("refused", path=path, status=answer.status_code, text=answer.text[:500])
@@ -80,6 +84,14 @@ class Client:
         answer = self.submit("/jobs", {"kind": kind, "payload": payload, **fields}).json()
         return self.accept("job", answer["job_id"], kind=kind, payload=payload, meant=meant, **fields)
 
+    def unique_job(self, kind: str, payload: Any, unique: dict[str, Any]) -> str | None:
+        """Submits one, or gets the one that there is already; None if that has started and cannot be changed."""
+        asked = {"kind": kind, "payload": payload, "unique": unique}
+        answer = self.submit("/jobs", asked, may_conflict=True)
+        if answer.status_code == 409:
+            return None
+        return self.accept("job", answer.json()["job_id"], meant="COMPLETED", **asked)
+
     def accept(self, what: str, id: str, **fields: Any) -> str:
         self.ledger.note("accepted", what=what, id=id, **fields)
         return id
@@ -94,11 +106,15 @@ class Client:
         return status
 
     def act(self, verb: str, ids: list[str], **fields: Any) -> None:
-        """Has the same done to many jobs: cancel, retry or change."""
+        """Has the same done to these jobs: cancel, retry or change."""
         if noted := {"cancel": "cancelled", "retry": "retried"}.get(verb):
             for job_id in ids:
                 self.ledger.note(noted, id=job_id, status=0, job_status=None, attempt=None)
-        answer = self.submit(f"/jobs/{verb}", {"filter": {"ids": ids}, **fields}).json()
+        self.act_on_all(verb, {"ids": ids}, **fields)
+
+    def act_on_all(self, verb: str, filter: dict[str, Any], **fields: Any) -> None:
+        """Has the same done to all that match. Of jobs that are cancelled or retried the ledger has to know."""
+        answer = self.submit(f"/jobs/{verb}", {"filter": filter, **fields}).json()
         if answer["job_id"]:
             self.accept("job", answer["job_id"], kind="jobs.bulk_action", payload={}, meant="COMPLETED")
 

@@ -43,7 +43,7 @@ TIDY_SECONDS = 20
 JOB_COLUMNS = (
     "id", "kind", "status", "attempt", "max_attempts", "payload", "result", "error", "parent_id", "name", "worker_id",
     "ready", "unwinding", "unfinished_dependencies", "progress_done", "cancel_requested_at", "created_at",
-    "started_at", "finished_at", "worker_name", "unique_key",
+    "started_at", "finished_at", "worker_name", "unique_key", "unique_until", "owner",
 )  # fmt: skip
 
 

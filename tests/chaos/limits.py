@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from orchestrator.limits import Rate
 from tests.chaos.faults import FAULTS, MAX_STEP_SECONDS
 from tests.chaos.invariants import EXCUSED, Books, invariant
-from tests.chaos.room import LIMITED, MAX_RUNNING, waited_with_room
+from tests.chaos.room import LIMITED, MAX_RUNNING, OWNED, OWNED_RATE, OWNED_RUNNING, waited_with_room
 
 # As `tests.kinds.jobs` declares it, and the limit, too. Clients lower both now and then, and raise them again.
 RATED, RATE, BURST = "tests.effect_rated", "6/2s", 3
@@ -96,12 +96,20 @@ def attempts_at(books: Books, job: dict[str, Any]) -> list[Span]:
     return [(start, end) for start, end in spans if start]
 
 
-def attempts_of(books: Books, kind: str) -> dict[str, list[Span]]:
-    """When attempts at jobs of the kind ran, by key."""
+def key_of(job: dict[str, Any]) -> str:
+    return str(job["payload"]["key"])
+
+
+def owner_of(job: dict[str, Any]) -> str:
+    return str(job["owner"])
+
+
+def attempts_of(books: Books, kind: str, whose: Callable[[dict[str, Any]], str]) -> dict[str, list[Span]]:
+    """When attempts at jobs of the kind ran, by key or owner."""
     found: dict[str, list[Span]] = defaultdict(list)
     for job in books.jobs.values():
         if job["kind"] == kind:
-            found[job["payload"]["key"]] += by_a_right_clock(books, attempts_at(books, job))
+            found[whose(job)] += by_a_right_clock(books, attempts_at(books, job))
     return found
 
 
@@ -121,34 +129,50 @@ def running_at_starts(spans: Collection[Span]) -> Iterator[tuple[datetime, int]]
 
 @invariant
 def no_more_run_at_once_than_a_limit_allows(books: Books) -> Iterator[tuple[str, str]]:
-    by_key = attempts_of(books, LIMITED)
+    by_key = attempts_of(books, LIMITED, key_of)
     changes = changes_of(books, LIMITED, "max_running", MAX_RUNNING)
-    all_spans = [span for spans in by_key.values() for span in spans]
-    for start, running in running_at_starts(all_spans):
-        if running > (most := max(in_force(changes, MAX_RUNNING, start, start))):
-            yield f"{running} ran at once at {start} instead of {most}.", ""
+    yield from too_many(changes, MAX_RUNNING, [span for spans in by_key.values() for span in spans], "")
+    changes = changes_of(books, OWNED, "max_running_per_owner", OWNED_RUNNING)
+    for owner, spans in attempts_of(books, OWNED, owner_of).items():
+        yield from too_many(changes, OWNED_RUNNING, spans, f" of {owner}")
     for key, spans in by_key.items():
         if (most := most_at_once(spans)) > 1:
             yield f"{most} of the key {key} ran at once.", ""
 
 
+def too_many(
+    changes: Collection[Changed], declared: int, spans: Collection[Span], whose: str
+) -> Iterator[tuple[str, str]]:
+    for start, running in running_at_starts(spans):
+        if running > (most := max(in_force(changes, declared, start, start))):
+            yield f"{running}{whose} ran at once at {start} instead of {most}.", ""
+
+
 @invariant
 def no_more_start_than_a_rate_allows(books: Books) -> Iterator[tuple[str, str]]:
-    changes = changes_of(books, RATED, "rate", RATE)
-    for key, spans in attempts_of(books, RATED).items():
-        starts = sorted(start for start, _ in spans)
-        for place, first in enumerate(starts):
-            windows = [windows_of(Rate.parse(rate)) for rate in in_force(changes, RATE, first, first + WINDOW)]
-            for those in zip(*windows, strict=True):
-                count, length = max(count for count, _ in those), min(length for _, length in those)
-                if len(starts) > place + count and (took := starts[place + count] - first) < length:
-                    yield f"{count + 1} of the key {key} started within {took}, from {first}.", ""
+    for kind, whose, declared, burst in ((RATED, key_of, RATE, BURST), (OWNED, owner_of, OWNED_RATE, None)):
+        changes = changes_of(books, kind, "rate", declared)
+        for of, spans in attempts_of(books, kind, whose).items():
+            for count, took, first in too_soon(changes, declared, burst, sorted(start for start, _ in spans)):
+                yield f"{count} of {kind} of {of} started within {took}, from {first}.", ""
 
 
-def windows_of(rate: Rate) -> list[tuple[int, timedelta]]:
-    """So many may start within so long: by the rate, and by its burst."""
+def too_soon(
+    changes: Collection[Changed], declared: str, burst: int | None, starts: list[datetime]
+) -> Iterator[tuple[int, timedelta, datetime]]:
+    """Where more start in a window than it allows: how many, within how long, and from when on."""
+    for place, first in enumerate(starts):
+        windows = [windows_of(Rate.parse(rate), burst) for rate in in_force(changes, declared, first, first + WINDOW)]
+        for those in zip(*windows, strict=True):
+            count, length = max(count for count, _ in those), min(length for _, length in those)
+            if len(starts) > place + count and (took := starts[place + count] - first) < length:
+                yield count + 1, took, first
+
+
+def windows_of(rate: Rate, burst: int | None) -> list[tuple[int, timedelta]]:
+    """So many may start within so long: by the rate, and by its burst, if it has one."""
     period = timedelta(seconds=rate.seconds)
-    return [(rate.count, period), (BURST, period * BURST / rate.count)]
+    return [(rate.count, period), *([] if burst is None else [(burst, period * burst / rate.count)])]
 
 
 @invariant
@@ -171,3 +195,29 @@ def no_two_of_a_unique_key_are_unfinished_at_once(books: Books) -> Iterator[tupl
     for key, spans in by_key.items():
         if (most := most_at_once(spans)) > 1:
             yield f"{most} jobs with the unique key {key} were unfinished at once.", ""
+
+
+@invariant
+def none_is_submitted_while_one_that_completed_holds_its_key(books: Books) -> Iterator[tuple[str, str]]:
+    """What is retried may have been submitted before that."""
+    by_key: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for job in books.jobs.values():
+        if job["unique_key"]:
+            by_key[job["unique_key"]].append(job)
+    for jobs in by_key.values():
+        held = [(job["finished_at"], job["unique_until"]) for job in jobs if holds_its_key(job)]
+        for begin, end in by_a_right_clock(books, held):
+            yield from (
+                (
+                    f"It was submitted at {job['created_at']}, and one had completed whose period ends at {end}.",
+                    job["id"],
+                )
+                for job in jobs
+                if begin < job["created_at"] < end
+            )
+
+
+def holds_its_key(job: dict[str, Any]) -> bool:
+    """Whether it has completed within its period."""
+    is_done: bool = job["status"] == "COMPLETED" and job["unique_until"] is not None
+    return is_done and job["finished_at"] < job["unique_until"]

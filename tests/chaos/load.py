@@ -107,6 +107,35 @@ def some_jobs_of_a_limited_kind(client: Client, rng: random.Random) -> None:
         client.ask("PATCH", "/kinds/tests.effect_limited", json={"max_running": rng.choice((2, 3, None))})
 
 
+@work(0.3)
+def some_jobs_of_a_limited_kind_steered_together(client: Client, rng: random.Random) -> None:
+    """While they wait for their limits they are given other places, or cancelled, and some of those retried."""
+    jobs = [{"kind": "tests.effect_limited", "payload": keyed(rng)} for _ in range(8)]
+    accepted = client.submit("/jobs/bulk", {"jobs": jobs}).json()["jobs"]
+    ids = [
+        client.accept("job", each["job_id"], meant="COMPLETED", **job)
+        for each, job in zip(accepted, jobs, strict=True)
+    ]
+    filter = {"kind": "tests.effect_limited", "status": "CREATED"}
+    client.act_on_all("change", filter, change={"priority": rng.randint(0, 9)})
+    client.act("cancel", ids[:4])
+    if rng.random() < 0.7:
+        client.act("retry", ids[:4])
+
+
+@work(1)
+def some_jobs_of_an_owner(client: Client, rng: random.Random) -> None:
+    """Many of them are short, so that now their number holds them back, now their rate; both are changed meanwhile."""
+    for _ in range(6):
+        payload = {"number": number(rng), "seconds": rng.choice((0, 0, rng.uniform(0, 0.5)))}
+        client.job("tests.effect_owned", payload, owner=rng.choice(("ann", "ben")), priority=rng.randint(0, 9))
+    if rng.random() < 0.3:
+        changed = rng.choice(
+            ({"max_running_per_owner": rng.choice((1, 3, None))}, {"rate": rng.choice(("6/2s", None))})
+        )
+        client.ask("PATCH", "/kinds/tests.effect_owned", json=changed)
+
+
 @work(0.7)
 def some_jobs_of_a_kind_with_a_rate(client: Client, rng: random.Random) -> None:
     for _ in range(4):
@@ -128,6 +157,20 @@ def some_jobs_that_are_the_same(client: Client, rng: random.Random) -> None:
         job_id = client.job("tests.effect_in_thread", payload, unique={"key": rng.choice("xyz")})
     if rng.random() < 0.2:
         client.cancel(job_id)
+
+
+@work(0.7)
+def some_jobs_that_are_the_same_for_a_while(client: Client, rng: random.Random) -> None:
+    """Each stays the one for three seconds, and takes the payload of the next, or waits for it; some are retried."""
+    how: dict[str, Any] = rng.choice(
+        ({"on_conflict": "replace"}, {"on_conflict": "postpone", "wait_seconds": 0.3}, {})
+    )
+    for _ in range(3):
+        unique = {"key": rng.choice("uvw"), "for_seconds": 3} | how
+        payload = {"number": number(rng), "failures": int(rng.random() < 0.2)}
+        job_id = client.unique_job("tests.effect_in_thread", payload, unique)
+    if job_id and rng.random() < 0.3:
+        client.act("cancel", [job_id])
 
 
 @work(0.3)

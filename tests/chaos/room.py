@@ -18,10 +18,20 @@ MAX_GAP_SECONDS = 1.0
 
 # As `tests.kinds.jobs` declares it: four run at once, and one of a key.
 LIMITED, MAX_RUNNING = "tests.effect_limited", 4
+# Likewise: two of an owner run at once, and twelve start within two seconds. Its rate changes, but not its period.
+OWNED, OWNED_RUNNING, OWNED_RATE = "tests.effect_owned", 2, "12/2s"
+
+# Of the workers that claim jobs. A slot runs the jobs of one claim in turn.
+CLAIMING = "SELECT id, slots FROM orchestrator_worker WHERE ended_at IS NULL AND draining_at IS NULL AND queues ? 'io'"
+HAS_SLOT = f"""
+(
+    SELECT count(DISTINCT (worker_id, started_at)) FROM running
+    WHERE worker_id IN (SELECT id FROM ({CLAIMING}) AS claiming)
+) < (SELECT sum(slots) FROM ({CLAIMING}) AS claiming)
+"""
 
 # The most urgent of the jobs that could start: the next to do so. And those that the limit of their key blocks though
-# no other job of the key runs, or was let go on to do so. One snapshot, so what runs and what waits belong together. A
-# slot runs the jobs of one claim in turn.
+# no other job of the key runs, or was let go on to do so. One snapshot, so what runs and what waits belong together.
 HAVE_ROOM = f"""
 WITH waiting AS MATERIALIZED (
     SELECT id, limit_key, ready, rank FROM orchestrator_job
@@ -34,9 +44,7 @@ WITH waiting AS MATERIALIZED (
 )
 (
     SELECT id::text FROM waiting
-    WHERE (SELECT count(DISTINCT (worker_id, started_at)) FROM running) < (
-        SELECT sum(slots) FROM orchestrator_worker WHERE ended_at IS NULL AND queues ? 'io'
-    )
+    WHERE {HAS_SLOT}
       AND (SELECT count(*) FROM of_kind) < (
         SELECT coalesce((limits ->> 'max_running')::integer, {MAX_RUNNING}) FROM orchestrator_kind
         WHERE name = '{LIMITED}'
@@ -48,6 +56,38 @@ UNION
 SELECT id::text FROM waiting AS blocked
 WHERE NOT ready AND limit_key NOT IN (SELECT limit_key FROM of_kind)
   AND NOT EXISTS (SELECT FROM waiting WHERE waiting.ready AND waiting.limit_key = blocked.limit_key)
+"""
+
+
+# Of each owner the most urgent job, while the owner has fewer running than the limit, and fewer starts within the
+# period than the rate. Those that are not ready yet are let go on in the order of their places, too. A wait for a rate
+# that ends later than in its period was written while the clock was wrong, and lasts until it is that late.
+OWNERS_HAVE_ROOM = f"""
+WITH waiting AS MATERIALIZED (
+    SELECT DISTINCT ON (owner) id, owner FROM orchestrator_job
+    WHERE kind = '{OWNED}' AND status = 'CREATED' AND cancel_requested_at IS NULL
+      AND (ready OR blocked_by IS NOT NULL)
+    ORDER BY owner, rank, id
+), running AS MATERIALIZED (
+    SELECT kind, owner, worker_id, started_at FROM orchestrator_job WHERE queue = 'io' AND worker_id IS NOT NULL
+), kind AS MATERIALIZED (
+    SELECT coalesce((limits ->> 'max_running_per_owner')::integer, {OWNED_RUNNING}) AS max_running,
+           split_part(coalesce(limits ->> 'rate', '{OWNED_RATE}'), '/', 1)::integer AS starts
+    FROM orchestrator_kind WHERE name = '{OWNED}'
+)
+SELECT id::text FROM waiting, kind
+WHERE {HAS_SLOT}
+  AND (SELECT count(*) FROM running WHERE running.kind = '{OWNED}' AND running.owner = waiting.owner) < max_running
+  AND (
+    SELECT count(*) FROM orchestrator_ratestart start
+    WHERE start.kind = '{OWNED}' AND lane = 'rate_per_owner:' || waiting.owner
+      AND start.started_at > statement_timestamp() - interval '2 seconds'
+  ) < starts
+  AND NOT EXISTS (
+    SELECT FROM orchestrator_ratewait wait
+    WHERE wait.kind = '{OWNED}' AND wait.lane = 'rate_per_owner:' || waiting.owner
+      AND wait.due_at > statement_timestamp() + interval '2 seconds'
+  )
 """
 
 
@@ -63,7 +103,7 @@ class Looks(threading.Thread):
     def run(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
             try:
-                rows = self._world.query(HAVE_ROOM, patience=0)
+                rows = [row for query in (HAVE_ROOM, OWNERS_HAVE_ROOM) for row in self._world.query(query, patience=0)]
             except psycopg2.Error:
                 continue
             self._ledger.note("look", waiting=[id for [id] in rows])

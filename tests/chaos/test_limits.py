@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from orchestrator.limits import Rate
-from tests.chaos.limits import Changed, in_force, most_at_once, windows_of
+from tests.chaos.limits import Changed, in_force, most_at_once, too_soon, windows_of
 from tests.chaos.room import waited_with_room
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -36,8 +36,8 @@ def test_in_a_span_any_limit_holds_that_did_at_some_time_in_it() -> None:
 
 
 def test_a_burst_has_its_part_of_the_period() -> None:
-    assert windows_of(Rate.parse("6/2s")) == [(6, timedelta(seconds=2)), (3, timedelta(seconds=1))]
-    assert windows_of(Rate.parse("4/2s")) == [(4, timedelta(seconds=2)), (3, timedelta(seconds=1.5))]
+    assert windows_of(Rate.parse("6/2s"), 3) == [(6, timedelta(seconds=2)), (3, timedelta(seconds=1))]
+    assert windows_of(Rate.parse("4/2s"), 3) == [(4, timedelta(seconds=2)), (3, timedelta(seconds=1.5))]
 
 
 def test_who_ends_when_another_starts_does_not_run_beside_it() -> None:
@@ -61,3 +61,13 @@ def test_what_waits_while_there_is_a_fault_is_not_counted() -> None:
 
 def test_nor_is_what_waits_between_looks_that_lie_too_far_apart() -> None:
     assert not list(waited_with_room(looks(*[["a"]] * 5, every=1.5), []))
+
+
+def test_one_start_more_than_a_window_has_room_for_is_found_by_the_rate_of_that_time() -> None:
+    every_half = [at(place / 2) for place in range(10)]
+
+    assert not list(too_soon([], "4/2s", None, every_half))
+    assert [count for count, _, _ in too_soon([], "3/2s", None, every_half)] == [4] * 7
+    assert [count for count, _, _ in too_soon([], "4/2s", 1, [at(0), at(0.4)])] == [2]
+    lowered = Changed(at(1), at(2), before="4/2s", after="3/2s")
+    assert [first for _, _, first in too_soon([lowered], "4/2s", None, every_half)] == [at(2.5), at(3)]

@@ -258,6 +258,15 @@ def effect_rated(running: RunningJob, payload: Keyed) -> dict[str, int]:
     return leave_effect(running, payload)
 
 
+@job(
+    "tests.effect_owned", queue="io", payload=Mishaps,
+    max_running_per_owner=2, rate="12/2s", rate_per="owner", **PATIENT,
+)  # fmt: skip
+def effect_owned(running: RunningJob, payload: Mishaps) -> dict[str, int]:
+    """The same, of which two of an owner run at once, and twelve start within two seconds."""
+    return leave_effect(running, payload)
+
+
 @job("tests.tell", queue="default", payload=Mishaps, **PATIENT)
 def tell(running: RunningJob, payload: Mishaps) -> dict[str, int]:
     """Tells the outside world and sends nothing to the database, so it completes together with others."""
