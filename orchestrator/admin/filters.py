@@ -73,7 +73,8 @@ class WaitingFilter(admin.SimpleListFilter):
         return [(reason, reason.replace("_", " ").capitalize()) for reason in REASONS]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
-        return queryset.filter(waiting_for([self.value()])) if self.value() in REASONS else queryset
+        reason = self.value()
+        return queryset.filter(waiting_for([reason])) if reason in REASONS else queryset
 
 
 class PipelineFilter(admin.SimpleListFilter):

@@ -316,7 +316,7 @@ def an_ingestion(client: Client, rng: random.Random) -> None:
 def a_stream(client: Client, rng: random.Random) -> None:
     records, good, bad = some_records(rng, rng.randint(1_001, 2_500))
     body = gzip.compress(b"".join(json.dumps(record).encode() + b"\n" for record in records), 1)
-    headers = {"Content_Type": "application/x-ndjson", "Content_Encoding": "gzip"}
+    headers: dict[str, Any] = {"Content_Type": "application/x-ndjson", "Content_Encoding": "gzip"}
     answer = client.submit("/api/data/ingest/stream/", data=body, **headers).json()
     client.accept("ingestion", answer["task_id"], good=good, bad=bad)
 
