@@ -96,32 +96,10 @@ SET (clock, at, since, served, turn, new) = (
     version = known.version + 1
 """  # noqa: S608
 
-# Counts what was used on the owners' clocks.
-CHARGE = f"""
-WITH used AS MATERIALIZED (
-    SELECT %(kind)s AS kind, owner, seconds FROM unnest(%(owners)s::text[], %(seconds)s::float[]) AS _ (owner, seconds)
-), seen AS MATERIALIZED (
-    SELECT used.owner, used.seconds, turn.version, next.priority, coalesce(share.weight, 1) AS weight,
-           next.priority IS NULL OR share.paused_at IS NOT NULL AS idle
-    FROM used JOIN orchestrator_turn AS turn ON turn.kind = used.kind AND turn.owner = used.owner
-    LEFT JOIN orchestrator_ownershare AS share ON share.owner = used.owner
-    LEFT JOIN {NEXT_JOB.format(owner="used")} AS next ON true
-), locked AS MATERIALIZED (
-    SELECT id, owner FROM orchestrator_turn WHERE kind = %(kind)s AND owner = ANY(%(owners)s::text[])
-    ORDER BY owner FOR UPDATE
-), last AS MATERIALIZED (
-    SELECT turn FROM orchestrator_turn WHERE kind = %(kind)s ORDER BY turn DESC LIMIT 1
-)
-UPDATE orchestrator_turn AS turn
-SET clock = clock + seen.seconds / seen.weight,
-    at = clock + seen.seconds / seen.weight + coalesce((seen.priority - %(middle)s) * %(step)s, 0),
-    served = CASE WHEN %(serving)s THEN clock ELSE served END,
-    turn = CASE WHEN %(serving)s THEN (SELECT turn + 1 FROM last) ELSE turn.turn END,
-    new = new AND NOT %(serving)s,
-    idle = CASE WHEN turn.version = seen.version THEN seen.idle ELSE turn.idle END
-FROM seen JOIN locked USING (owner)
-WHERE turn.id = locked.id
-"""  # noqa: S608
+# Counts what was used on the owners' clocks: the function is in migration 0053. See decision 75.
+CHARGE = """
+SELECT orchestrator_charge_turns(%(kind)s, %(owners)s, %(seconds)s, %(serving)s, %(middle)s, %(step)s)
+"""
 
 # Takes those who have nothing ready, and those who are paused, out of the order.
 TIDY = f"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -330,3 +331,39 @@ def test_a_job_that_took_longer_than_expected_is_charged_for_it(kind: DeclareKin
 
     assert expected == 5
     assert Turn.objects.get().clock < 1
+
+
+# What a charge costs
+
+
+def pages_of_a_charge(kind: Kind, owner: str) -> int:
+    """Those that PostgreSQL looks at for it."""
+    given: dict[str, Any] = {
+        "kind": kind.name,
+        "owners": [owner],
+        "seconds": [0.1],
+        "serving": True,
+        "middle": 5,
+        "step": 60,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {turns.CHARGE}", given)
+        [[[answer]]] = cursor.fetchall()
+    plan = answer["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+@pytest.mark.django_db
+def test_a_charge_whose_plan_is_of_a_quiet_time_reads_as_little_when_thousands_wait(kind: DeclareKind) -> None:
+    waiting = kind()
+    submit(waiting, owner="first")
+    turns.absorb(waiting.name)
+    for _ in range(10):  # PostgreSQL keeps a plan after some calls.
+        turns.charge(waiting.name, {"first": 0.1})
+
+    submit_many(waiting, [Submission(payload=None, owner=f"owner{number}") for number in range(3_000)])
+    while turns.absorb(waiting.name):
+        pass
+
+    assert Turn.objects.filter(kind=waiting.name, idle=False).count() == 3_001
+    assert pages_of_a_charge(waiting, "owner7") < 50
