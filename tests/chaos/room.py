@@ -30,13 +30,16 @@ HAS_SLOT = f"""
 ) < (SELECT sum(slots) FROM ({CLAIMING}) AS claiming)
 """
 
+# What was submitted while the clock was ahead, and blocked, waits until it is that late.
+COULD_START = "(ready OR blocked_by IS NOT NULL AND run_at <= statement_timestamp())"
+
 # The most urgent of the jobs that could start: the next to do so. And those that the limit of their key blocks though
 # no other job of the key runs, or was let go on to do so. One snapshot, so what runs and what waits belong together.
 HAVE_ROOM = f"""
 WITH waiting AS MATERIALIZED (
     SELECT id, limit_key, ready, rank FROM orchestrator_job
     WHERE kind = '{LIMITED}' AND status = 'CREATED' AND cancel_requested_at IS NULL
-      AND (ready OR blocked_by IS NOT NULL)
+      AND {COULD_START}
 ), running AS MATERIALIZED (
     SELECT kind, limit_key, worker_id, started_at FROM orchestrator_job WHERE queue = 'io' AND worker_id IS NOT NULL
 ), of_kind AS MATERIALIZED (
@@ -60,13 +63,12 @@ WHERE NOT ready AND limit_key NOT IN (SELECT limit_key FROM of_kind)
 
 
 # Of each owner the most urgent job, while the owner has fewer running than the limit, and fewer starts within the
-# period than the rate. Those that are not ready yet are let go on in the order of their places, too. A wait for a rate
-# that ends later than in its period was written while the clock was wrong, and lasts until it is that late.
+# period than the rate. Those that are not ready yet are let go on in the order of their places, too.
 OWNERS_HAVE_ROOM = f"""
 WITH waiting AS MATERIALIZED (
     SELECT DISTINCT ON (owner) id, owner FROM orchestrator_job
     WHERE kind = '{OWNED}' AND status = 'CREATED' AND cancel_requested_at IS NULL
-      AND (ready OR blocked_by IS NOT NULL)
+      AND {COULD_START}
     ORDER BY owner, rank, id
 ), running AS MATERIALIZED (
     SELECT kind, owner, worker_id, started_at FROM orchestrator_job WHERE queue = 'io' AND worker_id IS NOT NULL
@@ -83,11 +85,6 @@ WHERE {HAS_SLOT}
     WHERE start.kind = '{OWNED}' AND lane = 'rate_per_owner:' || waiting.owner
       AND start.started_at > statement_timestamp() - interval '2 seconds'
   ) < starts
-  AND NOT EXISTS (
-    SELECT FROM orchestrator_ratewait wait
-    WHERE wait.kind = '{OWNED}' AND wait.lane = 'rate_per_owner:' || waiting.owner
-      AND wait.due_at > statement_timestamp() + interval '2 seconds'
-  )
 """
 
 
