@@ -128,7 +128,7 @@ def test_what_is_said_of_steps_and_the_bodies_of_signals_are_stored_for_a_job(as
         stored_bytes.forget()
         return stored_bytes.stored_bytes("ada")
 
-    pipeline = make_job(owner="ada", kind="pipeline.run")
+    pipeline = make_job(owner="ada", kind="pipeline.run", unfinished_dependencies=1)
     child = make_job(owner="ada", parent=pipeline, name="a", unresolved=True, ready=False)
     found = [stored()]
     Step.objects.create(job=child, payload=LONG)
