@@ -23,7 +23,7 @@ from orchestrator.http.idempotency import BadKey, IdempotencyKeyReused
 from orchestrator.http.requests import BadInput, problems_in
 from orchestrator.http.responses import problem, shortened
 from orchestrator.http.strict_json import BadJSON
-from orchestrator.kinds import BadConcurrencyKey, BadPayload, InternalKind, Problem, UnknownKind
+from orchestrator.kind_problems import BadConcurrencyKey, BadPayload, InternalKind, Problem, UnknownKind
 from orchestrator.limits import BadLimit
 from orchestrator.live.watching import TooManyWatchers, TooManyWatchersOfUser
 from orchestrator.models import Delivery, Job, Kind, Notification

@@ -17,7 +17,7 @@ from asgiref.sync import sync_to_async
 
 from orchestrator.attempt.timeouts import Frame
 from orchestrator.claimed import Claimed
-from orchestrator.kinds import R
+from orchestrator.kind import R
 from orchestrator.progress import checked_progress
 from orchestrator.running import BaseRunningJob, check_sleep
 from orchestrator.spawning import AfterChildren, ChildEnd

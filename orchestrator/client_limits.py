@@ -21,8 +21,10 @@ from orchestrator import stored_bytes
 from orchestrator.graphs.checks import MAX_PROBLEMS
 from orchestrator.graphs.references import escaped
 from orchestrator.inputs import BadSubmission
-from orchestrator.kinds import MAX_ATTEMPTS, Child, Problem, kind_named
+from orchestrator.kind_problems import Problem
+from orchestrator.kinds import MAX_ATTEMPTS, kind_named
 from orchestrator.models import Job
+from orchestrator.pipeline_steps import Child
 from orchestrator.states import FINAL, UNFINISHED
 from orchestrator.unique import Unique
 

@@ -20,9 +20,11 @@ from orchestrator.graphs import checks, nesting, references
 from orchestrator.graphs.each import EACH, is_item, prefix
 from orchestrator.graphs.nesting import PIPELINE as PIPELINE
 from orchestrator.graphs.references import LITERAL
-from orchestrator.kinds import MAX_ATTEMPTS, BadPayload, Child, InternalKind, UnknownKind, kind_open_to_clients
+from orchestrator.kind_problems import BadPayload, InternalKind, UnknownKind
+from orchestrator.kinds import MAX_ATTEMPTS, kind_open_to_clients
 from orchestrator.models import Dependency, Job
 from orchestrator.models import Step as StepRow
+from orchestrator.pipeline_steps import Child
 from orchestrator.pipelines import OnFailure, Pipeline
 from orchestrator.queue import pipelines
 from orchestrator.queue.duplicates import Holder

@@ -8,7 +8,8 @@ from typing import Any
 from django.conf import settings
 
 from orchestrator.failures import error_of
-from orchestrator.kinds import MAX_ATTEMPTS, BadPayload, Kind, Problem
+from orchestrator.kind_problems import BadPayload, Problem
+from orchestrator.kinds import MAX_ATTEMPTS, Kind
 from orchestrator.pg_values import NotFinite, as_json, is_storable
 
 # PostgreSQL could store more, but Python could not read it, nor the rank computed from it.

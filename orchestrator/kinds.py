@@ -2,295 +2,33 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
-import reprlib
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
-from functools import cached_property
-from typing import Any, Generic, Literal, NamedTuple
-from uuid import UUID
+from typing import Any, Generic, Literal
 
 import msgspec
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from typing_extensions import ParamSpec, TypeForm, TypeVar
+from typing_extensions import TypeForm
 
 from orchestrator.ended import Callback, check_callback
-from orchestrator.ended import P as P  # The payload.
-from orchestrator.limits import MAX_KEY_CHARACTERS, BadLimit, Limits, Scope
-from orchestrator.pg_values import is_storable
+
+# Whoever declares kinds, or pipelines of them, imports these from here.
+from orchestrator.kind import Call, P, R, check_function, declared_at, fields_of
+from orchestrator.kind import Kind as Kind
+from orchestrator.kind_problems import DemoKind, InternalKind, UnknownKind
+from orchestrator.limits import BadLimit, Limits, Scope
+from orchestrator.pipeline_steps import Child as Child
 from orchestrator.unique import Unique, check_fields
-
-
-class Problem(NamedTuple):
-    """One thing wrong with what a client sent: where (RFC 6901), a code for programs, a sentence for people."""
-
-    pointer: str
-    code: str
-    detail: str
-
-
-class UnknownKind(LookupError):
-    """No kind has that name."""
-
-    def __init__(self, name: Any) -> None:
-        near = difflib.get_close_matches(name, _kinds, n=1) if isinstance(name, str) else []
-        advice = f"Did you mean {near[0]!r}?" if near else "GET /kinds lists them."
-        self.problems = [Problem("/kind", "unknown_kind", f"There is no kind {name!r}. {advice}")]
-        super().__init__(self.problems[0].detail)
-
-
-class InternalKind(Exception):
-    """Jobs of the kind are submitted by code only, not by clients."""
-
-    def __init__(self, kind: Kind) -> None:
-        instead = f"; use {kind.use_instead} instead" if kind.use_instead else ""
-        detail = f"Jobs of kind {kind.name!r} cannot be submitted by clients{instead}."
-        self.problems = [Problem("/kind", "internal_kind", detail)]
-        super().__init__(detail)
-
-
-class DemoKind(InternalKind):
-    """The demo kinds are switched off."""
-
-    def __init__(self, kind: Kind) -> None:
-        detail = f"The demo kind {kind.name!r} is switched off here (DEMO_KINDS); name one of GET /kinds."
-        self.problems = [Problem("/kind", "demo_kind", detail)]
-        Exception.__init__(self, detail)
-
-
-class BadPayload(ValueError):
-    """The payload does not match the kind's payload type."""
-
-    def __init__(self, error: msgspec.ValidationError) -> None:
-        detail, _, path = str(error).partition(" - at `$")
-        # msgspec says `$.items[0].name` where a JSON pointer says /items/0/name.
-        pointer = "/payload" + re.sub(r"[.\[]", "/", path.rstrip("`").replace("]", ""))
-        self.problems = [Problem(pointer, "invalid", f"{detail}.")]
-        super().__init__(f"{pointer}: {detail}.")
-
-
-class BadConcurrencyKey(ValueError):
-    """The kind's function `key` has made of the payload what cannot be a concurrency key."""
-
-    def __init__(self, kind: str, value: Any) -> None:
-        detail = (
-            f"The concurrency key of {kind!r} must be a string, an integer or a UUID of at most {MAX_KEY_CHARACTERS} "
-            f"characters, without NUL or lone surrogates, not {reprlib.repr(value)}."
-        )
-        self.problems = [Problem("/payload", "bad_key", detail)]
-        super().__init__(detail)
-
-
-def with_integers(value: Any) -> Any:
-    """The JSON value with 6 for a number written 6.0, which is an integer in JSON Schema."""
-    if type(value) is float and value.is_integer() and abs(value) <= MAX_EXACT_INTEGER:
-        return int(value)
-    if type(value) is dict:
-        return {key: with_integers(item) for key, item in value.items()}
-    return [with_integers(item) for item in value] if type(value) is list else value
-
-
-# Above it not every integer has a float of its own, so another integer may have been meant.
-MAX_EXACT_INTEGER = 2**53
 
 MAX_ATTEMPTS = 1_000
 MAX_KEEP_DAYS = 36_500
 DEFAULT_BATCH_SIZE = {"leased": 1, "transactional": 200}
 # That of a transactional kind is for a whole batch, which keeps its jobs locked and is not asked to stop first.
 DEFAULT_TIMEOUT_SECONDS = {"leased": 3_600, "transactional": 120}
-
-# Kind without parameters means any payload, result and handler.
-R = TypeVar("R", default=Any)  # What the handler returns.
-Call = ParamSpec("Call", default=...)  # What the handler is called with.
-Resume = TypeVar("Resume", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Child:
-    """A step of a pipeline. It starts once every step named in `after`, listed before it, has completed.
-
-    payload: may take parts of earlier steps' results: {"$from": "step.key"}; see docs/pipelines.md.
-    on_failure: when it has failed for good, with "continue" what comes after it goes on, and its pipeline completes;
-        with "compensate" the pipeline fails, and the compensations of its completed steps run; with "fail" it fails
-        and stays as it is. If not given: "compensate" where any step of the pipeline has a compensation, else "fail".
-    compensate: what undoes it: {"kind": …, "payload": …}; the payload may take its result, by its own name.
-    when: a condition on earlier steps; if it does not hold, the step is skipped.
-    wait_for: the name of a signal that has to come before it starts, or an object that says more of it.
-    each: a reference to a list; it runs for each value there, which its payload takes by {"$from": "$item"}, and its
-        result is the list of theirs.
-    max_running: how many of those run at once; all if not given.
-    kind: may be one that plans a pipeline. Its steps are planned, and added, when the step's turn has come.
-    pipeline: the steps, where the kind is "pipeline.run".
-    """
-
-    name: str
-    kind: str
-    payload: Any = field(default_factory=dict)
-    after: Sequence[str] = ()
-    priority: int | None = None
-    max_attempts: int | None = None
-    on_failure: Literal["fail", "continue", "compensate"] | None = None
-    when: Any = None
-    wait_for: Any = None
-    each: Any = None
-    max_running: int | None = None
-    compensate: Any = None
-    pipeline: Nested | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Nested:
-    """A pipeline that is a step of another one, written out.
-
-    steps: each after what it comes after. Their payloads take that of the step by {"$from": "$input"}.
-    result: what it returns, with references to its steps' results.
-    """
-
-    steps: Sequence[Child]
-    result: Any = None
-    name: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kind(Generic[P, R, Call]):
-    """A declared kind of job. See `job` for the meaning of each field."""
-
-    name: str
-    handler: Callable[Call, R]
-    queue: str
-    payload_type: TypeForm[P]
-    execution: Literal["leased", "transactional"]
-    atomic: bool
-    takes_batch: bool
-    batch_size: int
-    priority: int
-    max_attempts: int
-    backoff: timedelta
-    backoff_ceiling: timedelta
-    no_retry: tuple[type[BaseException], ...]
-    timeout: timedelta | None
-    on_cancel: Literal["rollback", "keep"]
-    plan: Callable[[P], Sequence[Child]] | None
-    key: Callable[[P], Any] | None
-    limits: Limits
-    typical_duration: timedelta
-    keep_days: float | None
-    internal: bool = False
-    use_instead: str = ""
-    on_failure: Callback[P] | None = None
-    on_retry: Callback[P] | None = None
-    unique: Unique | None = None
-    # By their names; see `after_children`.
-    resumes: dict[str, Callable[..., Any]] = field(default_factory=dict, compare=False)
-
-    def after_children(self, function: Resume) -> Resume:
-        """Decorates a function that goes on with a job of this kind, `return job.after_children(function)`, once the
-        children have ended that its handler has added. It takes what a handler takes, and is async if that is.
-
-        While jobs wait to go on with it, it must not be renamed: they have kept its name.
-        """
-        name: str = getattr(function, "__name__", "")
-        what = f"The kind {self.name!r} cannot go on with {name or function!r} after its children: "
-        _check_function(self.name, function)
-        if name in self.resumes and _declared_at(self.resumes[name]) != _declared_at(function):
-            raise ValueError(f"{what}another function has that name.")
-        if self.execution == "transactional" or len(name) > 100:
-            raise ValueError(f"{what}give a leased kind, and a name of at most 100 characters.")
-        if inspect.iscoroutinefunction(function) is not self.is_async:
-            raise ValueError(f"{what}it must be async if, and only if, the handler is.")
-        self.resumes[name] = function
-        return function
-
-    def __call__(self, *args: Call.args, **kwargs: Call.kwargs) -> R:
-        """Calls the handler itself, as a unit test of it does."""
-        return self.handler(*args, **kwargs)
-
-    @cached_property
-    def takes_payload(self) -> bool:
-        """Whether the handler takes the payload besides the job."""
-        return not self.takes_batch and _takes_two(self.handler)
-
-    def called(self, function: Callable[..., Any], running: Any) -> Any:
-        """What the handler, or another function of the kind, returns for a running job, with its payload if it takes
-        one. Not for kinds that take batches.
-        """
-        takes_payload = self.takes_payload if function is self.handler else _takes_two(function)
-        return function(running, running.payload) if takes_payload else function(running)
-
-    @cached_property
-    def is_async(self) -> bool:
-        """Whether the handler is a coroutine function, which runs on its worker's event loop."""
-        return inspect.iscoroutinefunction(self.handler)
-
-    @property
-    def description(self) -> str:
-        return inspect.cleandoc(self.handler.__doc__ or "")
-
-    def key_of(self, payload: P) -> str | None:
-        """The concurrency key of a job with that payload; None if it has none. Raises BadConcurrencyKey."""
-        try:
-            value = None if self.key is None else self.key(payload)
-        except Exception as error:
-            raise BadConcurrencyKey(self.name, error) from error
-        if value is None:
-            return None
-        if not (isinstance(value, str | int | UUID) and is_storable(text := str(value), at_most=MAX_KEY_CHARACTERS)):
-            raise BadConcurrencyKey(self.name, value)
-        return text
-
-    def read_payload(self, payload: Any) -> P:
-        """`payload` as the kind's payload type; raises BadPayload with a pointer to what does not match."""
-        try:
-            return self._converted(payload)
-        except msgspec.ValidationError:
-            try:
-                return self._converted(with_integers(payload))
-            except msgspec.ValidationError as error:
-                raise BadPayload(error) from None
-
-    def _converted(self, payload: Any) -> P:
-        converted: P = msgspec.convert(payload, self.payload_type, strict=True)
-        return converted
-
-    def decode_payload(self, text: str) -> P:
-        """A payload in JSON, as it is stored, as the kind's payload type; raises BadPayload likewise.
-
-        Fields that only a newer release has are ignored.
-        """
-        try:
-            return self._decoder.decode(text)
-        except msgspec.ValidationError:
-            try:
-                return self._tolerant_decoder.decode(text)
-            except msgspec.ValidationError as error:
-                raise BadPayload(error) from None
-
-    @cached_property
-    def _decoder(self) -> msgspec.json.Decoder[P]:
-        return msgspec.json.Decoder(self.payload_type)
-
-    @cached_property
-    def _tolerant_decoder(self) -> msgspec.json.Decoder[P]:
-        if not (isinstance(self.payload_type, type) and issubclass(self.payload_type, msgspec.Struct)):
-            return self._decoder
-        bases = (self.payload_type,)
-        return msgspec.json.Decoder(
-            msgspec.defstruct(self.payload_type.__name__, [], bases=bases, forbid_unknown_fields=False)
-        )
-
-    @cached_property
-    def payload_fields(self) -> tuple[str, ...] | None:
-        """The names of the payload's fields; None if its type does not say."""
-        return fields_of(self.payload_type)
-
-    def payload_schema(self) -> dict[str, Any]:
-        """JSON Schema (2020-12) of the payload."""
-        return msgspec.json.schema(self.payload_type)
-
 
 _kinds: dict[str, Kind] = {}
 callbacks: list[Callable[[Kind], None]] = []
@@ -374,7 +112,7 @@ class job(Generic[P]):
 
     def __call__(self, handler: Callable[Call, R]) -> Kind[P, R, Call]:
         self._check_name(handler)
-        _check_function(self.name, handler)
+        check_function(self.name, handler)
         self._check_choices()
         if inspect.iscoroutinefunction(handler):
             self._check_async()
@@ -436,7 +174,7 @@ class job(Generic[P]):
     def _check_name(self, handler: Callable[..., Any]) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", self.name) or len(self.name) > 100:
             raise ValueError(f"The kind {self.name!r} needs a name like 'billing.send_invoice'.")
-        if self.name in _kinds and _declared_at(_kinds[self.name].handler) != _declared_at(handler):
+        if self.name in _kinds and declared_at(_kinds[self.name].handler) != declared_at(handler):
             raise ValueError(f"The kind {self.name!r} is declared twice.")
 
     def _check_choices(self) -> None:
@@ -501,28 +239,11 @@ class job(Generic[P]):
             raise ValueError(f"The kind {self.name!r} needs times and a batch size that are not negative.")
 
 
-def fields_of(payload_type: Any) -> tuple[str, ...] | None:
-    """The names of the fields that a payload of the type has as JSON; None if the type does not say."""
-    return getattr(payload_type, "__struct_encode_fields__", None)
-
-
-def _takes_two(function: Callable[..., Any]) -> bool:
-    return len(inspect.signature(function).parameters) > 1
-
-
 def _registered(kind: Kind[P, R, Call]) -> Kind[P, R, Call]:
     _kinds[kind.name] = kind
     for callback in callbacks:
         callback(kind)
     return kind
-
-
-def _check_function(name: str, handler: Callable[..., Any]) -> None:
-    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
-        raise ValueError(f"The kind {name!r} needs a function that returns its result, not one that yields.")
-    # The frame of a handler that hangs is found by its code.
-    if not hasattr(inspect.unwrap(handler), "__code__"):
-        raise ValueError(f"The kind {name!r} needs a function made by def, which may call {handler!r}.")
 
 
 def _check_choice(name: str, option: str, value: Any, choices: tuple[Any, ...]) -> None:
@@ -533,12 +254,6 @@ def _check_choice(name: str, option: str, value: Any, choices: tuple[Any, ...]) 
 def _check_no_retry(name: str, types: Any) -> None:
     if not (isinstance(types, tuple) and all(isinstance(each, type) for each in types)):
         raise ValueError(f"The kind {name!r} needs a tuple of exceptions as no_retry, not {types!r}.")
-
-
-def _declared_at(handler: Callable[..., Any]) -> tuple[str | None, str]:
-    """Where the function is declared; the same after its module is loaded again."""
-    code = inspect.unwrap(handler)
-    return inspect.getsourcefile(code), code.__qualname__
 
 
 def for_each_kind(callback: Callable[[Kind], None]) -> Callable[[Kind], None]:
@@ -553,7 +268,7 @@ def kind_named(name: str) -> Kind:
     """The kind of that name; raises UnknownKind."""
     kind = _kinds.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise UnknownKind(name)
+        raise UnknownKind(name, _kinds)
     return kind
 
 
@@ -566,9 +281,9 @@ def kind_open_to_clients(name: str) -> Kind:
     """The kind of that name; raises UnknownKind, or InternalKind for one that clients may not submit."""
     kind = kind_named(name)
     if kind.internal:
-        raise InternalKind(kind)
+        raise InternalKind(kind.name, kind.use_instead)
     if is_switched_off(kind):
-        raise DemoKind(kind)
+        raise DemoKind(kind.name)
     return kind
 
 

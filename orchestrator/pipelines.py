@@ -15,7 +15,10 @@ from orchestrator.graphs.each import INDEX, ITEM, ITS_ITEM
 from orchestrator.graphs.nesting import INPUT, PIPELINE
 from orchestrator.graphs.references import DEFAULT, FROM, BadReference, MissingValue, escaped
 from orchestrator.graphs.waits import SIGNAL
-from orchestrator.kinds import Child, Kind, Nested, P, Problem, job
+from orchestrator.kind import P
+from orchestrator.kind_problems import Problem
+from orchestrator.kinds import Kind, job
+from orchestrator.pipeline_steps import Child, Nested
 
 OnFailure = Literal["fail", "continue", "compensate"]
 

@@ -21,7 +21,7 @@ from orchestrator.attempt.own_transaction import OwnTransaction
 from orchestrator.attempt.timeouts import RunningHandler
 from orchestrator.claimed import Claimed
 from orchestrator.job_log import JobLog, Lines
-from orchestrator.kinds import P, R
+from orchestrator.kind import P, R
 from orchestrator.pg_values import as_json
 from orchestrator.progress import WRITE_PROGRESS, Progress, checked_progress
 from orchestrator.spawning import AfterChildren, ChildEnd, Spawning

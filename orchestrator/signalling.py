@@ -11,7 +11,7 @@ from django.db.models import Q, QuerySet
 
 from access import audit
 from orchestrator.graphs import waits
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 from orchestrator.models import Job, Signal, Step
 from orchestrator.queue import pipelines
 from orchestrator.states import FINAL, UNFINISHED

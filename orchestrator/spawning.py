@@ -12,7 +12,8 @@ from django.conf import settings
 
 from orchestrator.attempt.session import read_aside
 from orchestrator.inputs import BadSubmission, check_numbers, payload_as_json, quoted
-from orchestrator.kinds import Kind, R, kind_named
+from orchestrator.kind import R
+from orchestrator.kinds import Kind, kind_named
 from orchestrator.pg_values import is_storable
 
 MAX_NAME_CHARACTERS = 100

@@ -28,9 +28,11 @@ from orchestrator.inputs import (
     BadSubmission as BadSubmission,  # Users catch it, and import it from here.
 )
 from orchestrator.inputs import quoted
-from orchestrator.kinds import BadPayload, Kind, P, Problem, UnknownKind, kind_named
-from orchestrator.kinds import Child as Child  # Users' pipelines import it from here.
+from orchestrator.kind import P
+from orchestrator.kind_problems import BadPayload, Problem, UnknownKind
+from orchestrator.kinds import Kind, kind_named
 from orchestrator.models import Job
+from orchestrator.pipeline_steps import Child as Child  # Users' pipelines import it from here.
 from orchestrator.queue import (
     after_failure,
     bell,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from django_celery_beat.models import PeriodicTask
 
 from orchestrator.diagnostics.checks import Finding, check, fail, ok, warn
-from orchestrator.kinds import BadPayload, InternalKind, all_kinds, kind_open_to_clients
+from orchestrator.kind_problems import BadPayload, InternalKind
+from orchestrator.kinds import all_kinds, kind_open_to_clients
 from orchestrator.submission import BadSubmission
 from scheduler import queries
 from scheduler.models import TaskSchedule

@@ -28,7 +28,7 @@ from orchestrator.http.idempotency import fingerprint_of, key_of, respond_once
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, problems
 from orchestrator.http.parsers import content_codings
 from orchestrator.http.requests import BadInput, read_query
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 
 # What an upload is, by its content type.
 FORMATS = {

@@ -9,7 +9,7 @@ from ingestion.records.csv_rows import MAX_ROW_BYTES, BadRow, Row, rows
 from ingestion.records.staging import as_bad_line, as_line, as_raw_line
 from ingestion.records.student import FIELDS
 from orchestrator.http import encodings
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 from orchestrator.pg_values import as_text
 
 # Bytes read at once, and of an unpacked piece at most.

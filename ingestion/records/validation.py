@@ -14,7 +14,7 @@ import msgspec
 from ingestion.records.rejects import FieldError, Reject, duplicate
 from ingestion.records.student import FIELDS, GRADES, Student
 from orchestrator.http import strict_json
-from orchestrator.kinds import with_integers
+from orchestrator.kind import with_integers
 from orchestrator.pg_values import as_text
 
 # Unknown fields of a record that are listed one by one.

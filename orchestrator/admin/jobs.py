@@ -36,7 +36,7 @@ from orchestrator.admin.rendering import cut, label, with_id
 from orchestrator.admin.run_again import RunAgainForm
 from orchestrator.admin.send_signal import SendSignalForm
 from orchestrator.client_limits import BeyondLimits, QuotaExceeded, check, check_quotas, check_signal, limits_of
-from orchestrator.kinds import UnknownKind
+from orchestrator.kind_problems import UnknownKind
 from orchestrator.models import Job
 from orchestrator.shown.lists import column
 from orchestrator.shown.words import age, duration

@@ -13,7 +13,7 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminT
 
 from orchestrator.admin.base import BoundedAdmin, ReadOnlyAdmin, act_on_each
 from orchestrator.admin.rendering import label, list_link, page_link
-from orchestrator.kinds import UnknownKind
+from orchestrator.kind_problems import UnknownKind
 from orchestrator.models import Delivery, Notification
 from orchestrator.notifications import services
 from orchestrator.notifications.services import BadNotification, NotRepeatable

@@ -11,7 +11,8 @@ from unfold.forms import BaseDialogForm
 from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldAdminTextareaWidget
 
 from orchestrator.admin.rendering import as_indented
-from orchestrator.kinds import BadPayload, InternalKind, UnknownKind, kind_open_to_clients
+from orchestrator.kind_problems import BadPayload, InternalKind, UnknownKind
+from orchestrator.kinds import kind_open_to_clients
 from orchestrator.models import Job
 
 

@@ -9,7 +9,8 @@ from uuid import UUID
 from django.db.models import BooleanField, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
-from orchestrator.kinds import UnknownKind, kind_named
+from orchestrator.kind_problems import UnknownKind
+from orchestrator.kinds import kind_named
 from orchestrator.models import Job, Kind
 from orchestrator.shown.lists import newest
 from orchestrator.states import Status

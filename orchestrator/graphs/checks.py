@@ -17,18 +17,10 @@ from orchestrator.graphs.each import INDEX, ITEM, ITS_ITEM
 from orchestrator.graphs.nesting import INPUT, MAX_DEPTH, PIPELINE
 from orchestrator.graphs.references import FROM, BadReference, Reference, escaped
 from orchestrator.graphs.waits import SIGNAL
-from orchestrator.kinds import (
-    MAX_ATTEMPTS,
-    BadPayload,
-    Child,
-    InternalKind,
-    Kind,
-    Nested,
-    Problem,
-    UnknownKind,
-    known_kind,
-)
+from orchestrator.kind_problems import BadPayload, InternalKind, Problem, UnknownKind
+from orchestrator.kinds import MAX_ATTEMPTS, Kind, known_kind
 from orchestrator.kinds import kind_open_to_clients as open_kind
+from orchestrator.pipeline_steps import Child, Nested
 
 MAX_STEPS = 10_000
 # All that the steps come after, together.

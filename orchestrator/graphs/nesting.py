@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from orchestrator.graphs.references import LITERAL
-from orchestrator.kinds import Child, Kind, Nested
+from orchestrator.kinds import Kind
+from orchestrator.pipeline_steps import Child, Nested
 
 # The kind of a pipeline that is not planned by code, which puts together what it returns.
 PIPELINE = "pipeline.run"

@@ -12,8 +12,10 @@ from orchestrator.graphs import compensations, conditions, each, nesting, refere
 from orchestrator.graphs.each import INDEX, ITEM
 from orchestrator.graphs.references import BadReference as BadReference
 from orchestrator.graphs.waits import SIGNAL
-from orchestrator.kinds import BadPayload, Child, kind_named, known_kind
+from orchestrator.kind_problems import BadPayload
+from orchestrator.kinds import kind_named, known_kind
 from orchestrator.pg_values import as_json
+from orchestrator.pipeline_steps import Child
 
 NO_ITEMS = "This step does not run for each value of a list."
 # What a step's failure may mean for its pipeline.

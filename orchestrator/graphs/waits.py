@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from orchestrator.graphs.references import BadReference, escaped
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 from orchestrator.pg_values import as_json
 
 # The name under which a step's payload takes the body of its signal.

@@ -23,7 +23,8 @@ from orchestrator.http.links import link, location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, example, problems
 from orchestrator.http.requests import BadInput, body_bytes, first_problems, problems_in, read_body, unknown_problems
 from orchestrator.http.unique_jobs import check_may_have, check_unique
-from orchestrator.kinds import BadPayload, InternalKind, Kind, Problem, UnknownKind, kind_open_to_clients
+from orchestrator.kind_problems import BadPayload, InternalKind, Problem, UnknownKind
+from orchestrator.kinds import Kind, kind_open_to_clients
 from orchestrator.steering.actions import PERMISSIONS, eligible, start
 from orchestrator.steering.batches import Verb
 from orchestrator.steering.changing import Change

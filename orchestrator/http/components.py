@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from orchestrator.http.openapi import PROBLEM_HEADERS, RATE_LIMIT, REPLAYED
-from orchestrator.kinds import BadPayload, Kind, all_kinds, is_switched_off
+from orchestrator.kind_problems import BadPayload
+from orchestrator.kinds import Kind, all_kinds, is_switched_off
 
 
 def publish_headers(result: dict[str, Any], **_: Any) -> dict[str, Any]:

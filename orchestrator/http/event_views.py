@@ -17,7 +17,7 @@ from orchestrator.http.fields import StrictCharField, StrictSerializer
 from orchestrator.http.job_views import JOB_ID
 from orchestrator.http.openapi import example, problems
 from orchestrator.http.requests import BadInput, read_id, read_query
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 from orchestrator.live.moves import Place, read_microseconds, read_place
 from orchestrator.live.watching import watching
 from orchestrator.models import Job

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from access.permissions import owner_of
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 from orchestrator.models import IdempotencyKey
 
 if TYPE_CHECKING:

@@ -48,7 +48,8 @@ from orchestrator.http.pagination import NewestFirst
 from orchestrator.http.requests import BadInput, body_bytes, read_body, read_id, read_query
 from orchestrator.http.responses import cache_headers, etag_of, not_modified
 from orchestrator.http.unique_jobs import check_may_have, check_unique
-from orchestrator.kinds import Problem, kind_open_to_clients
+from orchestrator.kind_problems import Problem
+from orchestrator.kinds import kind_open_to_clients
 from orchestrator.models import Job, Notification
 from orchestrator.states import Status
 from orchestrator.steering.changing import Change, change

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.http.json_pointer import escaped, storable
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 
 MAX_DEPTH = 64
 MAX_DIGITS = 100

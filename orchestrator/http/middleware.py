@@ -16,7 +16,7 @@ from django.urls import is_valid_path
 from orchestrator.http.json_pointer import escaped
 from orchestrator.http.responses import problem
 from orchestrator.http.strict_json import MAX_PROBLEMS
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 from orchestrator.pg_values import is_storable
 
 

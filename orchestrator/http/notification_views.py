@@ -28,7 +28,7 @@ from orchestrator.http.notification_serializers import (
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION_OF_NEW, example, problems
 from orchestrator.http.pagination import LastNumberFirst, NewestFirst
 from orchestrator.http.requests import BadInput, read_body, read_id, read_path, read_query
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 from orchestrator.models import Delivery, Notification
 from orchestrator.notifications import services
 

@@ -15,7 +15,7 @@ from rest_framework.serializers import BaseSerializer
 
 from orchestrator.http.links import next_page
 from orchestrator.http.requests import BadInput
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 
 if TYPE_CHECKING:
     from rest_framework.views import APIView

@@ -10,7 +10,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 
 from orchestrator.http import encodings, strict_json
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 
 
 class UnsupportedCharset(APIException):

@@ -25,7 +25,7 @@ from orchestrator.http.pipeline_serializers import (
     PipelineSerializer,
 )
 from orchestrator.http.requests import BadInput, body_bytes, read_body, read_id, read_query
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 from orchestrator.models import Job
 from orchestrator.states import Status
 

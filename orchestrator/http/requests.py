@@ -16,7 +16,7 @@ from rest_framework.settings import api_settings
 
 from orchestrator.http.fields import listed_unknown
 from orchestrator.http.json_pointer import escaped
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 
 Input = type[Serializer[Any]]
 

@@ -14,7 +14,7 @@ from django.utils.functional import Promise
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 
 # Characters of a client's own that a problem quotes.
 MAX_QUOTED = 1_000

@@ -19,7 +19,7 @@ from orchestrator.http.idempotency import idempotent
 from orchestrator.http.job_views import JOB_ID
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, example, problems
 from orchestrator.http.requests import BadInput, body_bytes, read_path
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 from orchestrator.models import Job
 
 PATH: dict[str, serializers.Field[Any, Any, Any, Any]] = {

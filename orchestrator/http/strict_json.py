@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from orchestrator.http.json_problems import MAX_DEPTH, MAX_DIGITS, find_problems, nul, too_deep, too_long
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 
 # Arrays and objects of one body.
 MAX_CONTAINERS = 200_000

@@ -9,7 +9,8 @@ from rest_framework.request import Request
 
 from access.permissions import may, require
 from orchestrator.http.requests import BadInput
-from orchestrator.kinds import Kind, Problem
+from orchestrator.kind_problems import Problem
+from orchestrator.kinds import Kind
 from orchestrator.models import Job
 from orchestrator.queue.duplicates import Holder
 from orchestrator.submission import Accepted, NotUnique

@@ -15,7 +15,8 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from access import audit
-from orchestrator.kinds import Problem, kind_named
+from orchestrator.kind_problems import Problem
+from orchestrator.kinds import kind_named
 from orchestrator.models import Delivery, Notification
 from orchestrator.notifications.addresses import BadUrl, checked_url, shown_url
 from orchestrator.notifications.recording import submit_deliveries

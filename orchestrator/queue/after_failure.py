@@ -10,7 +10,8 @@ from django.db.models.functions import Cast
 
 from orchestrator.attempt import callbacks
 from orchestrator.ended import EndedJob
-from orchestrator.kinds import Kind, P, known_kind
+from orchestrator.kind import P
+from orchestrator.kinds import Kind, known_kind
 from orchestrator.models import Job
 from orchestrator.states import FINAL, Status
 

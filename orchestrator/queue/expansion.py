@@ -19,8 +19,9 @@ from orchestrator.database_errors import is_database_fault
 from orchestrator.failures import error_of
 from orchestrator.graphs import nesting
 from orchestrator.ids import ids_below
-from orchestrator.kinds import Child, all_kinds, kind_named
+from orchestrator.kinds import all_kinds, kind_named
 from orchestrator.models import Step
+from orchestrator.pipeline_steps import Child
 from orchestrator.pipelines import Pipeline
 from orchestrator.queue import generations
 from orchestrator.queue.new_jobs import Above, Rows, child_rows, insert

@@ -22,9 +22,11 @@ from orchestrator.graphs.each import EACH, is_item
 from orchestrator.graphs.nesting import INPUT, MAX_DEPTH
 from orchestrator.ids import uuid7
 from orchestrator.inputs import BadSubmission, check_numbers, check_owner, check_run_at, payload_as_json, quoted
-from orchestrator.kinds import BadConcurrencyKey, BadPayload, Child, Kind, Nested, UnknownKind, kind_named
+from orchestrator.kind_problems import BadConcurrencyKey, BadPayload, UnknownKind
+from orchestrator.kinds import Kind, kind_named
 from orchestrator.models import Step
 from orchestrator.pg_values import is_storable
+from orchestrator.pipeline_steps import Child, Nested
 from orchestrator.pipelines import Pipeline
 from orchestrator.queue import bell, duplicates, ends, kind_limits
 from orchestrator.queue.duplicates import Row, Taken

@@ -19,7 +19,8 @@ from orchestrator.graphs.each import INDEX, ITEM, NotAList
 from orchestrator.graphs.nesting import INPUT
 from orchestrator.graphs.references import MissingValue
 from orchestrator.graphs.waits import SIGNAL
-from orchestrator.kinds import BadPayload, known_kind
+from orchestrator.kind_problems import BadPayload
+from orchestrator.kinds import known_kind
 from orchestrator.models import Step
 from orchestrator.pg_values import as_json
 from orchestrator.states import Status

@@ -19,7 +19,8 @@ from django.conf import settings
 
 from orchestrator.failures import MAX_TRACEBACK_CHARACTERS
 from orchestrator.host import host, process_started
-from orchestrator.kinds import Kind, UnknownKind, kind_named
+from orchestrator.kind_problems import UnknownKind
+from orchestrator.kinds import Kind, kind_named
 from orchestrator.models import Attempt, Worker
 
 logger = logging.getLogger(__name__)

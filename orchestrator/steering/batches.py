@@ -21,7 +21,8 @@ from django.db.models.functions import Now
 
 from access import audit
 from orchestrator.client_limits import NO_QUOTAS, QuotaExceeded, Quotas, check_again, check_retry
-from orchestrator.kinds import UnknownKind, all_kinds
+from orchestrator.kind_problems import UnknownKind
+from orchestrator.kinds import all_kinds
 from orchestrator.models import Dependency, Job
 from orchestrator.queue import bell, kind_limits, places, transitions
 from orchestrator.states import UNFINISHED, Status

@@ -12,7 +12,7 @@ from django.db.models import Q, QuerySet
 
 from access.permissions import User, may, owner_of, owners_named, require
 from orchestrator import queries
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 from orchestrator.models import Job
 from orchestrator.steering.waiting import waiting_for
 

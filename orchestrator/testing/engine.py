@@ -19,8 +19,10 @@ from django.db import connection
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
-from orchestrator.kinds import Child, Kind, P, all_kinds, kind_named
+from orchestrator.kind import P
+from orchestrator.kinds import Kind, all_kinds, kind_named
 from orchestrator.models import Attempt, Job
+from orchestrator.pipeline_steps import Child
 from orchestrator.queue import claims, generations, turns
 from orchestrator.running import BaseRunningJob, RunningJob
 from orchestrator.states import UNFINISHED, Status

@@ -21,7 +21,8 @@ from orchestrator.claimed import Claimed
 from orchestrator.ended import EndedJob
 from orchestrator.ids import uuid7
 from orchestrator.job_log import JobLog
-from orchestrator.kinds import Kind, P, R, kind_named
+from orchestrator.kind import P, R
+from orchestrator.kinds import Kind, kind_named
 from orchestrator.models import Attempt
 from orchestrator.pg_values import as_json
 from orchestrator.progress import checked_progress

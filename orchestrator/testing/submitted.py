@@ -7,7 +7,8 @@ from typing import Any
 
 from django.conf import settings
 
-from orchestrator.kinds import Kind, P, kind_named
+from orchestrator.kind import P
+from orchestrator.kinds import Kind, kind_named
 from orchestrator.models import Job
 from orchestrator.pg_values import as_json
 from orchestrator.testing.clock import Clock

@@ -13,7 +13,7 @@ from django.template.response import TemplateResponse
 from orchestrator.admin.base import MAX_AT_ONCE, ExactSearch, act_on_each, ask_first
 from orchestrator.admin.unfold import ModelAdmin
 from orchestrator.client_limits import QuotaExceeded
-from orchestrator.kinds import BadPayload, InternalKind, UnknownKind
+from orchestrator.kind_problems import BadPayload, InternalKind, UnknownKind
 from orchestrator.submission import BadSubmission, NotUnique, TooManyUnfinished
 from scheduler.models import Task, TaskSchedule
 from scheduler.recurrence.rules import BadRecurrence

@@ -20,7 +20,8 @@ from access.permissions import User, owner_of
 from orchestrator.admin.base import BoundedAdmin
 from orchestrator.admin.rendering import cut, label, list_link, page_link, with_id
 from orchestrator.client_limits import QuotaExceeded
-from orchestrator.kinds import BadPayload, InternalKind, UnknownKind, all_kinds
+from orchestrator.kind_problems import BadPayload, InternalKind, UnknownKind
+from orchestrator.kinds import all_kinds
 from orchestrator.shown.lists import column
 from orchestrator.shown.words import age
 from orchestrator.submission import BadSubmission

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.client_limits import NO_LIMITS, ClientLimits, priorities_allowed
 from orchestrator.http.fields import as_integer
 from orchestrator.http.requests import BadInput, unknown_problems
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 from scheduler.http.numbers import NO_NUMBER, NOT_BOTH, read_operand, read_operation
 from scheduler.services.tasks import NewTask
 

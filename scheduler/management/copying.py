@@ -13,7 +13,7 @@ from rest_framework import serializers
 
 from orchestrator.http.fields import StrictCharField
 from orchestrator.http.requests import first_problems, problems_in
-from orchestrator.kinds import BadPayload, InternalKind, Problem, UnknownKind
+from orchestrator.kind_problems import BadPayload, InternalKind, Problem, UnknownKind
 from orchestrator.submission import BadSubmission
 from scheduler.http.calendar_views import CalendarBody
 from scheduler.http.schedule_serializers import ScheduleBody

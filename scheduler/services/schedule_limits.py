@@ -22,7 +22,7 @@ from orchestrator.client_limits import (
     check_quotas,
     limits_of,
 )
-from orchestrator.kinds import Problem
+from orchestrator.kind_problems import Problem
 from orchestrator.models import Job
 from scheduler.models import Task, TaskSchedule
 from scheduler.services.backfills import backfill

@@ -11,7 +11,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from orchestrator import kinds
-from orchestrator.kinds import BadPayload, Kind, UnknownKind, job, kind_named
+from orchestrator.kind_problems import BadPayload, UnknownKind
+from orchestrator.kinds import Kind, job, kind_named
 from orchestrator.models import Job
 from orchestrator.running import RunningJob
 from orchestrator.submission import submit

@@ -13,7 +13,8 @@ from django.db import DatabaseError, transaction
 from django.utils import timezone
 
 from orchestrator import submission
-from orchestrator.kinds import BadPayload, Kind, UnknownKind, kind_named
+from orchestrator.kind_problems import BadPayload, UnknownKind
+from orchestrator.kinds import Kind, kind_named
 from orchestrator.models import Dependency, Job, Step
 from orchestrator.submission import BadSubmission, Child, TooManyUnfinished, submit, submit_many
 from orchestrator.worker.process import WorkerProcess

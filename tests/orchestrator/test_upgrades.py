@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.db import connection
 from pytest_django import Settings
 
-from orchestrator.kinds import BadPayload
+from orchestrator.kind_problems import BadPayload
 from orchestrator.models import Job
 from orchestrator.queue.recovery import declare_dead
 from orchestrator.submission import submit

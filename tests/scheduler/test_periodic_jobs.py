@@ -13,7 +13,7 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from django_celery_beat.schedulers import ModelEntry
 
 from config.celery import app
-from orchestrator.kinds import BadPayload
+from orchestrator.kind_problems import BadPayload
 from orchestrator.models import Job
 from orchestrator.submission import BadSubmission
 from scheduler import doctor

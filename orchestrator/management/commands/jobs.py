@@ -12,7 +12,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from access import audit
 from orchestrator import queries
-from orchestrator.kinds import BadPayload, UnknownKind
+from orchestrator.kind_problems import BadPayload, UnknownKind
 from orchestrator.management import job_tree
 from orchestrator.management.base import OperatorCommand
 from orchestrator.management.job_arguments import add_filter, change_of, filter_of, future, job_id

@@ -13,7 +13,8 @@ from django.db import InterfaceError, OperationalError, connection
 
 from orchestrator.claimed import Claimed
 from orchestrator.host import host
-from orchestrator.kinds import BadPayload, UnknownKind, kind_named
+from orchestrator.kind_problems import BadPayload, UnknownKind
+from orchestrator.kinds import kind_named
 from orchestrator.models import Job
 from orchestrator.states import Status
 from orchestrator.submission import BadSubmission, TooManyUnfinished

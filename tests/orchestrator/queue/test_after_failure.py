@@ -19,7 +19,8 @@ from orchestrator import kinds, submission
 from orchestrator.async_running import AsyncRunningJob
 from orchestrator.attempt import callbacks
 from orchestrator.ended import EndedJob
-from orchestrator.kinds import BadPayload, Child, Kind
+from orchestrator.kind_problems import BadPayload
+from orchestrator.kinds import Child, Kind
 from orchestrator.models import Attempt, Job
 from orchestrator.queue import endings, pipelines
 from orchestrator.queue.endings import Ended

@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator.async_running import AsyncRunningJob
 from orchestrator.ended import EndedJob
-from orchestrator.kinds import BadPayload, Kind
+from orchestrator.kind_problems import BadPayload
+from orchestrator.kinds import Kind
 from orchestrator.running import Cancelled, Interrupted, RunningJob, TimedOut
 from orchestrator.stops import LeaseLost
 from orchestrator.testing import ended_job, fake_job

@@ -16,7 +16,8 @@ from orchestrator.async_running import AsyncRunningJob
 from orchestrator.diagnostics.queries import names
 from orchestrator.doctor.jobs import MISCOUNTED, OVERDUE
 from orchestrator.inputs import BadSubmission
-from orchestrator.kinds import BadPayload, Kind, UnknownKind
+from orchestrator.kind_problems import BadPayload, UnknownKind
+from orchestrator.kinds import Kind
 from orchestrator.models import Attempt, Job
 from orchestrator.queue import pipelines
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
