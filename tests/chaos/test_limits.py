@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from orchestrator.limits import Rate
-from tests.chaos.limits import Changed, in_force, most_at_once, too_soon, windows_of
+from tests.chaos.limits import (
+    Changed,
+    in_force,
+    most_at_once,
+    none_is_submitted_while_one_that_completed_holds_its_key,
+    too_soon,
+    windows_of,
+)
 from tests.chaos.room import waited_with_room
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -71,3 +81,29 @@ def test_one_start_more_than_a_window_has_room_for_is_found_by_the_rate_of_that_
     assert [count for count, _, _ in too_soon([], "4/2s", 1, [at(0), at(0.4)])] == [2]
     lowered = Changed(at(1), at(2), before="4/2s", after="3/2s")
     assert [first for _, _, first in too_soon([lowered], "4/2s", None, every_half)] == [at(2.5), at(3)]
+
+
+def unique_job(id: str, created: float, *, finished: float, status: str = "COMPLETED") -> dict[str, Any]:
+    """One that keeps its key for three seconds."""
+    times = {"created_at": at(created), "finished_at": at(finished), "unique_until": at(created + 3)}
+    return {"id": id, "unique_key": "u", "status": status} | times
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        (unique_job("a", 0, finished=1), unique_job("b", 2, finished=4), ["b"]),
+        (unique_job("a", 0, finished=1), unique_job("b", 3, finished=4), []),
+        (unique_job("a", 0, finished=1, status="FAILED"), unique_job("b", 2, finished=4), []),
+        (unique_job("a", 0, finished=4), unique_job("b", 3.5, finished=5), []),
+    ],
+)
+def test_a_job_that_is_submitted_within_the_period_of_one_that_has_completed_is_found(
+    first: dict[str, Any], second: dict[str, Any], found: list[str]
+) -> None:
+    books: Any = SimpleNamespace(
+        jobs={"a": first, "b": second},
+        run=SimpleNamespace(ledger=SimpleNamespace(entries=lambda *_: [])),
+    )
+
+    assert [id for _, id in none_is_submitted_while_one_that_completed_holds_its_key(books)] == found
