@@ -200,13 +200,17 @@ def check_retry(job_id: UUID, quotas: Quotas) -> None:
     check_again(Job.objects.filter(id=job_id, parent=None, status__in=FINAL), quotas)
 
 
-def check_again(jobs: QuerySet[Job], quotas: Quotas) -> None:
-    """Raises QuotaExceeded if an owner would have so with jobs like all of these, none of which is a child."""
+def check_again(jobs: QuerySet[Job], quotas: Quotas, *, is_now: bool = True) -> None:
+    """Raises QuotaExceeded if an owner would have so with jobs like all of these, none of which is a child.
+
+    is_now: whether they are submitted now, so that what they store counts before it is measured.
+    """
     if quotas == NO_QUOTAS:
         return
     owners = dict(jobs.order_by().values_list("owner").annotate(Count("id")))
     _check_unfinished(owners, quotas)
-    check_stored({owner: stored_bytes.measure(jobs.filter(owner=owner)) for owner in owners}, quotas)
+    stored = {owner: stored_bytes.measure(jobs.filter(owner=owner)) for owner in owners}
+    check_stored(stored, quotas, is_now=is_now)
 
 
 def check_signal(job_id: UUID, quotas: Quotas, *, stored: int) -> None:
@@ -228,7 +232,7 @@ def _check_unfinished(owners: Mapping[str, int], quotas: Quotas) -> None:
             )
 
 
-def check_stored(owners: Mapping[str, int], quotas: Quotas) -> None:
+def check_stored(owners: Mapping[str, int], quotas: Quotas, *, is_now: bool = True) -> None:
     """Raises QuotaExceeded if an owner would have too much stored for unfinished jobs with so many bytes more."""
     if quotas.max_stored_bytes is None:
         return
@@ -238,4 +242,5 @@ def check_stored(owners: Mapping[str, int], quotas: Quotas) -> None:
                 f"{owner!r} would have more than {quotas.max_stored_bytes:,} bytes stored for unfinished jobs; wait "
                 "for some to end, or cancel some."
             )
-        stored_bytes.add(owner, more)
+        if is_now:
+            stored_bytes.add(owner, more)

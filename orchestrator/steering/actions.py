@@ -125,7 +125,7 @@ def start(
             job = submit(BULK_ACTION, msgspec.to_builtins(asked), owner=owner)
             meant = eligible(verb, jobs, change).exclude(id=job.id)
             if verb == "retry":
-                check_again(meant, quotas)
+                check_again(meant, quotas, is_now=False)
             matched = _keep(job, meant)
             if not matched:
                 raise _NothingMatched

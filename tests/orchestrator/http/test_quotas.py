@@ -123,6 +123,22 @@ def test_what_is_stored_for_a_job_counts_when_it_is_to_run_again(
     assert "bytes stored for unfinished jobs" in refused.json()["detail"]
 
 
+def test_what_is_stored_for_retried_jobs_counts_once(
+    as_user: Callable[..., Api],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    monkeypatch.setattr(stored_bytes, "KNOWN_SECONDS", 600)
+    limit(settings, CLIENT_MAX_STORED_BYTES=3_500)
+    failed(2, payload=LONG)
+
+    with django_capture_on_commit_callbacks(execute=True):
+        as_user().post("/jobs/retry", ALL_FAILED)
+
+    assert statuses() == ["CREATED"] * 2
+
+
 def test_what_is_said_of_steps_and_the_bodies_of_signals_are_stored_for_a_job(as_user: Callable[..., Api]) -> None:
     def stored() -> int:
         stored_bytes.forget()
