@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import cached_property
 from typing import Any
 
 from celery import Celery, signals
@@ -17,7 +18,17 @@ os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 # By its URL's scheme, since a broker of several hosts is found by nothing else.
 TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "orchestrator.worker.redis_transport:Transport"))
 
-app = Celery("muster")
+
+
+class App(Celery):
+    """Celery's, but for its Beat."""
+
+    @cached_property
+    def Beat(self) -> Any:  # noqa: N802 It is Celery's name.
+        return self.subclass_with_self("scheduler.beat:Beat")
+
+
+app = App("muster")
 app.set_default()  # For `current_app` in every thread, not in this one alone.
 
 

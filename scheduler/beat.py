@@ -1,4 +1,4 @@
-"""The scheduler of Beat: Beat's own, but for the doorbells of our schedules, which the tick fires all together, and
+"""Beat, and its scheduler: Celery's own, but for the doorbells of our schedules, which the tick fires all together, and
 for rows that name a kind, of which it submits jobs.
 """
 
@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import platforms, signals
+from celery import platforms
+from celery.apps import beat as apps_beat
 from celery.beat import Service
 from django_celery_beat.schedulers import DatabaseScheduler
 
@@ -15,17 +16,20 @@ from scheduler.models import FIRE
 from scheduler.services.periodic_jobs import submit_if_due
 
 
-@signals.beat_init.connect
-def end_when_asked(sender: Service, **_: Any) -> None:
-    """Celery raises SystemExit where the signal finds Beat. In a callback of the garbage collector that is lost, so
-    its loop is told as well.
-    """
+class Beat(apps_beat.Beat):  # type: ignore[misc]
+    """Celery's, but for how it ends."""
 
-    def end(*_: Any) -> None:
-        sender.stop()
-        raise SystemExit
+    def install_sync_handler(self, service: Service) -> None:
+        """Celery has the signal's handler write the schedule, amid whatever it interrupts, and raises SystemExit there.
+        What that fails of while the schedule is read, and SystemExit in a callback of the garbage collector, are lost.
+        So the loop is told first, and writes the schedule when it ends.
+        """
 
-    platforms.signals.update(SIGTERM=end, SIGINT=end)
+        def end(*_: Any) -> None:
+            service.stop()
+            raise SystemExit
+
+        platforms.signals.update(SIGTERM=end, SIGINT=end)
 
 
 class Scheduler(DatabaseScheduler):  # type: ignore[misc]

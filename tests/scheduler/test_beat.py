@@ -10,7 +10,6 @@ from unittest.mock import patch
 
 import pytest
 from celery import beat as celery_beat
-from celery.apps.beat import Beat
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -66,33 +65,48 @@ def test_beat_is_configured_to_use_it() -> None:
 class Losing(celery_beat.Scheduler):
     """A scheduler that is asked to end and loses the exception that says so, as a callback of the collector does."""
 
+    asked_at = "tick"
     ticks = 0
     closed = False
+
+    def setup_schedule(self) -> None:
+        self.lose_at("start")
 
     def tick(self, *_: Any, **__: Any) -> float:
         self.ticks += 1
         assert self.ticks < 3, "It goes on."
-        with suppress(SystemExit):
-            os.kill(os.getpid(), signal.SIGTERM)
+        self.lose_at("tick")
         return 0
+
+    def lose_at(self, moment: str) -> None:
+        if moment == self.asked_at:
+            with suppress(SystemExit):
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def close(self) -> None:
         self.closed = True
 
 
-def test_beat_ends_when_it_is_asked_to_although_the_exception_is_lost() -> None:
+class LosingAtStart(Losing):
+    asked_at = "start"
+
+
+@pytest.mark.parametrize(("scheduler_class", "ticks"), [(Losing, 1), (LosingAtStart, 0)])
+def test_beat_ends_when_it_is_asked_to_although_the_exception_is_lost(
+    scheduler_class: type[Losing], ticks: int
+) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    service = celery_beat.Service(app, scheduler_cls=Losing)
+    service = celery_beat.Service(app, scheduler_cls=scheduler_class)
     try:
-        Beat(app=app).install_sync_handler(service)
+        app.Beat().install_sync_handler(service)
         service.start()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
     scheduler = service.scheduler
-    assert isinstance(scheduler, Losing)
-    assert (scheduler.ticks, scheduler.closed) == (1, True)
+    assert isinstance(scheduler, scheduler_class)
+    assert (scheduler.ticks, scheduler.closed) == (ticks, True)
 
 
 @own_connection

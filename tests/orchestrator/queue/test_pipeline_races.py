@@ -130,6 +130,7 @@ def test_batches_that_share_what_waits_for_them_do_not_deadlock(
     firsts = [f"first{n}" for n in range(12)]
     parent, _ = pipeline(last, step, dict.fromkeys(firsts, ()) | {f"join{n}": firsts for n in range(12)})
     workers = [make_worker(f"{n}@here") for n in range(4)]
+    turns.absorb(step.name)
 
     at_once(*(lambda worker=worker: run(step, worker) for worker in workers))
 
