@@ -19,12 +19,11 @@ os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "orchestrator.worker.redis_transport:Transport"))
 
 
-
 class App(Celery):
     """Celery's, but for its Beat."""
 
     @cached_property
-    def Beat(self) -> Any:  # noqa: N802 It is Celery's name.
+    def Beat(self) -> Any:
         return self.subclass_with_self("scheduler.beat:Beat")
 
 

@@ -1,5 +1,5 @@
-"""Beat, and its scheduler: Celery's own, but for the doorbells of our schedules, which the tick fires all together, and
-for rows that name a kind, of which it submits jobs.
+"""Beat, and its scheduler: Celery's own, but for the doorbells of our schedules, which the tick fires all together,
+and for rows that name a kind, of which it submits jobs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Beat(apps_beat.Beat):  # type: ignore[misc]
     """Celery's, but for how it ends."""
 
     def install_sync_handler(self, service: Service) -> None:
-        """Celery has the signal's handler write the schedule, amid whatever it interrupts, and raises SystemExit there.
-        What that fails of while the schedule is read, and SystemExit in a callback of the garbage collector, are lost.
-        So the loop is told first, and writes the schedule when it ends.
+        """Celery's handler of the signal writes the schedule amid whatever it interrupts, and raises SystemExit there.
+        What the writing fails of while the schedule is read, and SystemExit in a callback of the garbage collector,
+        are lost. So the loop is told first, and writes the schedule when it ends.
         """
 
         def end(*_: Any) -> None:

@@ -15,7 +15,14 @@ from ingestion.queries import Progress
 from ingestion.records.student import FIELDS, GRADES, Student
 from ingestion.services.receiving import MAX_RECORDS
 from orchestrator.http.components import ANY_OBJECT, NO_NUL
-from orchestrator.http.fields import AwareDateTimeField, LinkField, StrictChoiceField, StrictSerializer
+from orchestrator.http.fields import (
+    AwareDateTimeField,
+    LinkField,
+    StrictCharField,
+    StrictChoiceField,
+    StrictSerializer,
+    StrictUUIDField,
+)
 
 # The component of the OpenAPI document that is a record as it is sent.
 RECORD = "StudentRecord"
@@ -128,18 +135,18 @@ class ErrorsOptions(StrictSerializer):
 
 
 class RecordFilters(StrictSerializer):
-    task_id = serializers.UUIDField(required=False, help_text="Records that this ingestion was the last to write.")
-    owner = serializers.CharField(
+    task_id = StrictUUIDField(required=False, help_text="Records that this ingestion was the last to write.")
+    owner = StrictCharField(
         required=False, max_length=150, help_text="The owner of the records; for users who may see all."
     )
     grade = StrictChoiceField(required=False, choices=GRADES)
-    section = serializers.CharField(required=False, max_length=10)
-    email = serializers.CharField(required=False, max_length=255)
-    roll_number = serializers.CharField(required=False, max_length=50)
-    city = serializers.CharField(required=False, max_length=100)
-    state = serializers.CharField(required=False, max_length=100)
-    country = serializers.CharField(required=False, max_length=100)
-    last_name = serializers.CharField(required=False, max_length=100)
+    section = StrictCharField(required=False, max_length=10)
+    email = StrictCharField(required=False, max_length=255)
+    roll_number = StrictCharField(required=False, max_length=50)
+    city = StrictCharField(required=False, max_length=100)
+    state = StrictCharField(required=False, max_length=100)
+    country = StrictCharField(required=False, max_length=100)
+    last_name = StrictCharField(required=False, max_length=100)
     updated_after = AwareDateTimeField(required=False, help_text="Written at this time or later.")
     updated_before = AwareDateTimeField(required=False, help_text="Written before this time.")
 

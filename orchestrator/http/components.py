@@ -63,7 +63,7 @@ def _refuse_nul(schema: dict[str, Any], components: dict[str, Any], seen: set[st
 
 
 def _refuse_blank(parameter: dict[str, Any]) -> None:
-    schema = parameter["schema"]
+    schema = parameter["schema"].get("items", parameter["schema"])
     if parameter["in"] == "query" and schema.get("minLength") and schema.get("pattern") == NO_NUL:
         schema["pattern"] = NOT_BLANK
 
@@ -106,8 +106,9 @@ def _name_of(kind: Kind) -> str:
 
 def _new_job(whole: dict[str, Any], kind: Kind, payload: dict[str, Any]) -> dict[str, Any]:
     """A new job of that kind, which has to be named but for the one that is meant where none is."""
-    # What a kind declares itself is not asked for.
-    fields = {name: field for name, field in whole["properties"].items() if name != "unique" or not kind.unique}
+    # What a kind declares itself is not asked for. The steps of a pipeline may wait, not the pipeline.
+    left_out = ["unique"] * bool(kind.unique) + ["wait_for"] * bool(kind.plan)
+    fields = {name: field for name, field in whole["properties"].items() if name not in left_out}
     is_default = fields["kind"]["default"] == kind.name
     named = {"type": "string", "const": kind.name} | ({"default": kind.name} if is_default else {})
     may_lack = _fits_empty(kind)

@@ -18,19 +18,23 @@ from orchestrator.http.job_views import JOB_ID
 from orchestrator.http.openapi import example, problems
 from orchestrator.http.requests import BadInput, read_id, read_query
 from orchestrator.kind_problems import Problem
-from orchestrator.live.moves import Place, read_microseconds, read_place
+from orchestrator.live.moves import MARK, PLACE, Place, read_mark, read_place
 from orchestrator.live.watching import watching
 from orchestrator.models import Job
 from orchestrator.states import FINAL
 
 T = TypeVar("T")
 
-LAST_EVENT_ID = OpenApiParameter(
-    "Last-Event-ID",
-    {"type": "string", "maxLength": 50},
-    OpenApiParameter.HEADER,
-    description="The id of the last event that was received: what has happened since comes first.",
-)
+
+def _last_event_id(pattern: str) -> OpenApiParameter:
+    return OpenApiParameter(
+        "Last-Event-ID",
+        {"type": "string", "maxLength": 50, "pattern": f"^{pattern}$"},
+        OpenApiParameter.HEADER,
+        description="The id of the last event that was received: what has happened since comes first.",
+    )
+
+
 # Of one event, as OpenAPI's readers take the schema of a stream. Without a type: the example is the text of several.
 EVENT = {
     "description": "One event: its lines by their names. `data` is JSON.",
@@ -63,7 +67,7 @@ class JobEventsView(APIView):
         "of a pipeline start, come further or end, and `gone` if it is deleted. The first says how the job is. The "
         "stream ends with the job. A client that connects again with `Last-Event-ID` gets what it has missed: each "
         "status, and the latest progress. Lines that begin with a colon are sent when nothing happens for a while.",
-        parameters=[JOB_ID, LAST_EVENT_ID],
+        parameters=[JOB_ID, _last_event_id(PLACE)],
         responses={
             **STREAM,
             204: OpenApiResponse(description="The job has ended, and `Last-Event-ID` is of its end."),
@@ -96,13 +100,13 @@ class EventsView(APIView):
         "`status` and `progress`. It starts with now: open the stream first, then list the jobs. It has no end. After "
         "connecting again with `Last-Event-ID` nothing is missed, and some may be repeated: `job_id`, `attempt`, "
         "`status` and `at` are the same then.",
-        parameters=[EventFilters, LAST_EVENT_ID],
+        parameters=[EventFilters, _last_event_id(MARK)],
         responses={**STREAM, **problems()},
         examples=[example(200, "A job that completes", examples.EVENTS_OF_OWNER)],
     )
     def get(self, request: Request) -> HttpResponseBase:
         owners = _owners(request, read_query(EventFilters, request).get("owner"))
-        since = _last_event(request, lambda text: read_microseconds(text.partition(".")[0]))
+        since = _last_event(request, read_mark)
         if is_head(request):
             return HttpResponse(content_type=MEDIA_TYPE, headers=HEADERS)
         return EventStream(watching().watch_owners(owners, user_id=request.user.pk, since=since))
@@ -121,8 +125,8 @@ def _owners(request: Request, name: str | None) -> list[str]:
 
 def _last_event(request: Request, read: Any) -> Any:
     """What Last-Event-ID says; None without one. Raises BadInput."""
-    text = request.headers.get("Last-Event-ID", "")
-    if not text:
+    text = request.headers.get("Last-Event-ID")
+    if text is None:
         return None
     try:
         return read(text)

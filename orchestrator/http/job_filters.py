@@ -15,7 +15,9 @@ from orchestrator.http.fields import (
     StrictChoiceField,
     StrictIntegerField,
     StrictSerializer,
+    StrictUUIDField,
 )
+from orchestrator.http.pagination import MAX_LIMIT
 from orchestrator.states import Status
 from orchestrator.steering.waiting import REASONS
 
@@ -46,7 +48,7 @@ class _Filters(StrictSerializer):
     """What both may name; the fields of `selection.JobFilter`."""
 
     ids = serializers.ListField(
-        child=serializers.UUIDField(), required=False, min_length=1, max_length=MAX_IDS, help_text="Just these jobs."
+        child=StrictUUIDField(), required=False, min_length=1, max_length=MAX_IDS, help_text="Just these jobs."
     )
     status = OneOrManyField(child=StrictChoiceField(choices=Status.choices), help_text="Any of these.")
     kind = OneOrManyField(child=StrictCharField(max_length=100))
@@ -56,7 +58,7 @@ class _Filters(StrictSerializer):
         child=StrictChoiceField(choices=list(REASONS)),
         help_text="Any of these, as the list shows it. What waits for a limit of its whole kind waits for a `worker`.",
     )
-    schedule = serializers.UUIDField(required=False, help_text="Submitted by this schedule.")
+    schedule = StrictUUIDField(required=False, help_text="Submitted by this schedule.")
     created_after = AwareDateTimeField(required=False, help_text="Created at this time or later.")
     created_before = AwareDateTimeField(required=False, help_text="Created before this time.")
     finished_after = AwareDateTimeField(required=False, help_text="Ended at this time or later.")
@@ -64,7 +66,7 @@ class _Filters(StrictSerializer):
 
 
 @extend_schema_field({"anyOf": [{"type": "string", "format": "uuid"}, {"const": "none"}]})
-class ParentFilter(serializers.UUIDField):
+class ParentFilter(StrictUUIDField):
     """A job's id, or "none"."""
 
     default_error_messages = {"invalid": 'A job\'s id, or "none"; not "{value}".'}
@@ -77,6 +79,9 @@ class JobFilters(_Filters):
     """Of the list, as parameters of the query: those with several values are repeated. None may be empty."""
 
     owner = OneOrManyField(child=StrictCharField(max_length=150))
+    ids = serializers.ListField(
+        child=StrictUUIDField(), required=False, min_length=1, max_length=MAX_LIMIT, help_text="Just these jobs."
+    )
     priority = OneOrManyField(child=QueryIntegerField(min_value=0, max_value=9))
     parent = ParentFilter(  # type: ignore[assignment]
         required=False, help_text="The children of this job; `none` for jobs without a parent."
@@ -89,4 +94,4 @@ class BulkFilter(_Filters):
     """
 
     priority = OneOrManyField(child=StrictIntegerField(min_value=0, max_value=9))
-    parent = serializers.UUIDField(required=False, help_text="The children of this job.")  # type: ignore[assignment]
+    parent = StrictUUIDField(required=False, help_text="The children of this job.")  # type: ignore[assignment]

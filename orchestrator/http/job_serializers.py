@@ -18,6 +18,7 @@ from orchestrator.http.fields import (
     StrictFloatField,
     StrictIntegerField,
     StrictSerializer,
+    StrictUUIDField,
 )
 from orchestrator.http.links import link
 from orchestrator.http.waits import WaitForField
@@ -113,7 +114,7 @@ class NewJob(StrictSerializer):
         required=False, allow_null=True, help_text="By default as the kind declares. For kinds that declare nothing."
     )
     notify = serializers.ListField(
-        child=serializers.UUIDField(),
+        child=StrictUUIDField(),
         required=False,
         allow_null=True,
         max_length=MAX_NOTIFY,

@@ -16,6 +16,7 @@ from orchestrator.http.fields import (
     StrictIntegerField,
     StrictMultipleChoiceField,
     StrictSerializer,
+    StrictUUIDField,
 )
 from orchestrator.http.links import link
 from orchestrator.models import Delivery, Notification
@@ -35,11 +36,10 @@ SIGNING_HELP = (
         "type": "array",
         "items": {"type": "string", "enum": [str(status) for status in FINAL]},
         "minItems": 1,
-        "uniqueItems": True,
     }
 )
 class StatusesField(serializers.ListField):
-    """Final states, each once."""
+    """Final states; one that comes again counts once."""
 
     child = StrictChoiceField(choices=[(status, status) for status in FINAL])
 
@@ -145,7 +145,7 @@ class DeliveryFilters(StrictSerializer):
     state = StrictMultipleChoiceField(
         choices=Delivery.State.choices, required=False, help_text="Any of these; may be repeated."
     )
-    job = serializers.UUIDField(required=False, help_text="Messages about this job.")
+    job = StrictUUIDField(required=False, help_text="Messages about this job.")
 
 
 @extend_schema_serializer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -10,6 +11,10 @@ from uuid import UUID
 from orchestrator.states import FINAL, Status
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Ids of events, as `events.mark_id` and `Place` write them.
+MICROSECONDS = "[0-9]{1,17}"
+MARK = rf"{MICROSECONDS}([.][0-9]{{1,9}})?"
+PLACE = f"[0-9]{{1,10}}-({'|'.join(Status)})-{MICROSECONDS}"
 
 
 def microseconds(at: datetime) -> int:
@@ -79,16 +84,21 @@ class Place(NamedTuple):
 
 def read_place(text: str) -> Place:
     """The place that is this text; raises ValueError."""
+    if not re.fullmatch(PLACE, text):
+        raise ValueError(text)
     attempt, status, at = text.split("-")
-    if not (attempt.isascii() and attempt.isdigit() and at.isascii() and at.isdigit()):
-        raise ValueError(text)
-    return Place(int(attempt), Status(status), read_microseconds(at))
+    return Place(int(attempt), Status(status), _time(at))
 
 
-def read_microseconds(text: str) -> datetime:
-    """Raises ValueError for what is no time between 1970 and 9999."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+def read_mark(text: str) -> datetime:
+    """Up to when a watcher of owners has been told; raises ValueError."""
+    if not re.fullmatch(MARK, text):
         raise ValueError(text)
+    return _time(text.partition(".")[0])
+
+
+def _time(text: str) -> datetime:
+    """From 1970 to 5138, by its microseconds."""
     return EPOCH.fromtimestamp(int(text) // 1_000_000, UTC).replace(microsecond=int(text) % 1_000_000)
 
 

@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from access.permissions import require_granted
 from orchestrator.http import openapi
 from orchestrator.http.api_view import APIView
-from orchestrator.http.fields import LinkField, StrictCharField, StrictSerializer
+from orchestrator.http.fields import LinkField, StrictCharField, StrictRegexField, StrictSerializer
 from orchestrator.http.links import link, location
 from orchestrator.http.openapi import LOCATION_OF_NEW, example, problems
 from orchestrator.http.pagination import CursorPagination
@@ -36,7 +36,7 @@ def _texts(help_text: str, max_length: int) -> serializers.ListField:
 class CalendarBody(StrictSerializer):
     """When schedules may run: on its weekdays, but for the holidays of a country and for closed days, at its hours."""
 
-    name = serializers.RegexField(r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=MAX_NAME_LENGTH)
+    name = StrictRegexField(r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=MAX_NAME_LENGTH)
     description = StrictCharField(
         required=False, allow_blank=True, default="", max_length=MAX_DESCRIPTION_LENGTH, help_text="For people."
     )
@@ -90,6 +90,8 @@ class ByName(CursorPagination):
     cursor = {"type": "string", "maxLength": MAX_NAME_LENGTH}
 
     def read_cursor(self, text: str) -> str:
+        if len(text) > MAX_NAME_LENGTH:
+            raise ValueError(text)
         return text
 
 

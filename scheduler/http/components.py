@@ -61,13 +61,14 @@ BODIES: dict[str, dict[str, Any]] = {
 NEW_TASK, BATCH = _component("NewTask"), _component("TaskBatch")
 
 _NULL = {"type": "null"}
+_KIND = {"type": "string", "minLength": 1, "maxLength": 100, "not": {"const": ADD}, "example": "demo.slices"}
 _ADDS = {"kind": {"enum": [ADD, None]}, "payload": _NULL}
 # What a schedule submits: what of it has to be there, and what else may be.
 _WORK: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Numbers": ({"a": OPERAND_SCHEMA, "b": OPERAND_SCHEMA}, {"operation": _NULL, **_ADDS}),
     "Operation": ({"operation": OPERATION_SCHEMA}, {"a": _NULL, "b": _NULL, **_ADDS}),
     "Job": (
-        {"kind": {"type": "string", "maxLength": 100, "not": {"const": ADD}, "example": "demo.slices"}},
+        {"kind": _KIND},
         {"payload": {}, "a": _NULL, "b": _NULL, "operation": _NULL},
     ),
 }

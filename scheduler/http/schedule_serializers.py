@@ -21,13 +21,14 @@ from orchestrator.http.fields import (
     StrictChoiceField,
     StrictIntegerField,
     StrictSerializer,
+    StrictUUIDField,
 )
 from orchestrator.http.links import link
 from orchestrator.submission import MAX_NOTIFY
 from scheduler.http.numbers import NOT_BOTH as NOT_BOTH_OPERANDS
 from scheduler.http.numbers import Number, Operand, Operation, read_operation
 from scheduler.models import ADD, MAX_DESCRIPTION_LENGTH, MAX_NAME_LENGTH, TaskSchedule
-from scheduler.recurrence.exceptions import MAX_CALENDARS, MAX_MOMENTS, Event
+from scheduler.recurrence.exceptions import MAX_CALENDARS, MAX_MOMENTS, MOMENT, Event
 from scheduler.recurrence.rules import MAX_CRON_LENGTH, MAX_INTERVAL, MAX_RRULE_LENGTH
 from scheduler.services.schedules import MAX_JITTER_SECONDS, MAX_RUNNING, MAX_SKIPPED_SHOWN, MAX_TIMES
 from scheduler.services.work import MAX_PAYLOAD_BYTES, NOT_BOTH
@@ -45,9 +46,21 @@ def _count(help_text: str, **options: Any) -> StrictIntegerField:
     return StrictIntegerField(required=False, allow_null=True, default=None, help_text=help_text, **options)
 
 
+@extend_schema_field(
+    {"type": "string", "format": "moment", "pattern": rf"^{MOMENT}$", "example": "2030-12-24T09:00:00Z"}
+)
+class MomentField(StrictCharField):
+    """A day, or a time with or without an offset."""
+
+
+@extend_schema_field({"type": "string", "format": "calendar", "minLength": 1, "example": "german-holidays"})
+class CalendarNameField(StrictCharField):
+    """The name of a calendar that there is."""
+
+
 def _moments(help_text: str) -> serializers.ListField:
     return serializers.ListField(
-        child=StrictCharField(max_length=40), required=False, default=list, max_length=MAX_MOMENTS, help_text=help_text
+        child=MomentField(), required=False, default=list, max_length=MAX_MOMENTS, help_text=help_text
     )
 
 
@@ -84,8 +97,8 @@ class ScheduleBody(StrictSerializer):
         help_text="Of the jobs: must match the kind's JSON Schema in `GET /kinds`; {} by default. At most "
         f"{MAX_PAYLOAD_BYTES:,} bytes.",
     )
-    a = Operand(required=False)
-    b = Operand(required=False)
+    a = Operand(required=False, allow_null=True)
+    b = Operand(required=False, allow_null=True)
     operation = Operation(required=False, allow_null=True)
     priority = StrictIntegerField(
         required=False, default=5, min_value=0, max_value=9, help_text="0 is the most urgent, 9 the least."
@@ -151,7 +164,7 @@ class ScheduleBody(StrictSerializer):
     )
     include = _moments("Times at which it runs besides, and days on which it runs whatever excludes them.")
     calendars = serializers.ListField(
-        child=StrictCharField(max_length=MAX_NAME_LENGTH),
+        child=CalendarNameField(),
         required=False,
         default=list,
         max_length=MAX_CALENDARS,
@@ -165,7 +178,7 @@ class ScheduleBody(StrictSerializer):
         "time of the next open day, or of the previous one.",
     )
     on_failure = serializers.ListField(
-        child=serializers.UUIDField(),
+        child=StrictUUIDField(),
         required=False,
         default=list,
         max_length=MAX_NOTIFY,
@@ -177,8 +190,9 @@ class ScheduleBody(StrictSerializer):
     needs_work = True
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if attrs.get("kind") is None:
-            attrs.pop("kind", None)
+        for name in ("kind", "a", "b"):
+            if attrs.get(name) is None:
+                attrs.pop(name, None)
         if attrs.get("kind", ADD) != ADD:
             _settle_job(attrs)
         elif not self.partial or {"kind", "a", "b", "operation"} & attrs.keys():
@@ -246,7 +260,7 @@ class PreviewOptions(StrictSerializer):
 
 class ScheduleFilters(StrictSerializer):
     enabled = QueryBooleanField(required=False)
-    owner = serializers.CharField(required=False, max_length=150)
+    owner = StrictCharField(required=False, max_length=150)
 
 
 class BackfillBody(StrictSerializer):

@@ -11,9 +11,11 @@ from orchestrator.http.fields import (
     AwareDateTimeField,
     LinkField,
     QueryIntegerField,
+    StrictCharField,
     StrictChoiceField,
     StrictMultipleChoiceField,
     StrictSerializer,
+    StrictUUIDField,
 )
 from orchestrator.http.links import link
 from orchestrator.states import Status
@@ -32,9 +34,9 @@ class TaskFilters(StrictSerializer):
         required=False,
         help_text="Any of these; may be repeated.",
     )
-    schedule = serializers.UUIDField(required=False, help_text="Created by this schedule.")
+    schedule = StrictUUIDField(required=False, help_text="Created by this schedule.")
     priority = QueryIntegerField(required=False, min_value=0, max_value=9)
-    owner = serializers.CharField(required=False, max_length=150)
+    owner = StrictCharField(required=False, max_length=150)
     created_after = AwareDateTimeField(required=False, help_text="Created at this time or later.")
     created_before = AwareDateTimeField(required=False, help_text="Created before this time.")
 

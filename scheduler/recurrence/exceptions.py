@@ -13,6 +13,8 @@ from scheduler.recurrence.calendars import DAY, Calendar, Closed
 from scheduler.recurrence.clocks import YEARS, to_instant, to_local
 
 MAX_MOMENTS, MAX_CALENDARS = 1_000, 10
+# A day (2030-12-24), or a time; as JSON Schema writes it, too.
+MOMENT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt].{1,29})?"
 # How far an occurrence on a closed day is moved to find an open one.
 MAX_MOVE = timedelta(days=31)
 # Occurrences of one closed stretch that are looked at one by one, before it is left at once.
@@ -52,14 +54,14 @@ NONE = Moments()
 def read_moment(text: object, zone: ZoneInfo) -> date | datetime:
     """A day (2030-12-24), or the instant of a time, in the zone if it has no offset; raises BadMoment."""
     # Python reads weeks (2030-W52-2), too.
-    match = re.fullmatch(r"\d{4}-\d\d-\d\d(T.{1,29})?", text.upper(), re.ASCII) if isinstance(text, str) else None
+    match = re.fullmatch(MOMENT, text, re.ASCII) if isinstance(text, str) else None
     if match and int(match[0][:4]) not in YEARS:
         raise BadMoment(f"The year of {match[0]!r} must be {YEARS[0]} to {YEARS[-1]}.")
     try:
         if match and not match[1]:
             return date.fromisoformat(match[0])
         if match:
-            read = datetime.fromisoformat(match[0])
+            read = datetime.fromisoformat(match[0].upper())
             at = read.astimezone(UTC) if read.tzinfo else to_instant(read, zone)
             return at.replace(microsecond=0)
     except (ValueError, OverflowError):

@@ -9,6 +9,9 @@ from uuid import UUID
 import schemathesis
 from hypothesis import strategies
 
+ADD = "scheduler.add"
+CONFLICTS = ("return", "replace", "postpone", "refuse")
+
 CRONS = (
     "* * * * *",
     "*/15 8-18 * * MON-FRI",
@@ -25,7 +28,11 @@ RRULES = (
     "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29",
     "EXDATE:20300131T120000Z\nRRULE:FREQ=HOURLY;COUNT=10000",
 )
+# Of a day there would have to be something that is due then.
+MOMENTS = ("2030-12-24T09:00:00Z", "2031-02-28t23:59:59.5-12:00", "2030-12-24T09:00")
 
+schemathesis.openapi.format("moment", strategies.sampled_from(MOMENTS))
+schemathesis.openapi.format("calendar", strategies.just("kept"))
 schemathesis.openapi.format("cron", strategies.sampled_from(CRONS))
 schemathesis.openapi.format("rrule", strategies.sampled_from(RRULES))
 
@@ -37,8 +44,35 @@ def is_id(value: Any) -> bool:
         return False
 
 
+def is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 100
+
+
+def is_unique(value: Any) -> bool:
+    checks = dict.fromkeys(("for_seconds", "wait_seconds", "max_wait_seconds"), is_seconds)
+    checks |= {"key": is_name, "fields": is_names, "on_conflict": CONFLICTS.__contains__}
+    return isinstance(value, dict) and all(name in checks and checks[name](part) for name, part in value.items())
+
+
+def is_seconds(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 2_678_400
+
+
+def is_names(value: Any) -> bool:
+    return isinstance(value, list) and 0 < len(value) <= 20 and all(map(is_name, value))
+
+
 @schemathesis.hook
 def map_body(context: schemathesis.HookContext, body: Any) -> Any:
-    """No notification exists that a job could name, which the schema of its ids cannot say."""
-    named = body.get("notify") if isinstance(body, dict) else None
-    return body | {"notify": []} if isinstance(named, list) and all(map(is_id, named)) else body
+    """What exists no schema can say: no notification that could be named, few kinds, and fields of a payload."""
+    if not isinstance(body, dict):
+        return body
+    for field in ("notify", "on_failure"):
+        named = body.get(field)
+        if isinstance(named, list) and all(map(is_id, named)):
+            body = body | {field: []}
+    if is_unique(body.get("unique")):
+        body = body | {"unique": {"key": "the same"}}
+    if context.operation.path.startswith("/task-schedules/") and is_name(body.get("kind")) and body["kind"] != ADD:
+        return body | {"kind": "demo.slices", "payload": {}}
+    return body

@@ -10,8 +10,10 @@ import pytest
 from django.contrib.auth.models import User
 from knox.models import AuthToken
 
+from scheduler.models import Calendar
 from tests.clients.conftest import HERE, run
 from tests.clients.service import ROOT, service
+from tests.scheduler.factories import make_schedule
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow, pytest.mark.timeout(0)]
 
@@ -27,6 +29,9 @@ SPARE_SECONDS = 300
 def test_schemathesis_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     staff = User.objects.create(username="tries", is_staff=True, is_superuser=True)
     _, token = AuthToken.objects.create(staff)
+    # Nobody deletes a calendar that a schedule names.
+    Calendar.objects.create(name="kept")
+    make_schedule(calendars=["kept"])
 
     # It tries wrong tokens by the dozen, and is told each time that they are wrong.
     limits = {

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
+from django.urls import get_resolver
+from rest_framework import serializers
 
+from orchestrator.http.fields import StrictSerializer
 from orchestrator.models import Job
 from tests.api import Api, pointers
 from tests.factories import make_job
@@ -293,3 +297,39 @@ def test_a_path_of_any_length_is_answered_in_few_words(api: Api, path: str) -> N
 
     assert response.status_code in (400, 404)
     assert len(response.content) < 5_000
+
+
+def inputs(serializer: type[serializers.Serializer[Any]] = StrictSerializer) -> Iterator[type[StrictSerializer]]:
+    """All serializers of what clients send."""
+    assert get_resolver().url_patterns, "They are declared beside the views."
+    for one in serializer.__subclasses__():
+        yield one
+        yield from inputs(one)
+
+
+def texts_of(field: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The fields for texts and ids in it, each with its path."""
+    if isinstance(field, serializers.CharField | serializers.UUIDField) and not field.read_only:
+        yield path, field
+    if isinstance(field, serializers.Serializer):
+        for name, one in field.fields.items():
+            yield from texts_of(one, f"{path}/{name}")
+    elif child := getattr(field, "child", None):
+        yield from texts_of(child, f"{path}/0")
+
+
+def test_no_input_takes_a_number_for_a_text_or_an_id() -> None:
+    fields = [each for serializer in inputs() for each in texts_of(serializer(), serializer.__name__)]
+
+    lenient = [path for path, field in fields if takes(field, 5) or takes(field, True)]
+
+    assert len(fields) > 100
+    assert lenient == []
+
+
+def takes(field: Any, value: Any) -> bool:
+    try:
+        field.run_validation(value)
+    except serializers.ValidationError:
+        return False
+    return True
