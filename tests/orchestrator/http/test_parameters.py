@@ -18,13 +18,15 @@ from tests.documented import ALIASES, document
 
 pytestmark = pytest.mark.django_db
 
-# Text parameters of all operations, as they are documented.
+# Text parameters of all operations, also those that may be repeated, with the schemas that are documented.
 TEXTS = [
-    pytest.param(method.upper(), path, parameter, id=f"{method} {path}?{parameter['name']}")
+    pytest.param(method.upper(), path, parameter["name"], schema, id=f"{method} {path}?{parameter['name']}")
     for path, methods in document()["paths"].items()
     for method, operation in methods.items()
     for parameter in operation.get("parameters", [])
-    if parameter["in"] == "query" and parameter["schema"].get("minLength") and "enum" not in parameter["schema"]
+    if parameter["in"] == "query"
+    for schema in [parameter["schema"].get("items", parameter["schema"])]
+    if schema.get("minLength") and "enum" not in schema
 ]
 SOME_ID = "01980c5e-7a00-7000-8000-000000000000"
 OPERATIONS = [(method.upper(), path) for path, methods in document()["paths"].items() for method in methods]
@@ -41,17 +43,17 @@ def test_an_unknown_parameter_is_refused_by_every_operation(api: Api, method: st
     assert method == "HEAD" or pointers(response) == ["/no_such"]
 
 
-@pytest.mark.parametrize(("method", "path", "parameter"), TEXTS)
+@pytest.mark.parametrize(("method", "path", "name", "schema"), TEXTS)
 def test_a_text_of_nothing_but_blanks_is_refused_as_the_document_says(
-    api: Api, method: str, path: str, parameter: dict[str, Any]
+    api: Api, method: str, path: str, name: str, schema: dict[str, Any]
 ) -> None:
     address = re.sub(r"{\w*id}", SOME_ID, path.replace("{username}", "ada"))
     for blank in (" ", "\r", "\t\n", "\x1c", "\x85", "\u3000"):
-        response = api.send(method, f"{address}?{parameter['name']}={quote(blank)}")
+        response = api.send(method, f"{address}?{name}={quote(blank)}")
 
-        assert (response.status_code, pointers(response)) == (400, [f"/{parameter['name']}"])
-        assert not re.search(parameter["schema"]["pattern"], blank)
-    assert re.search(parameter["schema"]["pattern"], " Ada ")
+        assert (response.status_code, pointers(response)) == (400, [f"/{name}"])
+        assert not re.search(schema["pattern"], blank)
+    assert re.search(schema["pattern"], " Ada ")
 
 
 def test_the_refusal_names_the_parameters_there_are(api: Api) -> None:
