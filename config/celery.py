@@ -24,7 +24,9 @@ class App(Celery):
 
     @cached_property
     def Beat(self) -> Any:
-        return self.subclass_with_self("scheduler.beat:Beat")
+        from scheduler.beat import Beat  # It imports models, for which Django is not ready yet when this is imported.
+
+        return self.subclass_with_self(Beat)
 
 
 app = App("muster")

@@ -16,7 +16,7 @@ from scheduler.models import FIRE
 from scheduler.services.periodic_jobs import submit_if_due
 
 
-class Beat(apps_beat.Beat):  # type: ignore[misc]
+class Beat(apps_beat.Beat):
     """Celery's, but for how it ends."""
 
     def install_sync_handler(self, service: Service) -> None:

@@ -3,6 +3,7 @@
 They fire after each start in schemathesis.toml, and before each end there.
 """
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -49,7 +50,9 @@ def is_name(value: Any) -> bool:
 
 
 def is_unique(value: Any) -> bool:
-    checks = dict.fromkeys(("for_seconds", "wait_seconds", "max_wait_seconds"), is_seconds)
+    checks: dict[str, Callable[[Any], bool]] = dict.fromkeys(
+        ("for_seconds", "wait_seconds", "max_wait_seconds"), is_seconds
+    )
     checks |= {"key": is_name, "fields": is_names, "on_conflict": CONFLICTS.__contains__}
     return isinstance(value, dict) and all(name in checks and checks[name](part) for name, part in value.items())
 
@@ -73,6 +76,7 @@ def map_body(context: schemathesis.HookContext, body: Any) -> Any:
             body = body | {field: []}
     if is_unique(body.get("unique")):
         body = body | {"unique": {"key": "the same"}}
-    if context.operation.path.startswith("/task-schedules/") and is_name(body.get("kind")) and body["kind"] != ADD:
+    is_schedule = context.operation is not None and context.operation.path.startswith("/task-schedules/")
+    if is_schedule and is_name(body.get("kind")) and body["kind"] != ADD:
         return body | {"kind": "demo.slices", "payload": {}}
     return body
