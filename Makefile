@@ -17,7 +17,7 @@ COMPOSE ?= docker compose
 UV := uv==0.13.9
 LOCK := .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --annotation-style line
 
-.PHONY: help demo up test test-long screenshots compose-test chaos check bench lock hooks clean
+.PHONY: help demo up test test-long screenshots compose-test chaos check check-types check-others bench lock hooks clean
 .DEFAULT_GOAL := help
 
 help: ## List these commands.
@@ -33,7 +33,7 @@ up: .venv/up.stamp ## Start everything and serve until Ctrl-C; changed code is r
 TESTERS = $$(($$(nproc) + 1))
 
 test: .venv/dev.stamp ## Run the tests, some files at a time, on private servers. Options for pytest: make test ARGS="-k retry".
-	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
+	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder -m "not long" $(ARGS)
 
 test-long: .venv/dev.stamp ## Run the long tests: outages, chaos on both brokers, a crash at each failpoint, reload, queues of your own.
 	@$(BIN)/python -m pytest -m long $(ARGS)
@@ -50,9 +50,14 @@ chaos: .venv/dev.stamp ## Inject faults into a full stack for five minutes and l
 		$(if $(SEED),--seed $(SEED)) --broker $(or $(BROKER),valkey) $(ARGS)
 
 check: .venv/dev.stamp ## Check style, types, layers, migrations and deployment settings, as the hooks and CI do.
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-others
+
+check-types:
+	$(CHECK_ENVIRONMENT) EXTRA_APPS=tests.kinds,benchmarks.kinds $(BIN)/mypy
+
+check-others:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(CHECK_ENVIRONMENT) EXTRA_APPS=tests.kinds,benchmarks.kinds $(BIN)/mypy
 	$(CHECK_ENVIRONMENT) $(BIN)/lint-imports
 	$(CHECK_ENVIRONMENT) $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 	$(CHECK_ENVIRONMENT) $(BIN)/python manage.py check --deploy --fail-level WARNING

@@ -37,8 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests, which mostly wait for processes, are spread evenly among the others, which compute.
 
     `make test` deals files out in this order: so the processors are busy all the time, and no worker has a long file
-    left when the others have nothing to do.
+    left when the others have nothing to do. Those that use the running stack are dealt out together, since it takes
+    seconds to start, and some of a processor while it runs.
     """
+    with_stack = {item.path for item in items if "running_stack" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "stack" if item.path in with_stack else f"{item.path.parent.name}/{item.path.stem}"
+        item.add_marker(pytest.mark.xdist_group(group))
     files = list(dict.fromkeys(item.path for item in items))
     slow_ones = {item.path for item in items if item.get_closest_marker("slow") or item.path.parent.name == "system"}
     slow, quick = [path for path in files if path in slow_ones], [path for path in files if path not in slow_ones]
