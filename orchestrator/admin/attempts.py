@@ -22,7 +22,7 @@ FRAME = re.compile(r'\s*File "([^"]+)"')
 # Frames that are not the handler's: of libraries, of Python, and of what calls handlers.
 LIBRARY = re.compile(
     r"site-packages|dist-packages|/lib/python3|^<frozen "
-    r"|/orchestrator/(attempt|worker|telemetry)/|/orchestrator/(running|progress|handler_inputs)"
+    r"|/orchestrator/(attempt|worker|telemetry)/|/orchestrator/(running|progress|handler_inputs|kind)\.py"
 )
 
 
