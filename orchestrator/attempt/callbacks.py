@@ -16,7 +16,7 @@ import psycopg2.extensions as pg
 from django.db import DEFAULT_DB_ALIAS, OperationalError, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from orchestrator.attempt import session
+from orchestrator.attempt import prepared, session
 from orchestrator.attempt.process_state import Raised, shielded
 from orchestrator.attempt.session import CLEAN, Hook, Lent
 from orchestrator.attempt.timeouts import stack_of
@@ -84,12 +84,17 @@ def call(callback: Callable[[], object], whose: str, *, key: Key, verify: Callab
                 _remember(key, at_once=not connection_failed)
                 raise TransactionLost(f"{whose} has lost the transaction: {error_of(error)}") from None
         if running.changed_session:
-            _execute(CLEAN)
+            _clean()
         if error is None or not is_database_fault(error):
             break
     _execute(RESET_LIMITS, before)
     if running.hooks and error is None:
         transaction.on_commit(partial(_run_hooks, running.hooks, whose))
+
+
+def _clean() -> None:
+    prepared.forget()
+    _execute(CLEAN)
 
 
 def _error_of(running: _Callback, verify: Callable[[], object]) -> BaseException | None:
@@ -98,7 +103,7 @@ def _error_of(running: _Callback, verify: Callable[[], object]) -> BaseException
         with transaction.atomic():
             running.run()
             if running.changed_session:
-                _execute(CLEAN)
+                _clean()
             _execute(CHECK_DEFERRED_CONSTRAINTS)
             verify()
     except BaseException as failure:

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from orchestrator.attempt import prepared
 from orchestrator.attempt.process_state import Raised, shielded
 from orchestrator.database_errors import is_database_fault, is_lost_connection
 from orchestrator.failures import error_of
@@ -346,6 +347,7 @@ def clean() -> None:
     try:
         if wrapper.in_atomic_block or not wrapper.connection.autocommit or wrapper.connection.closed:
             raise ConnectionMisused("left a transaction open")
+        prepared.forget()
         with wrapper.cursor() as cursor:
             cursor.execute(CLEAN)
     except Exception as error:

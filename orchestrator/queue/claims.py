@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import connection, transaction
 
+from orchestrator.attempt import prepared
 from orchestrator.attempt.session import CLEAN
 from orchestrator.claimed import CLAIMED, Claimed
 from orchestrator.kinds import Kind
@@ -122,6 +123,7 @@ def lock_one(kind: Kind, id: str, attempt: int, *, worker_id: int) -> list[Claim
 
 def clean_within_batch() -> None:
     """Ends what a job of a batch set on the session that all of them share, before the next one runs."""
+    prepared.forget()
     with connection.cursor() as cursor:
         cursor.execute(CLEAN + LIMIT_IDLENESS)
 

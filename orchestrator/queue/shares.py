@@ -32,7 +32,7 @@ SET_SHARE = "(SELECT slot_share FROM orchestrator_ownershare WHERE owner = {owne
 LIMIT = """
 (
     SELECT CASE WHEN share < 1 THEN greatest(1, ceil(share * {slots})) END
-    FROM (SELECT coalesce({set_share}, CASE WHEN {owner} = '' THEN 1 ELSE %(share)s END) AS share) AS _
+    FROM (SELECT coalesce({set_share}, CASE WHEN {owner} = '' THEN 1 ELSE %(share)s::float END) AS share) AS _
 )
 """
 # By which the slots that run leased jobs are told apart.
@@ -71,7 +71,7 @@ WITH slots AS MATERIALIZED (
         ORDER BY rank, id LIMIT 1
     ) AS job
     WHERE CASE WHEN in_turn.allowed IS NULL THEN true ELSE in_turn.allowed > {held} END
-    LIMIT {most}
+    LIMIT %(most)s
 ), picked AS MATERIALIZED (
     SELECT owner, place FROM candidate WHERE CASE
         WHEN NOT is_limited THEN true
@@ -79,7 +79,7 @@ WITH slots AS MATERIALIZED (
         ELSE pg_try_advisory_xact_lock({key})
     END
 )
-SELECT set_config('muster.picked', coalesce((SELECT array_agg(owner ORDER BY place) FROM picked), '{{}}')::text, true);
+SELECT set_config('muster.picked', coalesce((SELECT array_agg(owner ORDER BY place) FROM picked), '{{}}')::text, true)
 """
 
 
@@ -92,7 +92,7 @@ def free(kind: Kind, owner: str, *, apart: bool = False) -> str:
     return sql.replace("{slot}", _slot(kind)).replace("{owner}", owner)
 
 
-def pick(kind: Kind, *, at_most: int = MAX_OWNERS, waits: bool = True) -> str:
+def pick(kind: Kind, *, waits: bool = True) -> str:
     """The statement that picks owners. waits: for the lock of the first; not if the transaction holds others."""
     owner = "in_turn.owner"
     return PICK.format(
@@ -100,7 +100,6 @@ def pick(kind: Kind, *, at_most: int = MAX_OWNERS, waits: bool = True) -> str:
         in_turn=IN_TURN,
         limit=LIMIT.format(owner=owner, slots="(SELECT count FROM slots)", set_share="in_turn.slot_share"),
         held=HELD.format(owner=owner, slot=_slot(kind)),
-        most=min(at_most, MAX_OWNERS),
         waits=waits,
         key=LOCK_KEY,
     )
@@ -110,9 +109,10 @@ def _slot(kind: Kind) -> str:
     return "id" if kind.is_async else SLOT
 
 
-def parameters(kind: Kind) -> dict[str, Any]:
+def parameters(kind: Kind, *, at_most: int = MAX_OWNERS) -> dict[str, Any]:
     """Of these statements. Async jobs have slots of their own."""
     return {
+        "most": min(at_most, MAX_OWNERS),
         "queue": kind.queue,
         "share": settings.ENV.OWNER_SLOT_SHARE,
         "async_slots": settings.ENV.ASYNC_SLOTS if kind.is_async else None,

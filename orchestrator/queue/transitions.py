@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Greatest, Now
 
+from orchestrator.attempt import prepared
 from orchestrator.attempt.session import BEGAN_AT, CLEAN, ConnectionMisused, transaction_began_at
 from orchestrator.claimed import WAITED_SINCE, Claimed, claimed
 from orchestrator.kinds import Kind
@@ -31,8 +32,6 @@ from orchestrator.stops import Cancelled, RowMoved
 # first of them runs alone, it is taken alone. Jobs are found by an array of their ids: it is taken for a short one, so
 # nobody plans to read the whole table.
 LEASE = f"""
-{IN_ORDER}
-{{pick}}
 WITH me AS (
     SELECT id FROM orchestrator_worker WHERE id = %(worker)s AND ended_at IS NULL FOR KEY SHARE
 ), now AS MATERIALIZED (
@@ -392,9 +391,9 @@ def claim(
     if id is None:
         turns.absorb(kind.name)
         found = OF_OWNERS.format(free=shares.free(kind, "picked.owner", apart=apart))
-        sql = LEASE.format(pick=shares.pick(kind, at_most=at_most), found=found)
+        statements = [shares.pick(kind), LEASE.format(found=found)]
     else:
-        sql = LEASE.format(pick="", found=BY_ID)
+        statements = [LEASE.format(found=BY_ID)]
     parameters: dict[str, Any] = {
         "kind": kind.name,
         "worker": worker_id,
@@ -404,13 +403,13 @@ def claim(
         "at_most": at_most,
         "apart": apart,
         "id": id,
-        **shares.parameters(kind),
+        **shares.parameters(kind, at_most=at_most),
     }
     if admission.is_limited(kind):
         rows, has_more = _lease_admitted(kind, parameters)
     else:
         with connection.cursor() as cursor:
-            cursor.execute(sql, parameters)
+            prepared.execute(cursor, statements, parameters, before=IN_ORDER)
             rows = cursor.fetchall()
         has_more = bool(rows) and rows[0][-1]
     # PostgreSQL returns them in any order.
@@ -478,6 +477,7 @@ def complete(job: Claimed, result: str, *, began_at: int | None = None) -> None:
 
     Raises RowMoved if the job is not as its claim left it, ConnectionMisused if it is another transaction by now.
     """
+    prepared.forget()
     with connection.cursor() as cursor:
         cursor.execute(COMPLETE, {**_as_left(job), "result": result, "began_at": began_at})
         if cursor.rowcount != 1:
@@ -492,6 +492,7 @@ def wait_for_children(job: Claimed, count: int, *, began_at: int | None = None) 
     Raises as `complete` does, and Cancelled if it is to be cancelled.
     """
     parameters = {**_as_left(job), "count": count, "began_at": began_at}
+    prepared.forget()
     with connection.cursor() as cursor:
         cursor.execute(WAIT_FOR_CHILDREN, parameters)
         if cursor.rowcount == 1:
@@ -542,6 +543,7 @@ def complete_locked(jobs: Sequence[Claimed], results: Sequence[str], *, worker_n
     Raises as `complete` does. A job that a handler of the batch has cancelled stays so.
     """
     ids = [str(job.id) for job in jobs]
+    prepared.forget()
     with connection.cursor() as cursor:
         cursor.execute(
             COMPLETE_LOCKED,

@@ -16,6 +16,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connection
 
+from orchestrator.attempt import prepared
 from orchestrator.models import Turn
 
 # Arrivals that one statement reads, and owners that one looks at.
@@ -43,13 +44,13 @@ LATERAL (
 )
 """
 IS_PAUSED = "(SELECT paused_at FROM orchestrator_ownershare WHERE owner = {owner}.owner) IS NOT NULL"
-HEAD_START = "(next.priority - %(middle)s) * %(step)s"
+HEAD_START = "(next.priority - %(middle)s) * %(step)s::float"
 
 # The clock of the kind, which is what those show who have had turns and wait; and not far behind who was served last,
 # or just that, where nobody waits. Newcomers do not hold it up, or a stream of them would keep all others waiting.
 NOW = f"""
 SELECT CASE WHEN head.clock IS NULL THEN coalesce(last.served, 0)
-            ELSE greatest(head.clock, last.served - {STEPS_BEHIND} * %(step)s) END AS clock,
+            ELSE greatest(head.clock, last.served - {STEPS_BEHIND} * %(step)s::float) END AS clock,
        CASE WHEN last.turn - head.turn > {MAX_PASSED_OVER} THEN {NUDGE} ELSE -{NUDGE} END AS nudge,
        coalesce(last.turn, 0) AS turn, coalesce(last.served, 0) AS served
 FROM (SELECT) AS one
@@ -150,7 +151,8 @@ def absorb(kind: str) -> bool:
         cursor.execute(HAS_ARRIVALS, [kind])
         if cursor.fetchone() is None:
             return False
-    _execute(ABSORB, {"kind": kind, "limit": MAX_ARRIVALS, **_priorities()})
+        parameters = {"kind": kind, "limit": MAX_ARRIVALS, **_priorities()}
+        prepared.execute(cursor, [ABSORB], parameters, before="" if connection.in_atomic_block else QUICKLY)
     return True
 
 

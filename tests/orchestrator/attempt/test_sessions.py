@@ -207,7 +207,7 @@ SESSION = """
 SELECT (SELECT array_agg(name || '=' || setting ORDER BY name) FROM pg_settings WHERE name = ANY(%s)),
        (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
        (SELECT count(*) FROM pg_listening_channels()),
-       (SELECT count(*) FROM pg_prepared_statements),
+       (SELECT count(*) FROM pg_prepared_statements WHERE NOT starts_with(name, 'muster_')),
        (SELECT count(*) FROM pg_cursors WHERE is_holdable),
        (SELECT count(*) FROM pg_class WHERE relpersistence = 't' AND relnamespace = pg_my_temp_schema()),
        (SELECT count(*) FROM pg_views WHERE viewname = 't'),

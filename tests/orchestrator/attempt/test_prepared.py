@@ -1,0 +1,155 @@
+"""Statements that a session plans once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from orchestrator.attempt import prepared, session
+from orchestrator.models import Worker
+from orchestrator.queue import transitions
+from orchestrator.submission import submit
+from orchestrator.worker.process import WorkerProcess
+from tests.orchestrator.workbench import DeclareKind, run
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ADD = "SELECT %(a)s::integer + %(b)s::integer + %(a)s::integer, '100 %%'"
+# What this session has prepared, and how often each was planned for the values that it had.
+PREPARED = """
+SELECT name, generic_plans, custom_plans, prepare_time FROM pg_prepared_statements WHERE starts_with(name, 'muster_')
+"""
+
+
+@pytest.fixture(autouse=True)
+def new_session() -> Iterator[None]:
+    connection.close()
+    yield
+    connection.close()
+
+
+def add(a: int, b: int, *, sql: str = ADD) -> Any:
+    with connection.cursor() as cursor:
+        prepared.execute(cursor, [sql], {"a": a, "b": b})
+        return cursor.fetchone()
+
+
+def in_session() -> list[tuple[Any, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(PREPARED)
+        return list(cursor.fetchall())
+
+
+def test_a_statement_that_a_session_runs_again_and_again_is_planned_once() -> None:
+    results = [add(a, 10) for a in range(6)]
+
+    assert results == [(10 + 2 * a, "100 %") for a in range(6)]
+    [(_, generic, custom, _)] = in_session()
+    assert (generic, custom) == (6 - prepared.USES_BEFORE, 0)
+
+
+def test_a_statement_that_a_session_runs_seldom_is_not_prepared() -> None:
+    for _ in range(prepared.USES_BEFORE):
+        add(1, 2)
+
+    assert in_session() == []
+
+
+def test_a_plan_is_made_anew_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        add(1, 2)
+    [(*_, before)] = in_session()
+    monkeypatch.setattr(prepared, "PLAN_SECONDS", -1)
+
+    add(1, 2)
+
+    [(*_, after)] = in_session()
+    assert after > before
+
+
+def test_within_a_transaction_a_statement_is_sent_as_it_is() -> None:
+    with transaction.atomic():
+        for _ in range(4):
+            assert add(1, 2) == (4, "100 %")
+
+    assert in_session() == []
+
+
+def test_a_session_that_has_lost_its_statements_goes_on_without_any() -> None:
+    for _ in range(3):
+        add(1, 2)
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+
+    assert [add(1, 2) for _ in range(4)] == [(4, "100 %")] * 4
+    assert in_session() == []
+
+
+def test_a_session_that_is_cleaned_prepares_statements_again() -> None:
+    for _ in range(3):
+        add(1, 2)
+
+    session.clean()
+
+    assert in_session() == []
+    assert [add(1, 2) for _ in range(3)] == [(4, "100 %")] * 3
+    assert len(in_session()) == 1
+
+
+def test_a_table_that_has_changed_is_read_as_it_is_now() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMP TABLE changing AS SELECT 1 AS one")
+    sql = "SELECT * FROM changing WHERE %(a)s::integer < %(b)s::integer"
+    assert [add(1, 2, sql=sql) for _ in range(3)] == [(1,)] * 3
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE changing ADD COLUMN two integer DEFAULT 2")
+
+    assert add(1, 2, sql=sql) == (1, 2)
+
+
+def test_an_error_of_the_statement_itself_is_raised() -> None:
+    sql = "SELECT %(a)s::integer / %(b)s::integer"
+    for _ in range(3):
+        add(1, 1, sql=sql)
+
+    with pytest.raises(Exception, match="division by zero"):
+        add(1, 0, sql=sql)
+
+    assert add(4, 2, sql=sql) == (2,)
+
+
+def test_claims_of_a_share_below_one_are_right_when_they_are_prepared(
+    kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    monkeypatch.setattr(prepared, "USES_BEFORE", 0)
+    declared = kind()
+    Worker.objects.update(slots=4)
+    for _ in range(4):
+        submit(declared, owner="ada")
+
+    claims = [transitions.claim(declared, worker_id=worker.row_id, worker_name="w").jobs for _ in range(3)]
+
+    assert [len(jobs) for jobs in claims] == [1, 1, 0]
+    assert in_session()
+
+
+def test_a_session_that_is_cleaned_after_each_job_loses_no_statement_unnoticed(
+    kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "USES_BEFORE", 0)
+
+    def handler(running: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    declared = kind(handler)
+    for _ in range(3):
+        submit(declared)
+
+    while run(declared, worker):
+        pass
+
+    assert in_session()
