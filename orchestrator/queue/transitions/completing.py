@@ -1,0 +1,205 @@
+"""Jobs complete, one by one, in groups and in batches, or wait for children that they have added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+
+from orchestrator.attempt import prepared
+from orchestrator.attempt.session import BEGAN_AT, CLEAN, ConnectionMisused, transaction_began_at
+from orchestrator.claimed import Claimed
+from orchestrator.queue import ends
+from orchestrator.queue.claims import LIMIT_IDLENESS
+from orchestrator.stops import Cancelled, RowMoved
+
+# A leased job is done, if it is still this worker's, and if this is still the transaction that its handler was given.
+COMPLETE = f"""
+{CLEAN}
+UPDATE orchestrator_job
+SET status = 'COMPLETED',
+    result = %(result)s,
+    error = '',
+    worker_id = NULL,
+    deadline_at = NULL,
+    progress_done = %(progress_done)s,
+    progress_total = %(progress_total)s,
+    progress_message = %(progress_message)s,
+    finished_at = clock_timestamp(),
+    updated_at = clock_timestamp()
+WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s
+  AND (%(began_at)s::bigint IS NULL OR %(began_at)s = {BEGAN_AT})
+"""  # noqa: S608 It is made of constants.
+
+# A leased job waits for so many children, under the same conditions, unless it is to be cancelled. It stays RUNNING,
+# as a pipeline is whose children run, and may have one attempt more: this one is not charged.
+WAIT_FOR_CHILDREN = f"""
+{CLEAN}
+UPDATE orchestrator_job
+SET unfinished_dependencies = %(count)s,
+    ready = %(count)s = 0,
+    error = '',
+    max_attempts = max_attempts + 1,
+    worker_id = NULL,
+    deadline_at = NULL,
+    progress_done = %(progress_done)s,
+    progress_total = %(progress_total)s,
+    progress_message = %(progress_message)s,
+    updated_at = clock_timestamp()
+WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s AND cancel_requested_at IS NULL
+  AND (%(began_at)s::bigint IS NULL OR %(began_at)s = {BEGAN_AT})
+"""  # noqa: S608 It is made of constants.
+
+TO_BE_CANCELLED = """
+SELECT FROM orchestrator_job
+WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s AND cancel_requested_at IS NOT NULL
+"""
+
+# Leased jobs are done whose handlers used no transaction, each if it is still this worker's.
+COMPLETE_TOGETHER = """
+UPDATE orchestrator_job job
+SET status = 'COMPLETED',
+    result = done.result::jsonb,
+    error = '',
+    worker_id = NULL,
+    deadline_at = NULL,
+    progress_done = done.progress_done,
+    progress_total = done.progress_total,
+    progress_message = done.progress_message,
+    finished_at = statement_timestamp() + done.place * interval '1 microsecond',
+    updated_at = clock_timestamp()
+FROM unnest(
+    %(ids)s::uuid[], %(attempts)s::integer[], %(results)s::text[],
+    %(dones)s::bigint[], %(totals)s::bigint[], %(messages)s::text[]
+) WITH ORDINALITY AS done (id, attempt, result, progress_done, progress_total, progress_message, place)
+WHERE job.id = done.id AND job.id = ANY(%(ids)s::uuid[]) AND job.attempt = done.attempt
+  AND job.status = 'RUNNING' AND job.worker_id = %(worker)s
+RETURNING job.id
+"""
+
+# The jobs of a batch are done, in its order: a microsecond apart, since PostgreSQL may write them in any order. They
+# pass RUNNING within this transaction, so nobody else sees them there. `ready` is disguised, or else the jobs would be
+# looked up, by old statistics, in the index of all that wait.
+COMPLETE_LOCKED = f"""
+{CLEAN} {LIMIT_IDLENESS}
+UPDATE orchestrator_job job
+SET status = 'COMPLETED',
+    ready = false,
+    attempt = job.attempt + 1,
+    result = done.result::jsonb,
+    error = '',
+    worker_name = %(worker_name)s,
+    celery_task_id = job.id,
+    started_at = CASE WHEN status = 'RUNNING' THEN started_at ELSE %(started_at)s END,
+    finished_at = statement_timestamp() + done.place * interval '1 microsecond',
+    updated_at = clock_timestamp()
+FROM unnest(%(ids)s::uuid[], %(attempts)s::integer[], %(results)s::text[])
+     WITH ORDINALITY AS done (id, attempt, result, place)
+WHERE job.id = done.id AND job.id = ANY(%(ids)s::uuid[]) AND job.ready::integer <> 0
+  AND job.attempt = done.attempt AND {BEGAN_AT} = %(began_at)s
+"""  # noqa: S608 It is made of constants.
+
+# Of jobs that this transaction has locked, those that it has cancelled itself.
+CANCELLED_MEANWHILE = "SELECT count(*) FROM orchestrator_job WHERE id = ANY(%s::uuid[]) AND status = 'CANCELLED'"
+
+
+def complete(job: Claimed, result: str, *, began_at: int | None = None) -> None:
+    """Completes a leased job with its result as JSON, within the caller's transaction, and cleans the session.
+
+    began_at: of the transaction that the handler has used; None if it used none.
+
+    Raises RowMoved if the job is not as its claim left it, ConnectionMisused if it is another transaction by now.
+    """
+    prepared.forget()
+    with connection.cursor() as cursor:
+        cursor.execute(COMPLETE, {**_as_left(job), "result": result, "began_at": began_at})
+        if cursor.rowcount != 1:
+            _check_transaction(began_at)
+            raise RowMoved
+    ends.tell_completed([job])
+
+
+def wait_for_children(job: Claimed, count: int, *, began_at: int | None = None) -> None:
+    """A leased job waits for so many children, which the caller's transaction adds; the session is cleaned.
+
+    Raises as `complete` does, and Cancelled if it is to be cancelled.
+    """
+    parameters = {**_as_left(job), "count": count, "began_at": began_at}
+    prepared.forget()
+    with connection.cursor() as cursor:
+        cursor.execute(WAIT_FOR_CHILDREN, parameters)
+        if cursor.rowcount == 1:
+            return
+        _check_transaction(began_at)
+        cursor.execute(TO_BE_CANCELLED, parameters)
+        raise Cancelled if cursor.rowcount else RowMoved
+
+
+def _as_left(job: Claimed) -> dict[str, Any]:
+    """The job's row as its handler leaves it."""
+    return {
+        "id": job.id,
+        "attempt": job.attempt,
+        "progress_done": job.progress_done,
+        "progress_total": job.progress_total,
+        "progress_message": job.progress_message,
+    }
+
+
+def complete_together(jobs: Sequence[Claimed], results: Sequence[str]) -> set[UUID]:
+    """Completes leased jobs of one worker whose handlers used no transaction, with their results as JSON.
+
+    Returns the ids of those that were as their claims had left them; the others are no longer this worker's.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            COMPLETE_TOGETHER,
+            {
+                "ids": [str(job.id) for job in jobs],
+                "attempts": [job.attempt for job in jobs],
+                "results": list(results),
+                "dones": [job.progress_done for job in jobs],
+                "totals": [job.progress_total for job in jobs],
+                "messages": [job.progress_message for job in jobs],
+                "worker": jobs[0].worker_id,
+            },
+        )
+        completed = {id for (id,) in cursor.fetchall()}
+    ends.tell_completed([job for job in jobs if job.id in completed])
+    return completed
+
+
+def complete_locked(jobs: Sequence[Claimed], results: Sequence[str], *, worker_name: str) -> None:
+    """Completes jobs this transaction has locked, with their results as JSON, and cleans the session. What waits for
+    them is counted down by `pipelines.count_down`, once for all.
+
+    Raises as `complete` does. A job that a handler of the batch has cancelled stays so.
+    """
+    ids = [str(job.id) for job in jobs]
+    prepared.forget()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            COMPLETE_LOCKED,
+            {
+                "ids": ids,
+                "attempts": [job.attempt for job in jobs],
+                "results": list(results),
+                "began_at": jobs[0].began_at,
+                "started_at": jobs[0].claimed_at,
+                "worker_name": worker_name,
+            },
+        )
+        if cursor.rowcount != len(jobs):
+            _check_transaction(jobs[0].began_at)
+            completed = cursor.rowcount
+            cursor.execute(CANCELLED_MEANWHILE, [ids])
+            if completed + cursor.fetchone()[0] != len(jobs):
+                raise RowMoved
+    ends.tell_completed(jobs)
+
+
+def _check_transaction(began_at: int | None) -> None:
+    if began_at and began_at != transaction_began_at(connection):
+        raise ConnectionMisused("ended its transaction and began another")
