@@ -103,15 +103,14 @@ def number(value: float) -> str:
 
 
 def keep(benchmark: Benchmark, findings: Sequence[Finding], machine: dict[str, str], seconds: float) -> None:
-    """Saves the results, without those of another machine, and redraws the page and the plot."""
+    """Saves the results beside those of the other parts, and redraws the page and the plot."""
     kept = read()
-    if kept["machine"] != machine:
-        kept = {"machine": machine, "benchmarks": {}}
     kept["benchmarks"][benchmark.name] = {
         "title": benchmark.title,
         "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),
         "seconds": round(seconds),
+        "machine": machine,
         "findings": [asdict(finding) for finding in findings],
     }
     kept["benchmarks"] = {name: kept["benchmarks"][name] for name in benchmarks if name in kept["benchmarks"]}
@@ -122,7 +121,7 @@ def keep(benchmark: Benchmark, findings: Sequence[Finding], machine: dict[str, s
 
 def read() -> dict[str, Any]:
     if not RESULTS.exists():
-        return {"machine": {}, "benchmarks": {}}
+        return {"benchmarks": {}}
     return dict(json.loads(RESULTS.read_text()))
 
 
@@ -131,6 +130,8 @@ def findings_in(kept: dict[str, Any]) -> list[Finding]:
 
 
 def page(kept: dict[str, Any]) -> str:
+    parts = list(kept["benchmarks"].values())
+    usual = max((part["machine"] for part in parts), key=[part["machine"] for part in parts].count)
     findings = findings_in(kept)
     missed = [finding.what for finding in findings if finding.is_met is False]
     targeted = [finding for finding in findings if finding.target is not None]
@@ -141,19 +142,21 @@ def page(kept: dict[str, Any]) -> str:
         "one PostgreSQL, which syncs every commit to disk, one Valkey, all programs and the clients. Compare",
         "ratios, not absolute numbers.",
         "",
-        *(f"- {name}: {value}" for name, value in kept["machine"].items()),
+        *(f"- {name}: {value}" for name, value in usual.items()),
         "",
         f"{len(targeted) - len(missed)} of {len(targeted)} targets are met."
         + (f" Not met: {'; '.join(missed)}." if missed else ""),
         "",
         "![Measured relative to target, and rates compared with alternatives](results.svg)",
     ]
-    for each in kept["benchmarks"].values():
+    for each in parts:
+        other = [f"{name}: {value}" for name, value in each["machine"].items() if value != usual.get(name)]
         lines += [
             "",
             f"## {each['title']}",
             "",
-            f"{each['at']}, commit {each['commit']}, {each['seconds']} s.",
+            f"{each['at']}, commit {each['commit']}, {each['seconds']} s."
+            + (f" On another machine: {', '.join(other)}." if other else ""),
             "",
             "| what | measured | target | of target | |",
             "| --- | ---: | ---: | ---: | --- |",

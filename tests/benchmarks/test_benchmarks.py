@@ -235,13 +235,24 @@ def test_the_page_says_plainly_what_was_not_met() -> None:
     ]
     run = {"title": "Rates", "at": "2030-01-31 12:00 UTC", "commit": "abc", "seconds": 5, "findings": findings}
 
-    page = report.page({"machine": {"cores": "2"}, "benchmarks": {"rates": run}})
+    page = report.page({"benchmarks": {"rates": {**run, "machine": {"cores": "2"}}}})
 
     assert "1 of 2 targets are met. Not met: a rate." in page
     assert "| a rate | 30.0 × | ≥ 60.0 × | 0.50 | NOT MET |" in page
     assert "| a delay | 12.5 ms | ≤ 20.0 ms | 1.60 | met |" in page
     assert "| a cost | 1,234 µs |  |  |  |" in page
     assert "A note." in page
+
+
+def test_a_part_that_ran_on_another_machine_than_most_says_so() -> None:
+    run = {"title": "Rates", "at": "2030-01-31 12:00 UTC", "commit": "abc", "seconds": 5, "findings": []}
+    machines = [{"cores": "2", "memory": "8 GB"}, {"cores": "2", "memory": "8 GB"}, {"cores": "4", "memory": "8 GB"}]
+
+    page = report.page({"benchmarks": {str(n): {**run, "machine": machine} for n, machine in enumerate(machines)}})
+
+    assert "\n- cores: 2\n- memory: 8 GB\n" in page
+    assert page.count("commit abc, 5 s.\n") == 2
+    assert "commit abc, 5 s. On another machine: cores: 4.\n" in page
 
 
 def measured(*names: str) -> dict[str, Finding]:
