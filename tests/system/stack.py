@@ -205,6 +205,7 @@ class Stack:
         finally:
             for double in doubles:
                 double.terminate()
+            for double in doubles:
                 double.wait(20)
 
     @property
