@@ -33,7 +33,7 @@ up: .venv/up.stamp ## Start everything and serve until Ctrl-C; changed code is r
 TESTERS = $$(($$(nproc) + 1))
 
 test: .venv/dev.stamp ## Run the tests, some files at a time, on private servers. Options for pytest: make test ARGS="-k retry".
-	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder -m "not long" $(ARGS)
+	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
 
 test-long: .venv/dev.stamp ## Run the long tests: outages, chaos on both brokers, a crash at each failpoint, reload, queues of your own.
 	@$(BIN)/python -m pytest -m long $(ARGS)

@@ -1,11 +1,16 @@
 """What every test may use."""
 
+import gc
+import re
 from collections.abc import Generator, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 from django.conf import settings
+from xdist.scheduler import LoadFileScheduling
 
 from config.local.postgres import Postgres
 from config.local.valkey import Valkey
@@ -13,6 +18,8 @@ from tests import servers
 from tests.documented import answers_are_documented
 from tests.emptying import Emptying
 from tests.moves import watch_moves
+
+ROOT = Path(__file__).parent.parent
 
 __all__ = ["answers_are_documented"]
 
@@ -33,24 +40,47 @@ def pytest_configure() -> None:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
-@pytest.hookimpl(tryfirst=True)
+class ByFile(LoadFileScheduling):  # type: ignore[misc]
+    """Deals out files, those that share a running stack as one: it takes seconds to start, and some of a processor."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "with the stack" if uses_the_stack(file) else str(file)
+
+
+@cache
+def uses_the_stack(file: str) -> bool:
+    """Whether its tests use `running_stack`, and start none of their own."""
+    text = (ROOT / file).read_text() if file.startswith("tests/system/") else ""
+    return "stack: Stack" in text and not re.search(r"\bStack\(", text)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests, which mostly wait for processes, are spread evenly among the others, which compute.
 
     `make test` deals files out in this order: so the processors are busy all the time, and no worker has a long file
-    left when the others have nothing to do. Those that use the running stack are dealt out together, since it takes
-    seconds to start, and some of a processor while it runs.
+    left when the others have nothing to do.
     """
-    with_stack = {item.path for item in items if "running_stack" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "stack" if item.path in with_stack else f"{item.path.parent.name}/{item.path.stem}"
-        item.add_marker(pytest.mark.xdist_group(group))
     files = list(dict.fromkeys(item.path for item in items))
     slow_ones = {item.path for item in items if item.get_closest_marker("slow") or item.path.parent.name == "system"}
     slow, quick = [path for path in files if path in slow_ones], [path for path in files if path not in slow_ones]
     places = {path: LAST_SLOW * place / len(slow) for place, path in enumerate(slow)}
     places |= {path: place / len(quick) for place, path in enumerate(quick)}
     items.sort(key=lambda item: places[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays: it is not looked through again and again for garbage, which would
+    take a sixth of the processor time of quick tests.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
 
 
 @pytest.hookimpl(wrapper=True)
