@@ -28,10 +28,11 @@ class SabotageConfig(AppConfig):
 def take_guards(folder: Path) -> None:
     """Puts a switch before each guard. Without its file each function is as it was."""
     from orchestrator.queue import bell, transitions
+    from orchestrator.queue.transitions import completing
     from orchestrator.upkeep import tick
     from orchestrator.worker import poller
 
-    transitions.complete = switched(folder / "no_attempt_guard", transitions.complete, unguarded(transitions))
+    transitions.complete = switched(folder / "no_attempt_guard", transitions.complete, unguarded(completing))
     unrung = switched(folder / "no_poller", poller.Poller.unrung, lambda self: [])
     poller.Poller.unrung = unrung  # type: ignore[method-assign]
     tick.run_parts = switched(folder / "no_tick", tick.run_parts, lambda: None)
@@ -46,11 +47,11 @@ def switched(switch: Path, function: Callable[..., Any], sabotaged: Callable[...
     return either
 
 
-def unguarded(transitions: Any) -> Callable[..., Any]:
+def unguarded(completing: Any) -> Callable[..., Any]:
     """The function that completes a job, whoever has it by now, and however often it was completed."""
-    assert ATTEMPT_GUARD in transitions.COMPLETE
-    statement = transitions.COMPLETE.replace(ATTEMPT_GUARD, "")
-    return FunctionType(transitions.complete.__code__, vars(transitions) | {"COMPLETE": statement})
+    assert ATTEMPT_GUARD in completing.COMPLETE
+    statement = completing.COMPLETE.replace(ATTEMPT_GUARD, "")
+    return FunctionType(completing.complete.__code__, vars(completing) | {"COMPLETE": statement})
 
 
 def ring_before_commit(*kinds: str) -> None:
