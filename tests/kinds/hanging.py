@@ -70,7 +70,11 @@ def locks_own_row(running: RunningJob) -> None:
 
 
 def holds_gil_in_c() -> None:
-    ctypes.PyDLL(None).sleep(100_000)
+    """A signal does not end it, as it would a sleep."""
+    lock = ctypes.PyDLL(None).pthread_mutex_lock
+    mutex = ctypes.create_string_buffer(64)  # A mutex of zeros is a fresh one.
+    lock(mutex)
+    lock(mutex)
 
 
 def holds_gil_in_regex() -> None:
