@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -83,6 +84,14 @@ class Client:
         """Submits a job; `meant` is how it should end."""
         answer = self.submit("/jobs", {"kind": kind, "payload": payload, **fields}).json()
         return self.accept("job", answer["job_id"], kind=kind, payload=payload, meant=meant, **fields)
+
+    def jobs(self, asked: Sequence[dict[str, Any]]) -> list[str]:
+        """Submits jobs together, which should complete."""
+        accepted = self.submit("/jobs/bulk", {"jobs": asked}).json()["jobs"]
+        return [
+            self.accept("job", each["job_id"], meant="COMPLETED", **job)
+            for each, job in zip(accepted, asked, strict=True)
+        ]
 
     def unique_job(self, kind: str, payload: Any, unique: dict[str, Any]) -> str | None:
         """Submits one, or gets the one that there is already; None if that has started and cannot be changed."""

@@ -111,11 +111,7 @@ def some_jobs_of_a_limited_kind(client: Client, rng: random.Random) -> None:
 def some_jobs_of_a_limited_kind_steered_together(client: Client, rng: random.Random) -> None:
     """While they wait for their limits they are given other places, or cancelled, and some of those retried."""
     jobs = [{"kind": "tests.effect_limited", "payload": keyed(rng)} for _ in range(8)]
-    accepted = client.submit("/jobs/bulk", {"jobs": jobs}).json()["jobs"]
-    ids = [
-        client.accept("job", each["job_id"], meant="COMPLETED", **job)
-        for each, job in zip(accepted, jobs, strict=True)
-    ]
+    ids = client.jobs(jobs)
     filter = {"kind": "tests.effect_limited", "status": "CREATED"}
     client.act_on_all("change", filter, change={"priority": rng.randint(0, 9)})
     client.act("cancel", ids[:4])
@@ -177,11 +173,7 @@ def some_jobs_that_are_the_same_for_a_while(client: Client, rng: random.Random) 
 def many_jobs_at_once(client: Client, rng: random.Random) -> None:
     """They are changed together, some cancelled, and some of those retried."""
     jobs = [{"kind": rng.choice(KINDS), "payload": {"number": number(rng)}} for _ in range(12)]
-    accepted = client.submit("/jobs/bulk", {"jobs": jobs}).json()["jobs"]
-    ids = [
-        client.accept("job", each["job_id"], meant="COMPLETED", **job)
-        for each, job in zip(accepted, jobs, strict=True)
-    ]
+    ids = client.jobs(jobs)
     client.act("change", ids, change={"priority": rng.randint(0, 9)})
     client.act("cancel", ids[:6])
     if rng.random() < 0.5:

@@ -15,6 +15,10 @@ from orchestrator.kinds import Kind
 from orchestrator.queue import admission, shares, turns, unblocking
 from orchestrator.queue.claims import IN_ORDER
 
+# What a claim writes, whoever admits it.
+TAKEN = """attempt = attempt + 1, worker_id = %(worker)s, worker_name = %(worker_name)s, celery_task_id = job.id,
+        deadline_at = clock_timestamp() + %(timeout)s"""
+
 # The most urgent ready jobs of the owners whose turn it is become this worker's, unless the kind is paused or the
 # worker was declared dead. Its row is locked so that nobody declares it dead meanwhile and overlooks the jobs. If the
 # first of them runs alone, it is taken alone. Jobs are found by an array of their ids: it is taken for a short one, so
@@ -34,11 +38,7 @@ WITH me AS (
     UPDATE orchestrator_job job
     SET status = 'RUNNING',
         ready = false,
-        attempt = attempt + 1,
-        worker_id = %(worker)s,
-        worker_name = %(worker_name)s,
-        celery_task_id = job.id,
-        deadline_at = clock_timestamp() + %(timeout)s,
+        {TAKEN},
         started_at = CASE WHEN status = 'RUNNING' THEN started_at ELSE now.at + next.later END,
         updated_at = now.at
     FROM now, next
@@ -109,11 +109,7 @@ SET status = 'RUNNING',
     ready = false,
     limited = true,
     blocked_by = NULL,
-    attempt = attempt + 1,
-    worker_id = %(worker)s,
-    worker_name = %(worker_name)s,
-    celery_task_id = job.id,
-    deadline_at = clock_timestamp() + %(timeout)s,
+    {TAKEN},
     started_at = CASE WHEN status = 'RUNNING' THEN started_at ELSE statement_timestamp() END,
     updated_at = clock_timestamp()
 WHERE id = ANY(%(ids)s::uuid[])
