@@ -56,7 +56,7 @@ class _Filters(StrictSerializer):
     queue = OneOrManyField(child=StrictCharField(max_length=50))
     waiting_for = OneOrManyField(
         child=StrictChoiceField(choices=list(REASONS)),
-        help_text="Any of these, as the list shows it. What waits for a limit of its whole kind waits for a `worker`.",
+        help_text="Any of these, as lists show it. Jobs held back by a limit of the whole kind are under `worker`.",
     )
     schedule = StrictUUIDField(required=False, help_text="Submitted by this schedule.")
     created_after = AwareDateTimeField(required=False, help_text="Created at this time or later.")
