@@ -12,6 +12,7 @@ from orchestrator.ids import uuid7
 from orchestrator.notification_models import Delivery as Delivery
 from orchestrator.notification_models import Notification as Notification
 from orchestrator.states import FINAL, UNFINISHED, Status
+from orchestrator.total_models import HeldBack as HeldBack
 from orchestrator.total_models import Total as Total
 
 # Of jobs whose kinds have limits, those that run, and those that a limit has let go on.

@@ -1,4 +1,4 @@
-"""The table of totals: what became of the jobs of each kind since it is there."""
+"""Tables that the tick counts into: what became of the jobs of each kind in all, and what limits hold back."""
 
 from typing import ClassVar
 
@@ -22,3 +22,22 @@ class Total(models.Model):
 
     def __str__(self) -> str:
         return self.kind
+
+
+class HeldBack(models.Model):
+    """Jobs of a kind that could start but for one of its limits, as the tick has counted them last."""
+
+    kind = models.CharField(max_length=100)
+    limit = models.CharField(max_length=30, help_text="The name of the limit, as it is set.")
+    jobs = models.IntegerField(help_text="Counted up to a bound.")
+    oldest_since = models.DateTimeField(help_text="Since when the oldest of them could.")
+
+    class Meta:
+        default_permissions: ClassVar = ()
+        verbose_name_plural = "held back"
+        constraints: ClassVar = [
+            models.UniqueConstraint(name="held_back_is_counted_once", fields=["kind", "limit"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.jobs:,} jobs of {self.kind} by {self.limit}"

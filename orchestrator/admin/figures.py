@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,8 +10,9 @@ from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from orchestrator.admin.charts import Bar, bars, sparkline
+from orchestrator.queue import lanes
 from orchestrator.rollups import reading
-from orchestrator.rollups.reading import Point, TimesAt
+from orchestrator.rollups.reading import Held, KindNow, Point, TimesAt
 from orchestrator.shown.words import duration
 
 RATE_MINUTES = 5
@@ -21,6 +22,21 @@ NOTHING_RAN = "No job completed in this time."
 
 def jobs_url(**filters: object) -> str:
     return f"{reverse('admin:orchestrator_job_changelist')}?{urlencode(filters)}"
+
+
+def held_back(kinds: Iterable[KindNow]) -> list[dict[str, Any]]:
+    """What limits hold back of these kinds, each with where its jobs are listed."""
+    return [
+        {"kind": kind.name, "held": held, "url": _held_url(kind.name, held)}
+        for kind in kinds
+        for held in kind.held_back
+    ]
+
+
+def _held_url(kind: str, held: Held) -> str:
+    """Jobs behind a limit of the whole kind are those that wait for a worker: only the kind itself knows better."""
+    of_each = held.limit in (lanes.PER_OWNER, lanes.PER_KEY) or held.per in ("owner", "key")
+    return jobs_url(kind=kind, waiting_for=held.limit if of_each else "worker")
 
 
 def rate_of(minutes: Sequence[Point]) -> float:

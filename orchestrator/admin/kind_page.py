@@ -8,7 +8,7 @@ from typing import Any
 from django.http import HttpRequest
 from django.utils import timezone
 
-from orchestrator.admin.figures import ended_chart, jobs_url, rate_of, run_times_chart
+from orchestrator.admin.figures import ended_chart, held_back, jobs_url, rate_of, run_times_chart
 from orchestrator.kinds import Kind as DeclaredKind
 from orchestrator.kinds import known_kind
 from orchestrator.models import Kind
@@ -32,6 +32,7 @@ def context(request: HttpRequest, kind: Kind) -> dict[str, Any]:
         "now_of": now_of,
         "hour": ended.total(MINUTE),
         "day": ended.total(HOUR),
+        "held_back": held_back([now_of] if now_of else []),
         "rate": rate_of(ended.charts[MINUTE]),
         "waits": waits,
         "runs": runs,

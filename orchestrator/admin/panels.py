@@ -12,12 +12,12 @@ from django.urls import reverse
 from django.utils import timezone
 
 from orchestrator.admin.charts import meter
-from orchestrator.admin.figures import ended_chart, jobs_url, rate_of
+from orchestrator.admin.figures import ended_chart, held_back, jobs_url, rate_of
 from orchestrator.admin.home import Alert, Shown, lately, panel
 from orchestrator.diagnostics import liveness
 from orchestrator.diagnostics.liveness import LiveWorker
 from orchestrator.rollups import reading
-from orchestrator.rollups.reading import HOUR, MINUTE, Ended, Failing
+from orchestrator.rollups.reading import HOUR, MINUTE, Ended, Failing, KindNow
 from orchestrator.shown.words import duration, rough
 
 # A kind whose oldest job waits for longer has its place among what is wrong.
@@ -32,7 +32,8 @@ def jobs(request: HttpRequest) -> Shown:
     times = reading.times(now)
     pulse = liveness.pulse()
     workers = liveness.live_workers()
-    kinds = _kinds(ended, times, now)
+    all_kinds = reading.kinds()
+    kinds = _kinds(all_kinds, ended, times, now)
     waits, runs = times[""]
     context = {
         "now": now,
@@ -53,17 +54,18 @@ def jobs(request: HttpRequest) -> Shown:
         ],
         "failing": failing,
         "kinds": kinds,
+        "held_back": held_back(all_kinds),
         "workers": [_worker(worker) for worker in workers],
         "failed_url": jobs_url(status__exact="FAILED", created="day"),
     }
     return Shown(context, [*_stopped(pulse, workers, kinds), *_failing(failing), *_held_up(kinds)], _note(pulse, now))
 
 
-def _kinds(ended: Ended, times: dict[str, Any], now: datetime) -> list[dict[str, Any]]:
+def _kinds(kinds: Sequence[KindNow], ended: Ended, times: dict[str, Any], now: datetime) -> list[dict[str, Any]]:
     """The kinds of which something waits, runs, or ended within the day."""
     nothing = (reading.NO_TIMES, reading.NO_TIMES)
     shown = []
-    for kind in reading.kinds():
+    for kind in kinds:
         hour, day = ended.by_kind[MINUTE][kind.name], ended.by_kind[HOUR][kind.name]
         if not (kind.waiting or kind.running or hour.ended or day.ended):
             continue

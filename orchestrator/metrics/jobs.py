@@ -32,9 +32,11 @@ ORDER BY 1
 DELAYED = """
 SELECT kind, count(*) FROM (
     SELECT kind FROM orchestrator_job
-    WHERE NOT ready AND status = 'CREATED' AND unfinished_dependencies = 0 LIMIT %(limit)s
+    WHERE NOT ready AND status = 'CREATED' AND unfinished_dependencies = 0 AND blocked_by IS NULL LIMIT %(limit)s
 ) AS delayed GROUP BY kind ORDER BY kind
 """
+
+HELD_BACK = 'SELECT kind, "limit", jobs FROM orchestrator_heldback ORDER BY kind, "limit"'
 
 AGES = """
 SELECT part, extract(epoch FROM clock_timestamp() - ran_at)::float FROM orchestrator_upkeep
@@ -66,6 +68,12 @@ def jobs() -> Iterable[Metric]:
             *(((kind, "running"), running) for kind, _, _, running, _ in kinds),
             *(((kind, "delayed"), count) for kind, count in delayed),
         ],
+    )
+    yield gauge(
+        "muster_jobs_held_back",
+        "Jobs that could start but for a limit of their kind. Counted up to 10,000 a kind.",
+        ("kind", "limit"),
+        [((kind, limit), count) for kind, limit, count in rows(HELD_BACK)],
     )
     oldest = [((kind,), seconds or 0.0) for kind, _, _, _, seconds in kinds]
     yield gauge("muster_oldest_ready_seconds", "How long the oldest ready job has waited.", ("kind",), oldest)

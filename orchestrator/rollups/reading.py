@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -62,10 +62,35 @@ SELECT kind, waits, runs FROM orchestrator_rollup WHERE span = 'hour' AND begins
 # What is known of every kind, also of those of which jobs wait although no worker has reported them.
 KINDS = """
 SELECT coalesce(kind.name, backlog.kind), kind.queue, kind.paused_at,
-       coalesce(waiting, 0), oldest_since, coalesce(running, 0)
+       coalesce(waiting, 0), oldest_since, coalesce(running, 0),
+       (SELECT json_agg(json_build_array(
+            held."limit", jobs, extract(epoch FROM held.oldest_since),
+            (declared_limits || limits) ->> held."limit",
+            CASE WHEN held."limit" = 'rate' THEN (declared_limits || limits) ->> 'rate_per' END
+        ) ORDER BY held."limit")
+        FROM orchestrator_heldback AS held WHERE held.kind = coalesce(kind.name, backlog.kind))
 FROM orchestrator_kind AS kind FULL JOIN orchestrator_backlog AS backlog ON backlog.kind = kind.name
 ORDER BY oldest_since, 1
 """
+
+
+class Held(NamedTuple):
+    """Jobs that could start but for a limit of their kind: its name, what it is set to, and whether it holds for each
+    owner or key.
+    """
+
+    limit: str
+    jobs: int
+    oldest_since: datetime
+    value: str | None
+    per: str | None
+
+    @property
+    def in_words(self) -> str:
+        """The limit as it is set, as in "rate = 10/m per owner"."""
+        value = f" = {self.value}" if self.value else ""
+        per = f" per {self.per}" if self.per and self.per != "kind" else ""
+        return f"{self.limit}{value}{per}"
 
 
 class KindNow(NamedTuple):
@@ -77,6 +102,7 @@ class KindNow(NamedTuple):
     waiting: int
     oldest_since: datetime | None
     running: int
+    held_back: list[Held]
 
 
 @dataclass
@@ -230,7 +256,14 @@ def kinds() -> list[KindNow]:
     """Every kind, that with the job that has waited longest first."""
     with connection.cursor() as cursor:
         cursor.execute(KINDS)
-        return [KindNow(*row) for row in cursor.fetchall()]
+        return [KindNow._make([*row[:-1], _held(row[-1])]) for row in cursor.fetchall()]
+
+
+def _held(rows: list[list[Any]] | None) -> list[Held]:
+    return [
+        Held(limit, jobs, datetime.fromtimestamp(oldest_since, UTC), value, per)
+        for limit, jobs, oldest_since, value, per in rows or ()
+    ]
 
 
 def summed(counts: Iterable[Counts]) -> Counts:

@@ -137,8 +137,9 @@ class Figures:
 Written = dict[tuple[str, datetime, str], Figures]
 
 
-def roll_up() -> None:
-    """Adds what has ended since the last time to the rollups, and counts what waits and runs.
+def roll_up() -> bool:
+    """Adds what has ended since the last time to the rollups, and counts what waits and runs; returns whether it was
+    time to do so.
 
     Whoever does so holds the row that says how far the rollups go; a second tick does nothing meanwhile.
     """
@@ -147,17 +148,18 @@ def roll_up() -> None:
         covered = Upkeep.objects.select_for_update(skip_locked=True).filter(part="rollups")
         span = covered.values_list("ran_at", Now()).first()
         if span is None:
-            return
+            return False
         since, now = max(span[0], span[1] - MAX_BEHIND), span[1]
         until = min(now - LAG, since + MAX_COVERED)
         if until - since < EVERY:
-            return
+            return False
         written = _figures(since, until)
         _add(written)
         totals.add([(kind, figures) for (span, _, kind), figures in written.items() if span == MINUTE], since, until)
         with connection.cursor() as cursor:
             cursor.execute(COUNT, {"max_waiting": MAX_WAITING, "max_running": MAX_RUNNING})
         covered.update(ran_at=until)
+    return True
 
 
 def _figures(since: datetime, until: datetime) -> Written:

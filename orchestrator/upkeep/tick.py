@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from orchestrator.failpoints import Failpoint
 from orchestrator.models import Arrival, Attempt, Job, Kind, Upkeep
-from orchestrator.queue import bell, endings, pausing, pipelines, recovery, turns, unblocking
+from orchestrator.queue import bell, endings, held_back, pausing, pipelines, recovery, turns, unblocking
 from orchestrator.rollups import writing
 from orchestrator.upkeep import retention
 
@@ -151,7 +151,8 @@ def ring_for_ready() -> None:
 @last_part
 def write_rollups() -> None:
     """Every ten seconds; a tick that has fallen behind does so each time."""
-    writing.roll_up()
+    if writing.roll_up():
+        held_back.count()
 
 
 @last_part

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -84,15 +84,17 @@ class Command(OperatorCommand):
 
     def _list(self, options: dict[str, Any]) -> None:
         limits = {row.name: _limits(row) for row in Kind.objects.all()}
-        rows = [each._asdict() | {"limits": limits.get(each.name, {})} for each in reading.kinds()]
+        rows = [
+            each._asdict()
+            | {"held_back": {held.limit: held.jobs for held in each.held_back}, "limits": limits.get(each.name, {})}
+            for each in reading.kinds()
+        ]
         rows.sort(key=lambda row: str(row["name"]))
         if options["json"]:
             return print_json(self, {"results": rows})
-        shown = [
-            (*list(row.values())[:-1], ", ".join(f"{name} {value}" for name, value in row["limits"].items()))
-            for row in rows
-        ]
-        return print_table(self, ("name", "queue", "paused", "waiting", "oldest", "running", "limits"), shown)
+        shown = [(*list(row.values())[:-2], _in_words(row["held_back"]), _in_words(row["limits"])) for row in rows]
+        columns = ("name", "queue", "paused", "waiting", "oldest", "running", "held back", "limits")
+        return print_table(self, columns, shown)
 
     def _pause(self, options: dict[str, Any]) -> None:
         self._on_each(options, pause_kind, "paused")
@@ -124,6 +126,10 @@ class Command(OperatorCommand):
             self.stdout.write(
                 "\n".join(f"{each} {value}" for each, value in limits.items()) or f"{name} has no limit."
             )
+
+
+def _in_words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _row_of(name: str) -> Kind:

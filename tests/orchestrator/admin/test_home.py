@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from orchestrator.diagnostics import queries
-from orchestrator.models import Job, Kind, Upkeep
+from orchestrator.models import HeldBack, Job, Kind, Upkeep
 from orchestrator.rollups import writing
 from orchestrator.states import Status
 from orchestrator.submission import submit, submit_many
@@ -126,6 +126,26 @@ def test_a_paused_kind_with_waiting_jobs_is_told(admin_client: Client) -> None:
     roll_up()
 
     assert f"{KIND} is paused, and a job waits." in home(admin_client)
+
+
+def test_what_limits_hold_back_is_told_with_the_limit_and_since_when(admin_client: Client) -> None:
+    Kind.objects.update(declared_limits={"max_running": 2, "rate": "10/m", "rate_per": "owner"})
+    hour_ago = timezone.now() - timedelta(hours=1, minutes=5)
+    HeldBack.objects.create(kind=KIND, limit="max_running", jobs=3, oldest_since=hour_ago)
+    HeldBack.objects.create(kind=KIND, limit="rate", jobs=1_204, oldest_since=hour_ago)
+
+    page = home(admin_client)
+
+    assert "Held back by limits" in page
+    assert "max_running = 2" in page
+    assert "rate = 10/m per owner" in page
+    assert "1,204" in page
+    assert f"?kind={KIND}&amp;waiting_for=rate" in page
+    assert f"?kind={KIND}&amp;waiting_for=worker" in page
+
+
+def test_without_limits_that_hold_anything_back_there_is_no_such_card(admin_client: Client) -> None:
+    assert "Held back by limits" not in home(admin_client)
 
 
 def test_workers_show_what_they_run_and_which_slots_hang(admin_client: Client) -> None:

@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from orchestrator.models import Backlog, Kind, Rollup
+from orchestrator.models import Backlog, HeldBack, Kind, Rollup
 from orchestrator.rollups.durations import BUCKETS
 from tests.factories import staff_with
 
@@ -96,6 +96,16 @@ def test_limits_are_changed_on_its_page(admin_client: Client) -> None:
     assert change_limits(admin_client, max_running="unlimited") == {"max_running": None}
     assert change_limits(admin_client, max_running="none", rate="1/m") == {"max_running": None}
     assert change_limits(staff_with("view_kind"), max_running="1") == {"max_running": None}
+
+
+def test_what_its_limits_hold_back_is_on_its_page(admin_client: Client) -> None:
+    Kind.objects.filter(name=NAME).update(declared_limits={"max_running_per_key": 1})
+    HeldBack.objects.create(kind=NAME, limit="max_running_per_key", jobs=41, oldest_since=timezone.now())
+
+    shown = page(admin_client)
+
+    assert "max_running_per_key = 1" in shown
+    assert f"?kind={NAME}&amp;waiting_for=max_running_per_key" in shown
 
 
 def test_whoever_may_only_look_is_offered_no_button() -> None:

@@ -13,6 +13,7 @@ from pytest_django import Settings
 
 from orchestrator.metrics.jobs import histogram, middle, upper
 from orchestrator.models import Job, Kind, Rollup, Upkeep
+from orchestrator.queue import held_back
 from orchestrator.rollups import durations, writing
 from orchestrator.states import Status
 from orchestrator.submission import submit
@@ -51,9 +52,12 @@ def test_metrics_agree_with_the_rows() -> None:
     make_attempt(make_job(Status.CREATED), outcome="LOST", ended_at=lately)
     submit(KIND, run_at=timezone.now() + timedelta(hours=1))
     roll_up()
+    make_job(Status.CREATED, ready=False, blocked_by="max_running_per_key:ada")
+    held_back.count()
 
     found = read()
 
+    assert found["muster_jobs_held_back", (KIND, "max_running_per_key")] == 1
     assert found["muster_jobs_ended_total", (KIND, "COMPLETED")] == 2
     assert found["muster_jobs_ended_total", (KIND, "FAILED")] == 1
     assert found["muster_attempts_ended_total", (KIND, "LOST")] == 1

@@ -15,7 +15,7 @@ from django.utils import timezone
 from access.models import AuditEntry
 from orchestrator.kinds import kind_named
 from orchestrator.management import job_tree
-from orchestrator.models import Job, PausedQueue
+from orchestrator.models import HeldBack, Job, PausedQueue
 from orchestrator.models import Kind as KindRow
 from orchestrator.queue import owners
 from orchestrator.states import Status
@@ -247,6 +247,9 @@ def test_kinds_are_listed_paused_resumed_and_limited() -> None:
     limited = manage("kinds", "limit", "demo.slices", "--max-running", 3, "--rate", "10/m", "--json").value["limits"]
     assert limited == {"max_running": 3, "rate": "10/m"}
     assert "max_running 3, rate 10/m" in manage("kinds", "list").out
+    HeldBack.objects.create(kind="demo.slices", limit="rate", jobs=7, oldest_since=timezone.now())
+    assert "rate 7" in manage("kinds", "list").out
+    assert manage("kinds", "list", "--json").value["results"][0]["held_back"] == {"rate": 7}
     assert manage("kinds", "limit", "demo.slices", "--rate", "declared").out == "max_running 3\n"
 
 
