@@ -52,7 +52,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=3_600,
-            description="Close a connection when data sent on it has not been acknowledged for this long.",
+            description="Close a connection when data sent on it has not been acknowledged for this long. This and "
+            "the next three hold for either end of a connection to PostgreSQL.",
         ),
     ] = 5
     TCP_KEEPALIVE_IDLE_SECONDS: Annotated[

@@ -9,6 +9,17 @@ from django.core.exceptions import ImproperlyConfigured
 
 REDIS_SCHEMES = ("redis", "rediss")
 
+# libpq's options of this end of a connection, and PostgreSQL's parameters of the other one.
+SERVERS_END = {
+    "tcp_user_timeout": "tcp_user_timeout",
+    "keepalives_idle": "tcp_keepalives_idle",
+    "keepalives_interval": "tcp_keepalives_interval",
+    "keepalives_count": "tcp_keepalives_count",
+}
+# While it runs a statement, PostgreSQL reads nothing: it would finish it for a process that is gone, and keep its
+# locks until then.
+CONNECTION_CHECK_SECONDS = 2
+
 DATABASE_EXAMPLE = "postgresql://user:password@host:port/name; several hosts as host1:port1,host2:port2"
 
 
@@ -21,6 +32,7 @@ def database(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if len(parts.path) < 2:
         raise ImproperlyConfigured(f"DATABASE_URL names no database: {DATABASE_EXAMPLE}")
     hosts = _hosts(parts)
+    options = {"connect_timeout": 5, **options, **dict(parse_qsl(parts.query))}
     return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": unquote(parts.path[1:]),
@@ -30,8 +42,18 @@ def database(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
         "PORT": ",".join(port for _, port in hosts) if any(port for _, port in hosts) else "",
         "CONN_MAX_AGE": 300,
         "CONN_HEALTH_CHECKS": True,
-        "OPTIONS": {"connect_timeout": 5, **options, **dict(parse_qsl(parts.query))},
+        "OPTIONS": {**options, "options": f"{_of_the_servers_end(options)} {options.get('options', '')}".strip()},
     }
+
+
+def _of_the_servers_end(options: Mapping[str, Any]) -> str:
+    """Has PostgreSQL notice a client whose packets vanish as soon as the client notices that of PostgreSQL.
+
+    By its own defaults it would keep the locks of such a client for hours.
+    """
+    parameters = {theirs: options[ours] for ours, theirs in SERVERS_END.items() if ours in options}
+    parameters["client_connection_check_interval"] = f"{CONNECTION_CHECK_SECONDS}s"
+    return " ".join(f"-c {name}={value}" for name, value in parameters.items())
 
 
 def connection_parameters(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,14 @@ LIMITS = {
     "keepalives_interval": "2",
     "keepalives_count": "3",
 }
+# What PostgreSQL says of its own end.
+LIMITS_OF_THE_SERVER = {
+    "tcp_user_timeout": "5000",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "client_connection_check_interval": "2s",
+}
 SOCKET_LIMITS = {
     socket.TCP_USER_TIMEOUT: 5_000,
     socket.TCP_KEEPIDLE: 5,
@@ -40,6 +48,17 @@ def limits_of(options: Any) -> dict[str, str]:
     return {name: str(options.get(name)) for name in LIMITS}
 
 
+def limits_of_the_server(made: Any) -> dict[str, str]:
+    with made.cursor() as cursor:
+        return {name: shown(cursor, name) for name in LIMITS_OF_THE_SERVER}
+
+
+def shown(cursor: Any, parameter: str) -> str:
+    cursor.execute(f"SHOW {parameter}")
+    [value] = cursor.fetchone()
+    return str(value)
+
+
 @pytest.mark.django_db
 def test_every_connection_to_postgresql_is_closed_soon_when_packets_vanish() -> None:
     connection.ensure_connection()
@@ -47,6 +66,7 @@ def test_every_connection_to_postgresql_is_closed_soon_when_packets_vanish() -> 
         separate.ensure_connection()
         made = [connection.connection, separate.connection]
         assert [limits_of(each.info.dsn_parameters) for each in made] == [LIMITS, LIMITS]
+        assert [limits_of_the_server(each) for each in made] == [LIMITS_OF_THE_SERVER] * 2
 
 
 @pytest.mark.django_db(transaction=True)
@@ -54,6 +74,7 @@ def test_the_probe_of_readiness_has_the_same_limits() -> None:
     with impatient_connection():
         connection.ensure_connection()
         assert limits_of(connection.connection.info.dsn_parameters) == LIMITS
+        assert limits_of_the_server(connection) == LIMITS_OF_THE_SERVER
 
 
 @pytest.mark.django_db(transaction=True)
@@ -67,14 +88,13 @@ def test_the_timeouts_of_a_probe_end_with_it() -> None:
 
 def timeout_of_statements() -> str:
     with connection.cursor() as cursor:
-        cursor.execute("SHOW statement_timeout")
-        [timeout] = cursor.fetchone()
-    return str(timeout)
+        return shown(cursor, "statement_timeout")
 
 
 def test_programs_without_django_connect_in_the_same_way() -> None:
     with closing(psycopg2.connect(**connection_parameters(settings.DATABASES["default"]))) as made:
         assert limits_of(made.info.dsn_parameters) == LIMITS
+        assert limits_of_the_server(made) == LIMITS_OF_THE_SERVER
 
 
 def test_the_url_overrides_the_limits() -> None:
@@ -84,6 +104,17 @@ def test_the_url_overrides_the_limits() -> None:
 
     assert (options["tcp_user_timeout"], options["keepalives_idle"]) == ("9000", "60")
     assert options["keepalives_count"] == 3
+    assert "-c tcp_user_timeout=9000 -c tcp_keepalives_idle=60 -c tcp_keepalives_interval=2" in options["options"]
+
+
+def test_the_url_overrides_the_limits_of_the_server_too() -> None:
+    url = f"{servers.postgres.url}?options=-c%20tcp_keepalives_idle%3D50%20-c%20client_connection_check_interval%3D0"
+
+    with closing(psycopg2.connect(**connection_parameters(database(url, settings.DATABASE_TCP)))) as made:
+        assert limits_of_the_server(made) == LIMITS_OF_THE_SERVER | {
+            "tcp_keepalives_idle": "50",
+            "client_connection_check_interval": "0",
+        }
 
 
 def test_the_broker_and_the_cache_have_the_same_limits() -> None:

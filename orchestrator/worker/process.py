@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from django.db import connection
-
 from orchestrator.kinds import Kind, known_kind
 from orchestrator.queue.costs import costs
 from orchestrator.queue.recovery import recover_on_this_host
@@ -26,9 +24,6 @@ from orchestrator.worker.running_jobs import InFlightBatches, RunningJobs
 from orchestrator.worker.shared_claims import IdleSlots, SharedClaims
 from orchestrator.worker.short_work import ShortWork
 from orchestrator.worker.slots import Slots
-
-# How often a backend checks, during a statement, whether its client is still connected.
-CONNECTION_CHECK_SECONDS = 2
 
 
 class WorkerProcess:
@@ -134,7 +129,6 @@ _current: WorkerProcess | None = None
 
 def start_process(name: str, queues: Sequence[str], slots: int = 1) -> WorkerProcess:
     """Makes this process a worker. A forked child calls it again."""
-    _have_backends_check_connection()
     return set_current(WorkerProcess(name, queues, slots).start())
 
 
@@ -151,11 +145,3 @@ def current_process() -> WorkerProcess | None:
 def drain_current() -> None:
     if _current:
         _current.drain()
-
-
-def _have_backends_check_connection() -> None:
-    """PostgreSQL would finish the statement of a process that was killed, and keep its locks until then."""
-    options = connection.settings_dict["OPTIONS"]
-    given = options.get("options", "")
-    if "client_connection_check_interval" not in given:
-        options["options"] = f"{given} -c client_connection_check_interval={CONNECTION_CHECK_SECONDS}s".strip()

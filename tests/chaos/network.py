@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 
@@ -74,6 +75,6 @@ def new_namespace() -> Namespace | None:
         return None
 
 
-def proxy_to(port: int, namespace: Namespace | None) -> Proxy:
+def proxy_to(port: int, namespace: Namespace | None, keepalive: Mapping[int, int] | None = None) -> Proxy:
     """A proxy to a port of this machine, for the namespace or for this machine."""
-    return Proxy(port, namespace.host if namespace else "127.0.0.1")
+    return Proxy(port, namespace.host if namespace else "127.0.0.1", keepalive=keepalive)

@@ -6,20 +6,31 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 PIECE_BYTES = 65_536
 # SO_LINGER with a time of zero: closing the socket resets the connection.
 RESET = struct.pack("ii", 1, 0)
+# What Muster asks of PostgreSQL's end of a connection. The server itself has its end here, which is always there.
+POSTGRESQL_KEEPALIVE = {
+    socket.TCP_USER_TIMEOUT: 5_000,
+    socket.TCP_KEEPIDLE: 5,
+    socket.TCP_KEEPINTVL: 2,
+    socket.TCP_KEEPCNT: 3,
+}
 
 
 class Proxy:
     """Listens on a port of its own and passes bytes to another, in a thread of its own."""
 
-    def __init__(self, target_port: int, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, target_port: int, host: str = "127.0.0.1", *, keepalive: Mapping[int, int] | None = None
+    ) -> None:
+        """keepalive: by which options of its sockets the server notices that a client cannot be reached any more."""
         self._target_port = target_port
+        self._keepalive = keepalive or {}
         self.host = host
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -66,6 +77,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        self._notice_when_packets_vanish(writer.get_extra_info("socket"))
         try:
             await self._open.wait()
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
@@ -74,6 +86,11 @@ class Proxy:
             return
         self._writers.add(far_writer)
         await asyncio.gather(self._pass_on(reader, far_writer, writer), self._pass_on(far_reader, writer))
+
+    def _notice_when_packets_vanish(self, client: socket.socket) -> None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, bool(self._keepalive))
+        for name, value in self._keepalive.items():
+            client.setsockopt(socket.IPPROTO_TCP, name, value)
 
     async def _pass_on(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: asyncio.StreamWriter | None = None

@@ -22,7 +22,7 @@ from kombu import Connection
 from config.local.server import Keeper, end_all
 from config.local.supervisor import processes_marked
 from tests.chaos.network import new_namespace, proxy_to
-from tests.chaos.proxy import Proxy
+from tests.chaos.proxy import POSTGRESQL_KEEPALIVE, Proxy
 from tests.chaos.servers import Broker, Database
 from tests.system.stack import LEASE_SECONDS, Stack, until
 
@@ -70,7 +70,7 @@ class World:
             self._templates = {name: Template(self.stack.process(name)) for name in RUNNABLE}
             # The far workers' host, where there can be one: without it they are behind the proxies alone.
             self.far_host = new_namespace()
-            self.network = proxy_to(self.database.port, self.far_host)
+            self.network = proxy_to(self.database.port, self.far_host, POSTGRESQL_KEEPALIVE)
             self._far_broker = proxy_to(broker.port, self.far_host)
             self._start_far_workers()
         except BaseException:

@@ -1,21 +1,17 @@
-"""What an outage of PostgreSQL, a step of its clock and a network that swallows packets cost: time, and no attempt."""
+"""What an outage of PostgreSQL and a step of its clock cost: time, and no attempt."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
-import psycopg2
 import pytest
 
 from tests import servers
-from tests.chaos.network import Namespace, new_namespace, proxy_to
 from tests.chaos.servers import FAKETIME, Database
-from tests.system.stack import BASE_DIR, LEASE_SECONDS, Stack, until
+from tests.system.stack import LEASE_SECONDS, Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -118,89 +114,3 @@ def test_the_neighbours_of_a_job_that_kills_its_process_lose_no_attempt(running:
     assert (ended["status"], {attempt["outcome"] for attempt in ended["attempts"]}) == ("FAILED", {"LOST"})
     assert 2 <= ended["attempt"] <= 3
     assert [running.end_of(job_id, 120)["status"] for job_id in neighbours] == ["COMPLETED"] * 4
-
-
-# Packets that vanish
-
-# Connects, says so, and says how long it took until the database answered again, from the moment it is told.
-ASK_AGAIN = """
-import sys, time
-from config.start import start
-start()
-from django.db import connection
-def ask(sql):
-    with connection.cursor() as cursor:
-        cursor.execute(sql)
-ask("SELECT 1")
-print("connected", flush=True)
-sql = sys.stdin.readline().strip()
-began_at = time.monotonic()
-while True:
-    try:
-        ask(sql)
-        break
-    except Exception as error:
-        print(error, file=sys.stderr, flush=True)
-        connection.close()
-        sql = "SELECT 1"
-print(time.monotonic() - began_at, flush=True)
-"""
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    made = new_namespace()
-    if made is None:
-        pytest.skip("No network namespace can be made here")
-    yield made
-    made.close()
-
-
-@pytest.mark.parametrize("sql", ["SELECT 1", "SELECT pg_sleep(100)"], ids=["idle", "waiting for an answer"])
-def test_a_host_whose_packets_vanish_is_left_for_the_second_within_15_seconds(
-    database: Database, namespace: Namespace, sql: str
-) -> None:
-    first, second = proxy_to(database.port, namespace), proxy_to(database.port, namespace)
-    user, _, _ = database.url.partition("@")
-    url = f"{user}@{namespace.host}:{first.port},{namespace.host}:{second.port}/muster"
-    asking = subprocess.Popen(
-        [*namespace.prefix, sys.executable, "-c", ASK_AGAIN],
-        cwd=BASE_DIR,
-        env={"DATABASE_URL": url, "SECRET_KEY": "x" * 50, "PYTHONPATH": str(BASE_DIR)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert asking.stdin
-    assert asking.stdout
-    try:
-        assert asking.stdout.readline() == "connected\n"
-        asking.stdin.write(f"{sql}\n")
-        # What waits for an answer has sent its question, and has had that confirmed.
-        if sql != "SELECT 1":
-            asking.stdin.flush()
-            until(lambda: asked(database, sql), 20)
-        drop(namespace, first.port)
-        asking.stdin.flush()
-        seconds = float(asking.stdout.readline())
-    finally:
-        asking.kill()
-        for proxy in (first, second):
-            proxy.stop()
-
-    assert seconds < 15
-
-
-def asked(database: Database, sql: str) -> bool:
-    connection = psycopg2.connect(database.url)
-    with connection, connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE query = %s AND state = 'active'", [sql])
-        [count] = cursor.fetchone()
-    connection.close()
-    return bool(count)
-
-
-def drop(namespace: Namespace, port: int) -> None:
-    """Packets from and to that port vanish from now on."""
-    for chain, side in (("INPUT", "--sport"), ("OUTPUT", "--dport")):
-        namespace.inside("iptables", "-I", chain, "-p", "tcp", side, str(port), "-j", "DROP")
