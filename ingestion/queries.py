@@ -17,10 +17,11 @@ from orchestrator.states import Status
 
 # What was received for the jobs.
 STORED = """
-SELECT sum(pg_column_size(records))
+SELECT job.owner, sum(pg_column_size(records))
 FROM ({jobs}) AS job
 JOIN ingestion_ingestion AS ingestion ON ingestion.job_id = job.id
 JOIN ingestion_chunk AS chunk ON chunk.ingestion_id = ingestion.id
+GROUP BY job.owner
 """
 
 SHOWN_STATUS = {Status.CREATED: "PENDING", Status.RUNNING: "PROCESSING"}

@@ -1,10 +1,11 @@
-"""How many bytes the database stores for the unfinished jobs of an owner."""
+"""How many bytes the database stores for the unfinished jobs of owners."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from django.db import connection
@@ -12,27 +13,29 @@ from django.db.models import QuerySet
 
 from orchestrator.per_process import PerProcess
 
-# The jobs that an owner is charged for.
+# The jobs that owners are charged for.
 UNFINISHED = """
-SELECT id FROM orchestrator_job
-WHERE owner = %s AND owner <> '' AND parent_id IS NULL AND status IN ('CREATED', 'RUNNING')
+SELECT id, owner FROM orchestrator_job
+WHERE owner = ANY(%s) AND owner <> '' AND parent_id IS NULL AND status IN ('CREATED', 'RUNNING')
 """
 # Bytes as PostgreSQL stores them, compressed where that helps: payloads of jobs, and of all that are below them, what
-# their steps have beside, and the signals that were sent to those that wait. Other apps add what they store for such
-# jobs. All is looked up job by job, which OFFSET ensures: by old statistics PostgreSQL would read whole tables. Most
-# jobs are no steps, have none, and wait for no signal, so nothing more is looked up for them.
+# their steps have beside, and the signals that were sent to those that wait, by owner. Other apps add what they store
+# for such jobs. All is looked up job by job, which OFFSET ensures: by old statistics PostgreSQL would read whole
+# tables. Most jobs are no steps, have none, and wait for no signal, so nothing more is looked up for them.
 HELD = (
     "id, pg_column_size(payload) AS bytes, parent_id IS NOT NULL OR unresolved OR unfinished_dependencies > 0 AS more"
 )
 PAYLOADS = f"""
 WITH RECURSIVE held AS (
-    SELECT {HELD} FROM orchestrator_job WHERE id IN ({{jobs}})
+    SELECT root.owner, job.* FROM ({{jobs}}) AS root CROSS JOIN LATERAL (
+        SELECT {HELD} FROM orchestrator_job WHERE id = root.id OFFSET 0
+    ) AS job
     UNION ALL
-    SELECT child.* FROM held CROSS JOIN LATERAL (
+    SELECT held.owner, child.* FROM held CROSS JOIN LATERAL (
         SELECT {HELD} FROM orchestrator_job WHERE parent_id = held.id OFFSET 0
     ) AS child
 )
-SELECT sum(held.bytes + coalesce(step.bytes, 0) + coalesce(signal.bytes, 0))
+SELECT held.owner, sum(held.bytes + coalesce(step.bytes, 0) + coalesce(signal.bytes, 0))
 FROM held
 LEFT JOIN LATERAL (
     SELECT coalesce(pg_column_size(payload), 0) + coalesce(pg_column_size(condition), 0)
@@ -43,6 +46,7 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT sum(pg_column_size(body)) AS bytes FROM orchestrator_signal WHERE held.more AND job_id = held.id OFFSET 0
 ) AS signal ON true
+GROUP BY held.owner
 """  # noqa: S608 It is made of constants.
 SOURCES = [PAYLOADS]
 
@@ -65,15 +69,17 @@ class _Known:
         self._measured: dict[str, _Measured] = {}
         self._lock = threading.Lock()
 
-    def of(self, owner: str) -> int:
-        known = self._measured.get(owner)
-        if known is None or known.until < time.monotonic():
-            known = _measure(owner)
+    def of(self, owners: Collection[str]) -> dict[str, int]:
+        now = time.monotonic()
+        known = {owner: each for owner in owners if (each := self._measured.get(owner)) and each.until >= now}
+        if asked := [owner for owner in owners if owner not in known]:
+            measured = _measure(asked)
             with self._lock:
-                if len(self._measured) >= MAX_KNOWN:
+                if len(self._measured) + len(measured) > MAX_KNOWN:
                     self._measured.clear()
-                self._measured[owner] = known
-        return known.bytes
+                self._measured.update(measured)
+            known |= measured
+        return {owner: each.bytes for owner, each in known.items()}
 
     def add(self, owner: str, more: int) -> None:
         with self._lock:
@@ -88,7 +94,12 @@ def stored_bytes(owner: str) -> int:
     """As they were measured a second ago at most, or longer if it takes long, with what this process has added since.
     More only than there are if what was added was not submitted, or has ended.
     """
-    return _known().of(owner)
+    return stored_bytes_of([owner])[owner]
+
+
+def stored_bytes_of(owners: Collection[str]) -> dict[str, int]:
+    """The same of many owners, by owner; those that have to be measured are measured together."""
+    return _known().of(owners)
 
 
 def add(owner: str, more: int) -> None:
@@ -103,23 +114,23 @@ def forget() -> None:
 
 def measure(jobs: QuerySet[Any]) -> int:
     """What is stored for these jobs, and for all below them, whether they have ended or not."""
-    return _sum(*jobs.order_by().values("id").query.sql_with_params())
+    return sum(_by_owner(*jobs.order_by().values("id", "owner").query.sql_with_params()).values())
 
 
-def _measure(owner: str) -> _Measured:
+def _measure(owners: Sequence[str]) -> dict[str, _Measured]:
     began_at = time.monotonic()
-    found = _sum(UNFINISHED, [owner])
+    found = _by_owner(UNFINISHED, [list(owners)])
     now = time.monotonic()
-    return _Measured(found, now + max(KNOWN_SECONDS, TIMES * (now - began_at)))
+    until = now + max(KNOWN_SECONDS, TIMES * (now - began_at))
+    return {owner: _Measured(found[owner], until) for owner in owners}
 
 
-def _sum(jobs: str, parameters: Sequence[Any]) -> int:
-    found = 0
+def _by_owner(jobs: str, parameters: Sequence[Any]) -> Counter[str]:
+    found: Counter[str] = Counter()
     with connection.cursor() as cursor:
         for source in SOURCES:
             cursor.execute(source.format(jobs=jobs), parameters)
-            [bytes] = cursor.fetchone()
-            found += int(bytes or 0)
+            found.update({owner: int(bytes or 0) for owner, bytes in cursor.fetchall()})
     return found
 
 
