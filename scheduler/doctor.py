@@ -38,6 +38,19 @@ def stopped_schedules() -> Finding:
     return ok("None was stopped by an error.")
 
 
+@check("held schedules")
+def held_schedules() -> Finding:
+    """The limits of owners leave room for what is due."""
+    held = queries.held_schedules()
+    if listed := [f"{id} of {owner!r}" for id, owner in held.values_list("id", "owner")[:MAX_NAMED]]:
+        return warn(
+            f"Held back for more than a minute, since their owners have too much unfinished: {', '.join(listed)}.",
+            "It goes on by itself. Cancel some of the owner's jobs, or raise CLIENT_MAX_UNFINISHED, "
+            "CLIENT_MAX_STORED_BYTES, or the kind's max_unfinished_per_owner.",
+        )
+    return ok("None is held back by the limits of its owner.")
+
+
 @check("periodic tasks of kinds")
 def periodic_tasks() -> Finding:
     """Beat can submit a job of each row that names a kind."""

@@ -9,9 +9,13 @@ from scheduler import queries
 
 @told_as("schedules")
 def schedules() -> Check:
-    """How many are overdue, and how many have stopped because of an error; the doctor names them."""
-    counts = {"overdue": queries.overdue_schedules().count(), "stopped": queries.stopped_schedules().count()}
+    """How many are overdue, have stopped because of an error, or are held back by limits; the doctor names them."""
+    counts = {
+        "overdue": queries.overdue_schedules().count(),
+        "stopped": queries.stopped_schedules().count(),
+        "held": queries.held_schedules().count(),
+    }
     found: Check = {"ok": True, **{name: count for name, count in counts.items() if count}}
     if len(found) > 1:
-        found["detail"] = "Some schedules are overdue, or have stopped because of an error."
+        found["detail"] = "Some schedules are overdue, have stopped because of an error, or are held back by limits."
     return found

@@ -179,7 +179,10 @@ class TaskSchedule(Operands):
         default=list,
         blank=True,
         editable=False,
-        help_text="Occurrences that wait until fewer of its jobs are unfinished, oldest first.",
+        help_text="Occurrences that wait until fewer jobs of it, or of its owner, are unfinished; oldest first.",
+    )
+    held_since = models.DateTimeField(
+        null=True, editable=False, help_text="Since when its owner has no room for its occurrences; None: there is."
     )
 
     interval_schedule = models.ForeignKey(IntervalSchedule, null=True, on_delete=models.PROTECT, editable=False)

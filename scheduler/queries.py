@@ -66,6 +66,11 @@ def stopped_schedules() -> QuerySet[TaskSchedule]:
     return TaskSchedule.objects.filter(enabled=True, next_run_at=None).exclude(last_error="").order_by("id")
 
 
+def held_schedules() -> QuerySet[TaskSchedule]:
+    """Those whose occurrences have been held back by the limits of their owners for a while, the longest first."""
+    return TaskSchedule.objects.filter(enabled=True, held_since__lt=Now() - OVERDUE).order_by("held_since")
+
+
 def visible_tasks(user: User) -> QuerySet[Task]:
     """The tasks the user may see."""
     return visible(Task.objects.all(), user)

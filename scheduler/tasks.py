@@ -35,13 +35,14 @@ def follow_beat() -> None:
 
 
 @tick.part
-def fire_due_schedules() -> None:
-    firing.fire_due()
+def release_queued_occurrences() -> None:
+    """Before others are fired: what has waited goes first."""
+    firing.release_queued()
 
 
 @tick.part
-def release_queued_occurrences() -> None:
-    firing.release_queued()
+def fire_due_schedules() -> None:
+    firing.fire_due()
 
 
 @retention.pruning

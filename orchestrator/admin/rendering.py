@@ -43,6 +43,8 @@ COLOURS = {
     "PENDING": "info",
     "SUCCESS": "success",
     "PAUSED": "warning",
+    "HELD": "warning",
+    "WAITING": "info",
 }
 
 

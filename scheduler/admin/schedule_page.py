@@ -20,7 +20,7 @@ from scheduler.recurrence.rules import BadRecurrence, Recurrence
 DAYS_PAST, DAYS_AHEAD = 14, 14
 # Past runs looked at, and future ones computed: a schedule of every second has a million in a day.
 MAX_PAST, MAX_AHEAD = 5_000, 2_000
-MAX_RUNS_SHOWN = 15
+MAX_RUNS_SHOWN, MAX_WAITING_SHOWN = 15, 5
 
 Counts = dict[date, Counter[str]]
 
@@ -38,6 +38,10 @@ def context(schedule: TaskSchedule) -> dict[str, Any]:
         "strip": _strip(past, ahead, now.astimezone(zone).date()),
         "past_is_cut": is_cut,
         "until": until,
+        "waiting": [_due(at, zone) for at in reversed(schedule.queued[-MAX_WAITING_SHOWN:])],
+        "waiting_label": label("WAITING"),
+        "more_waiting": max(0, len(schedule.queued) - MAX_WAITING_SHOWN),
+        "why": schedule.last_error if schedule.held_since else "",
         "runs": [_run(job, zone) for job in _last_runs(schedule)],
         "zone": str(zone),
         "jobs_url": f"{reverse('admin:orchestrator_job_changelist')}?schedule={schedule.id}",
@@ -103,8 +107,12 @@ def _run(job: Job, zone: ZoneInfo) -> dict[str, Any]:
     return {
         "job": job,
         "url": reverse("admin:orchestrator_job_change", args=[job.id]),
-        "due": f"{job.scheduled_for.astimezone(zone):%Y-%m-%d %H:%M:%S}" if job.scheduled_for else "by hand",
+        "due": _due(job.scheduled_for, zone) if job.scheduled_for else "by hand",
         "state": label(job.status),
         "late": late,
         "took": (job.finished_at - job.started_at).total_seconds() if ran else None,  # type: ignore[operator]
     }
+
+
+def _due(at: datetime, zone: ZoneInfo) -> str:
+    return f"{at.astimezone(zone):%Y-%m-%d %H:%M:%S}"

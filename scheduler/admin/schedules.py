@@ -119,8 +119,8 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
     ordering = ("-id",)
     actions = ("pause_selected", "resume_selected", "run_selected_now")
     readonly_fields = (
-        "state", "owner", "next_runs", "queue", "last_run_at", "run_count", "missed_count", "error", "jobs", "tasks",
-        "periodic_task_link", "created_at", "updated_at",
+        "state", "owner", "next_runs", "queue", "held_since", "last_run_at", "run_count", "missed_count", "error",
+        "jobs", "tasks", "periodic_task_link", "created_at", "updated_at",
     )  # fmt: skip
     fieldsets = (
         (
@@ -161,7 +161,7 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
                     ("state", "owner"),
                     ("jobs", "tasks"),
                     "next_runs",
-                    "queue",
+                    ("queue", "held_since"),
                     ("last_run_at", "run_count", "missed_count"),
                     "periodic_task_link",
                     "error",
@@ -266,6 +266,8 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
             return label("FAILED")
         if not schedule.enabled:
             return label("PAUSED")
+        if schedule.held_since:
+            return label("HELD")
         return label("ACTIVE" if schedule.next_run_at else "ENDED")
 
     @admin.display(description="next runs")
@@ -282,7 +284,7 @@ class TaskScheduleAdmin(IdOrOwnerSearch, BoundedAdmin):
     def error(self, schedule: TaskSchedule) -> str:
         return schedule.last_error or "-"
 
-    @admin.display(description="waiting for earlier jobs")
+    @admin.display(description="waiting for earlier jobs, or for room among the owner's")
     def queue(self, schedule: TaskSchedule) -> str:
         first = ", ".join(f"{at:%Y-%m-%d %H:%M:%S} UTC" for at in schedule.queued[:RUNS_SHOWN])
         more = len(schedule.queued) - RUNS_SHOWN

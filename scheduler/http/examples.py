@@ -122,6 +122,7 @@ SCHEDULE: dict[str, Any] = {
     "missed_count": 0,
     "is_declared": False,
     "queued": [],
+    "held_since": None,
     "last_error": "",
     "periodic_task": 7,
     "jobs": f"/jobs?schedule={SCHEDULE_ID}",

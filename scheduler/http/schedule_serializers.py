@@ -359,13 +359,19 @@ class ScheduleSerializer(serializers.Serializer[TaskSchedule]):
     )
     last_run_at = serializers.DateTimeField(allow_null=True)
     run_count = serializers.IntegerField(help_text="Occurrences that were run.")
-    missed_count = serializers.IntegerField(help_text="Occurrences left out by its policies.")
+    missed_count = serializers.IntegerField(
+        help_text="Occurrences left out by its policies, or since its owner had too much."
+    )
     is_declared = serializers.SerializerMethodField(help_text="Whether code declares it, so it cannot be deleted.")
     queued = serializers.ListField(
-        child=serializers.DateTimeField(), help_text="Occurrences that wait for earlier jobs to end (overlap=queue)."
+        child=serializers.DateTimeField(),
+        help_text="Occurrences that wait for earlier jobs to end (overlap=queue), or for room among the owner's jobs.",
+    )
+    held_since = serializers.DateTimeField(
+        allow_null=True, help_text="Since when the limits of its owner hold it back; null if they do not."
     )
     last_error = serializers.CharField(
-        help_text="Why it cannot fire, or why its last occurrence was missed; else empty."
+        help_text="Why it cannot fire, or why its last occurrence waits or was missed; else empty."
     )
     periodic_task = serializers.IntegerField(
         source="periodic_task_id", allow_null=True, help_text="Its PeriodicTask in Beat."

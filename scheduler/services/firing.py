@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,6 +23,7 @@ from scheduler.models import TaskSchedule
 from scheduler.services.due import Due, DueTimes
 from scheduler.services.occurrences import Occurrence, existing_occurrences, has_run_its_times, submit_occurrences
 from scheduler.services.overlap import judge, unfinished_jobs
+from scheduler.services.owners_room import OwnersRoom, kept_while_held
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +40,15 @@ FIRING_SECONDS = 1.0
 MOVE_ON = """
 UPDATE scheduler_taskschedule AS schedule
 SET next_run_at = moved.next_run_at, last_run_at = moved.last_run_at, run_count = moved.run_count,
-    missed_count = moved.missed_count, last_error = moved.last_error, queued = moved.queued
-FROM (VALUES %s) AS moved (id, next_run_at, last_run_at, run_count, missed_count, last_error, queued)
+    missed_count = moved.missed_count, last_error = moved.last_error, queued = moved.queued,
+    held_since = moved.held_since
+FROM (VALUES %s) AS moved (id, next_run_at, last_run_at, run_count, missed_count, last_error, queued, held_since)
 WHERE schedule.id = moved.id
 """
-MOVED = "(%s::uuid, %s::timestamptz, %s::timestamptz, %s, %s, %s, %s::timestamptz[])"
+MOVED = "(%s::uuid, %s::timestamptz, %s::timestamptz, %s, %s, %s, %s::timestamptz[], %s::timestamptz)"
+
+# Where nothing waits for earlier jobs, what waits is late.
+RUNS_WHAT_IS_LATEST = (TaskSchedule.Overlap.ALLOW, TaskSchedule.Overlap.SKIP)
 
 # Whether an occurrence that waits could start now.
 HAS_ROOM = """
@@ -64,6 +70,15 @@ class Firing:
     queued: list[datetime] = field(default_factory=list)
     missed: int = 0
     refusal: str = ""
+    is_held: bool = False
+
+    def hold(self, times: Sequence[datetime], reason: str) -> None:
+        """Of its occurrences, these do not run: there is no room for them among its owner's jobs."""
+        kept = kept_while_held(self.schedule, list(times), self.queued)
+        self.run = [at for at in self.run if at not in times]
+        self.missed += len(times) + len(self.queued) - len(kept)
+        becomes = "waits" if kept else "was missed"
+        self.queued, self.is_held, self.refusal = kept, True, f"{times[-1]} {becomes}: {reason}"
 
 
 def fire_due(*, now: datetime | None = None) -> int:
@@ -124,6 +139,7 @@ def fire_locked(schedules: Sequence[TaskSchedule], now: datetime, due_times: Due
         if submitted >= TASKS_A_PASS:
             break
     _leave_out(firings)
+    _hold_back(firings)
     failed = _submit(firings, now)
     tasks_made()
     fired = [firing for firing in firings if firing.schedule not in failed]
@@ -142,7 +158,10 @@ def _firing(schedule: TaskSchedule, due: Due, now: datetime) -> Firing:
         return Firing(schedule, due.following, [*schedule.queued, *times])
     is_missed = schedule.misfire_policy == TaskSchedule.MisfirePolicy.SKIP and now - times[-1] > due.grace
     wanted = [] if is_missed else times[-1:]
-    return Firing(schedule, due.following, [*schedule.queued, *wanted], missed=len(times) - len(wanted))
+    waiting = [*schedule.queued, *wanted]
+    if schedule.misfire_policy == TaskSchedule.MisfirePolicy.LATEST and schedule.overlap in RUNS_WHAT_IS_LATEST:
+        waiting = waiting[-1:]
+    return Firing(schedule, due.following, waiting, missed=len(times) + len(schedule.queued) - len(waiting))
 
 
 def _leave_out(firings: Sequence[Firing]) -> None:
@@ -155,6 +174,16 @@ def _leave_out(firings: Sequence[Firing]) -> None:
         waiting = [at for at in firing.waiting if (schedule.id, at) not in made]
         firing.run, firing.queued, missed = judge(schedule, waiting, unfinished.get(schedule.id, 0))
         firing.missed += missed
+
+
+def _hold_back(firings: Sequence[Firing]) -> None:
+    """Takes from what runs what there is no room for among the unfinished jobs of its owner."""
+    running = [firing for firing in firings if firing.run]
+    room = OwnersRoom((firing.schedule.kind, firing.schedule.owner) for firing in running)
+    for firing in running:
+        count, reason = room.take(firing.schedule, len(firing.run))
+        if reason:
+            firing.hold(firing.run[count:], reason)
 
 
 def _submit(firings: Sequence[Firing], now: datetime) -> list[TaskSchedule]:
@@ -178,15 +207,21 @@ def _submit_together(firings: Sequence[Firing], now: datetime) -> None:
     with transaction.atomic():
         refused = submit_occurrences(wanted, now)
     firing_of = {firing.schedule.id: firing for firing in firings} if refused else {}
-    for (schedule, at), reason in refused:
+    for (schedule, at), reason, may_wait in refused:
         firing = firing_of[schedule.id]
-        firing.run.remove(at)  # type: ignore[arg-type] # It is one of them.
-        firing.missed += 1
-        firing.refusal = f"{at} was missed: {reason}"
+        assert at  # They are not run by hand.
+        if may_wait:
+            firing.hold([at], reason)
+        else:
+            firing.run.remove(at)
+            firing.missed += 1
+            firing.refusal = f"{at} was missed: {reason}"
 
 
 def release_queued(*, now: datetime | None = None) -> int:
-    """Submits occurrences that waited for earlier jobs of their schedules to end; returns how many."""
+    """Submits occurrences that waited for earlier jobs of their schedules, or of their owners, to end; returns how
+    many. What has waited longest goes first.
+    """
     time_now = Value(now) if now else Now()
     with transaction.atomic():
         room = RawSQL(HAS_ROOM, (), BooleanField())  # noqa: S611 - a constant
@@ -194,22 +229,42 @@ def release_queued(*, now: datetime | None = None) -> int:
             TaskSchedule.objects.select_for_update(skip_locked=True, no_key=True)
             .filter(enabled=True, kind__in=_known_kinds())
             .exclude(queued=[])
+            .exclude(_has_no_room())
             # One that has stopped because of an error waits until someone has changed or resumed it.
             .exclude(~Q(last_error=""), next_run_at=None)
             .filter(room)
             .annotate(now=time_now)
-            .order_by("id")[:SCHEDULES_A_PASS]
+            .order_by("queued__0", "id")[:SCHEDULES_A_PASS]
         )
         return _release_locked(waiting, waiting[0].now) if waiting else 0
+
+
+def _has_no_room() -> Q:
+    """Schedules that are held back by their owners' limits, as before. However many they are, they keep no others from
+    being looked at.
+    """
+    held = TaskSchedule.objects.filter(enabled=True, held_since__isnull=False, kind__in=_known_kinds())
+    those = list(held.exclude(queued=[]).order_by().values_list("kind", "owner").distinct())
+    room = OwnersRoom(those)
+    full: defaultdict[str, list[str]] = defaultdict(list)
+    for kind, owner in those:
+        if room.why_not(kind, owner):
+            full[kind].append(owner)
+    found = Q(pk__in=[])
+    for kind, owners in full.items():
+        found |= Q(kind=kind, owner__in=owners, held_since__isnull=False)
+    return found
 
 
 def _release_locked(schedules: Sequence[TaskSchedule], now: datetime) -> int:
     firings = [Firing(schedule, waiting=list(schedule.queued)) for schedule in schedules]
     _leave_out(firings)
+    _hold_back(firings)
     failed = _submit(firings, now)
     released = [firing for firing in firings if firing.schedule not in failed]
     for firing in released:
         _count(firing, now)
+        _tell(firing)
     _write([firing.schedule for firing in firings])
     return sum(len(firing.run) for firing in released)
 
@@ -217,6 +272,7 @@ def _release_locked(schedules: Sequence[TaskSchedule], now: datetime) -> int:
 def _count(firing: Firing, now: datetime) -> None:
     schedule = firing.schedule
     schedule.queued = firing.queued
+    schedule.held_since = (schedule.held_since or now) if firing.is_held else None
     schedule.run_count += len(firing.run)
     schedule.missed_count += firing.missed
     schedule.last_run_at = now if firing.run else schedule.last_run_at
@@ -226,14 +282,21 @@ def _move_on(firing: Firing, now: datetime) -> None:
     _count(firing, now)
     schedule = firing.schedule
     schedule.next_run_at = None if has_run_its_times(schedule) else firing.following
-    # One that has come to its end has not stopped because of an error.
+    _tell(firing)
+
+
+def _tell(firing: Firing) -> None:
+    """Why an occurrence does not run. One that has come to its end has not stopped because of an error."""
+    schedule = firing.schedule
     schedule.last_error = as_text(firing.refusal, at_most=2_000) if schedule.next_run_at else ""
+    if not schedule.next_run_at and not schedule.queued:
+        schedule.held_since = None
 
 
 def _stop(schedule: TaskSchedule, error: Exception) -> TaskSchedule:
     """A schedule that cannot fire does not try again until someone has changed or resumed it."""
     logger.error("The schedule %s cannot fire and is stopped.", schedule.id, exc_info=error)
-    schedule.next_run_at = None
+    schedule.next_run_at = schedule.held_since = None
     schedule.last_error = as_text(f"{type(error).__name__}: {error}", at_most=2_000)
     return schedule
 
@@ -252,6 +315,7 @@ def _write(schedules: Sequence[TaskSchedule]) -> None:
             each.missed_count,
             each.last_error,
             each.queued,
+            each.held_since,
         )
         for each in schedules
     ]

@@ -40,6 +40,8 @@ class Refused(NamedTuple):
 
     occurrence: Occurrence
     reason: str
+    # Until its owner has fewer unfinished jobs.
+    may_wait: bool = False
 
 
 def submit_occurrences(occurrences: Iterable[Occurrence], now: datetime) -> list[Refused]:
@@ -74,7 +76,9 @@ def _submit_job(kind: Kind, occurrence: Occurrence, now: datetime) -> Refused | 
         submitted = submission.submit(
             kind, job.payload, owner=job.owner, priority=job.priority, run_at=job.run_at, occurrence=job.occurrence
         )
-    except (TooManyUnfinished, submission.NotUnique) as refusal:
+    except TooManyUnfinished as refusal:
+        return Refused(occurrence, str(refusal), may_wait=True)
+    except submission.NotUnique as refusal:
         return Refused(occurrence, str(refusal))
     if submitted.schedule_id != occurrence.schedule.id or submitted.scheduled_for != occurrence.at:
         return Refused(occurrence, f"The job {submitted.id} has the same unique key.")

@@ -141,24 +141,6 @@ def test_a_payload_that_its_kind_refuses_by_now_stops_the_schedule_and_no_other(
     assert (times(broken), times(other)) == ([], [MONDAY])
 
 
-def test_an_owner_with_too_many_unfinished_jobs_misses_an_occurrence_and_is_told_why(
-    declare: Callable[..., None],
-) -> None:
-    declare("capped.kind", max_unfinished_per_owner=2)
-    schedule = make_job_schedule(kind="capped.kind", payload={}, owner="ada", misfire_policy="all")
-
-    fire_due(now=MONDAY + 3 * MINUTE)
-
-    seen = again(schedule)
-    assert times(schedule) == minutes(0, 1)
-    assert (seen.run_count, seen.missed_count, seen.next_run_at) == (2, 2, MONDAY + 4 * MINUTE)
-    assert "unfinished jobs" in seen.last_error
-
-    finish(*jobs_of(schedule))
-    fire_due(now=MONDAY + 4 * MINUTE)
-    assert again(schedule).last_error == ""
-
-
 # Overlap
 
 
@@ -282,7 +264,9 @@ def test_what_was_queued_when_a_schedule_stopped_is_kept_and_not_tried_again_and
     assert "slices" in stopped.last_error
     with CaptureQueriesContext(connection) as captured:
         release_queued()
-    assert len([query for query in captured.captured_queries if "SELECT" in query["sql"]]) == 1
+    reads = [query for query in captured.captured_queries if "SELECT" in query["sql"]]
+    # Whether others are held back, and what waits.
+    assert len(reads) == 2
 
 
 # Jitter
