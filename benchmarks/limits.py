@@ -7,8 +7,9 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from typing import NamedTuple
 
 from benchmarks.measure import Bench, Finding, benchmark
 from benchmarks.servers import Servers, connect, migrated, muster_environment, run
@@ -29,16 +30,28 @@ SELECT gen_random_uuid(), 'bench.keyed_step', 'io', '{}', 'key ' || n, true, 'RU
        (SELECT max(id) FROM orchestrator_worker), now()
 FROM generate_series(0, 999) AS n
 """
-# Ready jobs of so many owners. The claim learns of the owners as of any other.
+# Ready jobs of so many owners, with ids that rise as those of jobs do. The claim learns of the owners as of any other.
 READY = """
 INSERT INTO orchestrator_job (id, kind, queue, owner, payload, ready, rank)
-SELECT gen_random_uuid(), %(kind)s, %(queue)s, 'owner ' || n %% %(owners)s, '{}', true,
+SELECT ('018f0000' || lpad(to_hex(n), 8, '0') || '8000' || substr(md5(%(kind)s || n), 1, 12))::uuid,
+       %(kind)s, %(queue)s, 'owner ' || n %% %(owners)s, '{}', true,
        now() - interval '1 hour' + n * interval '1 microsecond'
 FROM generate_series(1, %(count)s) AS n
 """
 READY_KINDS = {"bench.step": "default", "bench.leased_step": "io"}
-# Of claims with a million blocked jobs, the rate is this share of that without limits, and without blocked jobs.
+# With a million jobs that wait, claims are this share of what they are without: by the clock, and by what they take of
+# processors, which does not depend on what else the machine does.
 FLAT = 0.85
+
+
+class Claims(NamedTuple):
+    """Jobs that were claimed, run and completed in a second, and in a second of processors."""
+
+    rate: float
+    a_processor: float
+
+
+Measured = dict[tuple[str, str], list[Claims]]
 
 
 @benchmark("limits", "Claims while a million jobs wait for the limits of their keys")
@@ -46,56 +59,69 @@ def limits(bench: Bench) -> Iterator[Finding]:
     blocked, count, rounds = bench.size(1_000_000, 2_000), bench.size(5_000, 300), bench.size(7, 2)
     names = {"none blocked": 0, f"{blocked:,} blocked": blocked}
     urls = {name: filled(bench.servers, f"muster_limits_{number}", number) for name, number in names.items()}
-    rates: dict[tuple[str, str], list[float]] = {}
+    found: Measured = {}
     for number in range(rounds):
         for name, kind in sorted(((name, kind) for name in urls for kind in KINDS), reverse=number % 2 == 1):
-            rates.setdefault((name, kind), []).append(rate(bench.servers, urls[name], kind, count))
-            bench.say(f"round {number + 1}, {kind}, {name}: {rates[name, kind][-1]:,.0f} jobs/s")
+            found.setdefault((name, kind), []).append(claims(bench.servers, urls[name], kind, count))
+            bench.say(f"round {number + 1}, {kind}, {name}: {found[name, kind][-1].rate:,.0f} jobs/s")
     none, full = names
     free, keyed = KINDS
     for what, measured, base in (
-        ("a kind without limits", (full, free), (none, free)),
-        ("a kind with a limit per key", (full, keyed), (none, keyed)),
-        ("a kind with a limit per key, compared with one without limits", (full, keyed), (none, free)),
+        (f"a kind without limits: with {full}", (full, free), (none, free)),
+        (f"a kind with a limit per key: with {full}", (full, keyed), (none, keyed)),
+        (f"a kind with a limit per key: with {full}, compared with one without limits", (full, keyed), (none, free)),
     ):
-        ratios = [one / other for one, other in zip(rates[measured], rates[base], strict=True)]
-        yield Finding(
-            what=f"{what}: rate with {full}, share of the rate with none",
-            value=statistics.median(ratios),
-            unit="×",
-            target=FLAT,
-            note="No-op leased jobs that one thread claims in groups, runs and completes, in turn.",
-        )
-    for (name, kind), found in rates.items():
-        yield Finding(what=f"{kind}, {name}", value=statistics.median(found), unit="jobs/s")
+        yield from shares(what, found[measured], found[base], "those with none")
+    yield from medians(found)
 
 
 @benchmark("owners", "Claims while a million jobs of ten thousand owners are ready")
 def owners(bench: Bench) -> Iterator[Finding]:
-    ready, most, rounds = bench.size(1_000_000, 4_000), bench.size(10_000, 100), bench.size(7, 2)
-    count = bench.size(5_000, 300)
-    names = {"one owner": 1, f"{most:,} owners": most}
-    urls = {
-        name: with_ready_jobs(bench.servers, f"muster_owners_{number}", ready, number)
-        for name, number in names.items()
+    """Beside as many as are claimed of one owner, and a million of one."""
+    few, ready, most = bench.size(100_000, 4_000), bench.size(1_000_000, 8_000), bench.size(10_000, 100)
+    count, rounds = bench.size(5_000, 300), bench.size(7, 2)
+    names = {
+        f"{few:,} of one owner": (few, 1),
+        f"{ready:,} of one": (ready, 1),
+        f"{ready:,} of {most:,}": (ready, most),
     }
-    rates: dict[tuple[str, str], list[float]] = {}
+    urls = {
+        name: with_ready_jobs(bench.servers, f"muster_owners_{number}", *size)
+        for number, (name, size) in enumerate(names.items())
+    }
+    found: Measured = {}
     for number in range(rounds):
         for name, kind in sorted(((name, kind) for name in urls for kind in READY_KINDS), reverse=number % 2 == 1):
-            rates.setdefault((name, kind), []).append(rate(bench.servers, urls[name], f"ready_{kind}", count))
-            bench.say(f"round {number + 1}, {kind}, {name}: {rates[name, kind][-1]:,.0f} jobs/s")
-    one, many = names
+            found.setdefault((name, kind), []).append(claims(bench.servers, urls[name], f"ready_{kind}", count))
+            bench.say(f"round {number + 1}, {kind}, {name}: {found[name, kind][-1].rate:,.0f} jobs/s")
+    base, *others = names
     for kind in READY_KINDS:
-        ratios = [of_many / of_one for of_many, of_one in zip(rates[many, kind], rates[one, kind], strict=True)]
+        for name in others:
+            yield from shares(f"{kind}: with {name}", found[name, kind], found[base, kind], f"those with {base}")
+    yield from medians(found)
+
+
+def shares(what: str, measured: Sequence[Claims], base: Sequence[Claims], of: str) -> Iterator[Finding]:
+    """Round by round, since what else happens to the machine happens to both."""
+    pairs = list(zip(measured, base, strict=True))
+    for unit, ratios in (
+        ("a second", [one.rate / other.rate for one, other in pairs]),
+        ("a second of processors", [one.a_processor / other.a_processor for one, other in pairs]),
+    ):
         yield Finding(
-            what=f"{kind}: rate with {ready:,} ready jobs of {many}, share of the rate with as many of one",
+            what=f"{what}, jobs {unit}, share of {of}",
             value=statistics.median(ratios),
             unit="×",
             target=FLAT,
             note="No-op jobs that one thread claims, runs and completes, in turn.",
         )
-    for (name, kind), found in rates.items():
-        yield Finding(what=f"{kind}, {name}", value=statistics.median(found), unit="jobs/s")
+
+
+def medians(found: Measured) -> Iterator[Finding]:
+    for (name, kind), each in found.items():
+        yield Finding(what=f"{kind}, {name}", value=statistics.median(one.rate for one in each), unit="jobs/s")
+        milliseconds = statistics.median(1_000 / one.a_processor for one in each)
+        yield Finding(what=f"{kind}, {name}: processor time of a job", value=milliseconds, unit="ms")
 
 
 def with_ready_jobs(servers: Servers, name: str, count: int, owners: int) -> str:
@@ -117,8 +143,8 @@ def filled(servers: Servers, name: str, blocked: int) -> str:
     return url
 
 
-def rate(servers: Servers, url: str, kind: str, count: int) -> float:
-    """Jobs a second."""
+def claims(servers: Servers, url: str, kind: str, count: int) -> Claims:
     servers.execute("postgres", "CHECKPOINT")
     command = [sys.executable, "-m", "benchmarks.probe", f"run_{kind.replace('bench.', '')}s", str(count)]
-    return float(json.loads(run(command, muster_environment(servers, url)))["rate"])
+    found = json.loads(run(command, muster_environment(servers, url)))
+    return Claims(found["rate"], 1 / found["processor"])

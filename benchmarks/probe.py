@@ -11,10 +11,16 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import django
+import psutil
+
+BACKENDS = """
+SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'
+"""
 
 
 def create_tasks(count: int, batch: int) -> dict[str, Any]:
@@ -161,15 +167,15 @@ def _run_ready(name: str, queue: str, count: int) -> dict[str, Any]:
     warm_up = count // 5
     while warm_up > 0:
         warm_up -= run_next(kind, process)
-    done, began_at = 0, time.perf_counter()
+    done, used = 0, used_since_now()
     while done < count:
         ran = run_next(kind, process)
         assert ran, done
         done += ran
-    seconds = time.perf_counter() - began_at
+    found = _found(done, *used())
     process.end()
     connection.close()
-    return {"rate": done / seconds}
+    return found
 
 
 def _run(name: str, payloads: list[dict[str, Any]]) -> dict[str, Any]:
@@ -188,14 +194,39 @@ def _run(name: str, payloads: list[dict[str, Any]]) -> dict[str, Any]:
     while run_next(kind, process):
         pass
     submit_many(kind, payloads)
-    done, began_at = 0, time.perf_counter()
+    done, used = 0, used_since_now()
     while ran := run_next(kind, process):
         done += ran
-    seconds = time.perf_counter() - began_at
+    found = _found(done, *used())
     assert done >= len(payloads), done
     process.end()
     connection.close()
-    return {"rate": done / seconds}
+    return found
+
+
+def _found(jobs: int, seconds: float, processor_seconds: float) -> dict[str, Any]:
+    return {"rate": jobs / seconds, "processor": processor_seconds / jobs}
+
+
+def used_since_now() -> Callable[[], tuple[float, float]]:
+    """What tells how many seconds have passed, and how many of processors this process and PostgreSQL have used for
+    its database.
+    """
+    began_at, own, backends = time.perf_counter(), time.process_time(), _of_backends()
+
+    def used() -> tuple[float, float]:
+        more = sum(seconds - backends.get(pid, 0.0) for pid, seconds in _of_backends().items())
+        return time.perf_counter() - began_at, time.process_time() - own + more
+
+    return used
+
+
+def _of_backends() -> dict[int, float]:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute(BACKENDS)
+        return {pid: sum(psutil.Process(pid).cpu_times()[:2]) for (pid,) in cursor.fetchall()}
 
 
 def _rung() -> dict[str, Any]:
