@@ -70,9 +70,14 @@ def telemetry(bench: Bench) -> Iterator[Finding]:
     off: list[dict[str, Cost]] = []
     on: list[dict[str, Cost]] = []
     with collecting() as collector:
-        for _ in range(rounds):
-            off.append(costs(bench))
-            on.append(costs(bench, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{collector.server_port}"))
+        endpoint = f"http://127.0.0.1:{collector.server_port}"
+        for number in range(rounds):
+            # In turn the one and the other first, since a machine may get slower or faster meanwhile.
+            for traced in (False, True) if number % 2 == 0 else (True, False):
+                if traced:
+                    on.append(costs(bench, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint))
+                else:
+                    off.append(costs(bench))
         bench.say(f"The collector got {collector.received:,} bytes")  # type: ignore[attr-defined]
     environment = muster_environment(bench.servers, bench.servers.url("muster"))
     ask_seconds = float(run([sys.executable, "-c", ASK], environment))
@@ -107,12 +112,13 @@ def telemetry(bench: Bench) -> Iterator[Finding]:
 
 def costs(bench: Bench, **settings: str) -> dict[str, Cost]:
     """Of each sort of jobs, from their submission until the last one has ended."""
-    count, many = bench.size(20_000, 500), bench.size(5_000, 200)
+    # Some ten seconds of each, so that what a process does once, with its first span, is a small part.
+    count, many = bench.size(120_000, 500), bench.size(40_000, 200)
     tasks = [{"a": number, "b": 0.5} for number in range(count)]
     jobs = [{"kind": "bench.leased_step"} for _ in range(many)]
     requests = {
         TASKS: [client.post("/tasks/batch-request/", tasks[at : at + 5_000]) for at in range(0, count, 5_000)],
-        ORDINARY: [client.post("/jobs/bulk", {"jobs": jobs})],
+        ORDINARY: [client.post("/jobs/bulk", {"jobs": jobs[at : at + 10_000]}) for at in range(0, many, 10_000)],
     }
     with muster(bench.servers, **settings) as stack, closing(connect(stack.database_url)) as connection:
         few = [client.post("/tasks/batch-request/", tasks[:200]), client.post("/jobs/bulk", {"jobs": jobs[:100]})]
