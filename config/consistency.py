@@ -6,7 +6,8 @@ from ipaddress import ip_network
 
 from django.core.exceptions import ImproperlyConfigured
 
-from config.environment import Environment, names_in
+from config.environment import Environment
+from config.environment_variables import names_in
 from config.server_urls import REDIS_SCHEMES, checked_url
 
 BROKER_SCHEMES = (*REDIS_SCHEMES, "amqp", "amqps")

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 
-from config.environment import CONTROL_QUEUE, DEFAULT_QUEUES, names_in
+from config.environment import CONTROL_QUEUE, DEFAULT_QUEUES
+from config.environment_variables import names_in
 
 # The pools that a queue may have, each with its maximum size.
 MAX_SIZE = {"prefork": 512, "threads": 4_096}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config.consistency import require_consistent
 from config.environment import CONTROL_QUEUE as CONTROL_QUEUE
-from config.environment import exports_traces, names_in, read_environment
+from config.environment_variables import exports_traces, names_in, read_environment
 from config.local.environment import data_dir, set_environment
 from config.queues import CONTROL, declared_queues
 from config.server_urls import REDIS_SCHEMES as REDIS_SCHEMES

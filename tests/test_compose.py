@@ -16,7 +16,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from config.celery import app
-from config.environment import RENAMED, Environment
+from config.environment import Environment
+from config.environment_variables import RENAMED
 from config.local.processes import commands
 from config.queues import OLD_SIZES
 from config.settings import BASE_DIR

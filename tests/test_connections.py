@@ -15,7 +15,7 @@ from django.db import connection
 
 from config import settings
 from config.celery import app
-from config.environment import read_environment
+from config.environment_variables import read_environment
 from config.local.ports import free_port
 from config.server_urls import connection_parameters, database
 from orchestrator.diagnostics.probes import impatient_connection

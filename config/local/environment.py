@@ -5,7 +5,7 @@ import shlex
 from contextlib import suppress
 from pathlib import Path
 
-from config.environment import use_new_names
+from config.environment_variables import use_new_names
 from config.queues import declare_by_old_settings
 
 BASE_DIR = Path(__file__).resolve().parents[2]

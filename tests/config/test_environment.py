@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from config.environment import RENAMED, Environment, use_new_names
+from config.environment import Environment
+from config.environment_variables import RENAMED, use_new_names
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())

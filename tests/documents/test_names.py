@@ -9,7 +9,8 @@ import pytest
 from django.core.management import get_commands
 from django.urls import ResolverMatch, is_valid_path, resolve
 
-from config.environment import RENAMED, Environment
+from config.environment import Environment
+from config.environment_variables import RENAMED
 from config.queues import OLD_SIZES
 from tests.documents.reader import ALL, API, OPERATIONS, PIPELINES, README, ROOT, Document, parsed
 

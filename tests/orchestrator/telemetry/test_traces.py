@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from config.environment import exports_traces
+from config.environment_variables import exports_traces
 from orchestrator import jobs
 from orchestrator.kinds import kind_named
 from orchestrator.models import Job

@@ -20,7 +20,7 @@ from django.utils import timezone
 from knox.models import AuthToken
 from pytest_django import Settings
 
-from config.environment import read_environment
+from config.environment_variables import read_environment
 from orchestrator.models import Attempt, Dependency, Job, Kind, Upkeep
 from orchestrator.states import FINAL, UNFINISHED, Status
 from orchestrator.submission import NotRetryable, retry, submit, submit_many
