@@ -49,7 +49,7 @@ class Statement:
         self.name = f"muster_{hashlib.sha256(sql.encode()).hexdigest()[:16]}"
         self.prepare = f"PREPARE {self.name} AS {numbered}"
         values = ", ".join(f"%({name})s" for name in names)
-        self.execute = f"EXECUTE {self.name} ({values});"
+        self.execute = f"EXECUTE {self.name} ({values});" if names else f"EXECUTE {self.name};"
 
 
 @dataclass

@@ -224,13 +224,12 @@ def wait_for_children(job: Claimed, kind: Kind, count: int, resume_with: str, *,
 
 
 def complete_together(jobs: Sequence[Claimed], results: Sequence[str]) -> set[UUID]:
-    """Completes leased jobs whose handlers used no transaction, and counts them down, in a transaction of their own if
-    others wait for any of them, or are to be told. Returns as `transitions.complete_together` does.
+    """Completes leased jobs whose handlers used no transaction, and counts them down, in a transaction of their own.
+    Returns the ids of those that were as their claims had left them.
     """
-    concerns_others = any(job.parent_id for job in jobs) or ends.are_watched(jobs)
-    with transaction.atomic() if concerns_others else nullcontext():
-        completed = transitions.complete_together(jobs, results)
-        count_down([job for job in jobs if job.id in completed])
+    with transaction.atomic() if ends.are_watched(jobs) else nullcontext():
+        completed, counted = transitions.complete_together(jobs, results)
+        pipelines.counted_down(counted)
         unblocking.released_after_commit(jobs)
     return completed
 

@@ -83,6 +83,11 @@ def count_down(done: Sequence[UUID]) -> None:
     touched = transitions.count_down(done)
     if touched:
         counting_down()
+    counted_down(touched)
+
+
+def counted_down(touched: Sequence[Counted]) -> None:
+    """What these have waited for has ended: what is ready now is rung for after the commit, and the rest seen to."""
     bell.ring_after_commit(*{job.kind for job in touched if job.ready})
     _follow_up(touched)
 
@@ -173,9 +178,7 @@ def pass_on(child_id: UUID) -> None:
     """
     with transaction.atomic():
         if steps.passed(child_id):
-            touched = transitions.count_down([child_id], Status.FAILED, Status.CANCELLED)
-            bell.ring_after_commit(*{job.kind for job in touched if job.ready})
-            _follow_up(touched)
+            counted_down(transitions.count_down([child_id], Status.FAILED, Status.CANCELLED))
             passing_on()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from orchestrator.attempt.session import BEGAN_AT, CLEAN, ConnectionMisused, tra
 from orchestrator.claimed import Claimed
 from orchestrator.queue import ends
 from orchestrator.queue.claims import LIMIT_IDLENESS
+from orchestrator.queue.transitions.passing import COUNT_DOWN_DONE, Counted
 from orchestrator.stops import Cancelled, RowMoved
 
 # A leased job is done, if it is still this worker's, and if this is still the transaction that its handler was given.
@@ -57,27 +58,40 @@ SELECT FROM orchestrator_job
 WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s AND cancel_requested_at IS NOT NULL
 """
 
-# Leased jobs are done whose handlers used no transaction, each if it is still this worker's.
+# Leased jobs are done whose handlers used no transaction, each if it is still this worker's. Their ids are kept for
+# the next statement of the same transaction.
 COMPLETE_TOGETHER = """
-UPDATE orchestrator_job job
-SET status = 'COMPLETED',
-    result = done.result::jsonb,
-    error = '',
-    worker_id = NULL,
-    deadline_at = NULL,
-    progress_done = done.progress_done,
-    progress_total = done.progress_total,
-    progress_message = done.progress_message,
-    finished_at = statement_timestamp() + done.place * interval '1 microsecond',
-    updated_at = clock_timestamp()
-FROM unnest(
-    %(ids)s::uuid[], %(attempts)s::integer[], %(results)s::text[],
-    %(dones)s::bigint[], %(totals)s::bigint[], %(messages)s::text[]
-) WITH ORDINALITY AS done (id, attempt, result, progress_done, progress_total, progress_message, place)
-WHERE job.id = done.id AND job.id = ANY(%(ids)s::uuid[]) AND job.attempt = done.attempt
-  AND job.status = 'RUNNING' AND job.worker_id = %(worker)s
-RETURNING job.id
+WITH completed AS (
+    UPDATE orchestrator_job job
+    SET status = 'COMPLETED',
+        result = done.result::jsonb,
+        error = '',
+        worker_id = NULL,
+        deadline_at = NULL,
+        progress_done = done.progress_done,
+        progress_total = done.progress_total,
+        progress_message = done.progress_message,
+        finished_at = statement_timestamp() + done.place * interval '1 microsecond',
+        updated_at = clock_timestamp()
+    FROM unnest(
+        %(ids)s::text[]::uuid[], %(attempts)s::integer[], %(results)s::text[],
+        %(dones)s::text[]::bigint[], %(totals)s::text[]::bigint[], %(messages)s::text[]
+    ) WITH ORDINALITY AS done (id, attempt, result, progress_done, progress_total, progress_message, place)
+    WHERE job.id = done.id AND job.id = ANY(%(ids)s::text[]::uuid[]) AND job.attempt = done.attempt
+      AND job.status = 'RUNNING' AND job.worker_id = %(worker)s
+    RETURNING job.id
+)
+SELECT set_config('muster.completed', coalesce((SELECT array_agg(id) FROM completed), '{}')::text, true)
 """
+COMPLETED = "current_setting('muster.completed')::uuid[]"
+# Counts those down for what waits for them. The first row has their ids, too.
+COUNT_DOWN_COMPLETED = f"""
+WITH counted AS ({COUNT_DOWN_DONE.format(done=f"id = ANY({COMPLETED})")})
+SELECT CASE WHEN row_number() OVER () = 1 THEN {COMPLETED} END, counted.*
+FROM (SELECT) AS one LEFT JOIN counted ON true
+"""  # noqa: S608 It is made of constants.
+# In its place if nothing can wait for them.
+READ_COMPLETED = f"SELECT {COMPLETED}, NULL"
 
 # The jobs of a batch are done, in its order: a microsecond apart, since PostgreSQL may write them in any order. They
 # pass RUNNING within this transaction, so nobody else sees them there. `ready` is disguised, or else the jobs would be
@@ -148,27 +162,35 @@ def _as_left(job: Claimed) -> dict[str, Any]:
     }
 
 
-def complete_together(jobs: Sequence[Claimed], results: Sequence[str]) -> set[UUID]:
-    """Completes leased jobs of one worker whose handlers used no transaction, with their results as JSON.
+def complete_together(jobs: Sequence[Claimed], results: Sequence[str]) -> tuple[set[UUID], list[Counted]]:
+    """Completes leased jobs of one worker whose handlers used no transaction, with their results as JSON, and counts
+    them down for what waits for them, in one transaction.
 
-    Returns the ids of those that were as their claims had left them; the others are no longer this worker's.
+    Returns the ids of those that were as their claims had left them, and what has waited for them; the other jobs are
+    no longer this worker's.
     """
+    parameters = {
+        "ids": [str(job.id) for job in jobs],
+        "attempts": [job.attempt for job in jobs],
+        "results": list(results),
+        "dones": _as_text(job.progress_done for job in jobs),
+        "totals": _as_text(job.progress_total for job in jobs),
+        "messages": [job.progress_message for job in jobs],
+        "worker": jobs[0].worker_id,
+    }
+    # Only children are waited for.
+    follow = COUNT_DOWN_COMPLETED if any(job.parent_id for job in jobs) else READ_COMPLETED
     with connection.cursor() as cursor:
-        cursor.execute(
-            COMPLETE_TOGETHER,
-            {
-                "ids": [str(job.id) for job in jobs],
-                "attempts": [job.attempt for job in jobs],
-                "results": list(results),
-                "dones": [job.progress_done for job in jobs],
-                "totals": [job.progress_total for job in jobs],
-                "messages": [job.progress_message for job in jobs],
-                "worker": jobs[0].worker_id,
-            },
-        )
-        completed = {id for (id,) in cursor.fetchall()}
+        prepared.execute(cursor, [COMPLETE_TOGETHER, follow], parameters)
+        rows = cursor.fetchall()
+    completed = set(rows[0][0])
     ends.tell_completed([job for job in jobs if job.id in completed])
-    return completed
+    return completed, [Counted(*columns) for _, *columns in rows if columns[0]]
+
+
+def _as_text(numbers: Iterable[int | None]) -> list[str | None]:
+    """An array of nothing but nulls is one of text, and no other fits a prepared statement then."""
+    return [None if number is None else str(number) for number in numbers]
 
 
 def complete_locked(jobs: Sequence[Claimed], results: Sequence[str], *, worker_name: str) -> None:

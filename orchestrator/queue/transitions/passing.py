@@ -16,9 +16,9 @@ from orchestrator.states import Status
 # What is joined to a row that is to be locked must be materialized: after waiting for the lock PostgreSQL looks at the
 # row anew, and where it has planned a union as part of the join it finds no partner for it, and leaves it out.
 # Jobs are found by an array of their ids: it is taken for a short one, so nobody plans to read the whole table.
-COUNT_DOWN = """
+COUNT_DOWN_DONE = """
 WITH done AS (
-    SELECT id, parent_id FROM orchestrator_job WHERE id = ANY(%(ids)s::uuid[]) AND status = ANY(%(statuses)s)
+    SELECT id, parent_id FROM orchestrator_job WHERE {done}
 ), hits AS MATERIALIZED (
     SELECT job_id AS id, count(*) AS n, false AS is_parent
     FROM orchestrator_dependency JOIN done ON depends_on_id = done.id
@@ -45,6 +45,7 @@ RETURNING job.id, job.kind, job.ready, job.unwinding, job.parent_id,
               SELECT FROM orchestrator_job above WHERE above.id = job.parent_id AND above.status = 'CREATED'
           )
 """
+COUNT_DOWN = COUNT_DOWN_DONE.format(done="id = ANY(%(ids)s::uuid[]) AND status = ANY(%(statuses)s)")
 
 # Steps that are not to run are done. They pass what every job passes within this transaction, where nobody sees it.
 SKIP = """

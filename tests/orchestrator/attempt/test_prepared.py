@@ -11,9 +11,10 @@ from django.db import connection, transaction
 from orchestrator.attempt import prepared, session
 from orchestrator.models import Worker
 from orchestrator.queue import transitions
+from orchestrator.running import RunningJob
 from orchestrator.submission import submit
 from orchestrator.worker.process import WorkerProcess
-from tests.orchestrator.workbench import DeclareKind, run
+from tests.orchestrator.workbench import DeclareKind, again, pipeline, run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -49,6 +50,16 @@ def test_a_statement_that_a_session_runs_again_and_again_is_planned_once() -> No
     assert results == [(10 + 2 * a, "100 %") for a in range(6)]
     [(_, generic, custom, _)] = in_session()
     assert (generic, custom) == (6 - prepared.USES_BEFORE, 0)
+
+
+def test_a_statement_without_parameters_is_prepared_as_well() -> None:
+    for _ in range(prepared.USES_BEFORE + 1):
+        with connection.cursor() as cursor:
+            prepared.execute(cursor, [ADD, "SELECT 7"], {"a": 1, "b": 2})
+            result = cursor.fetchone()
+
+    assert result == (7,)
+    assert len(in_session()) == 2
 
 
 def test_a_statement_that_a_session_runs_seldom_is_not_prepared() -> None:
@@ -133,6 +144,28 @@ def test_claims_of_a_share_below_one_are_right_when_they_are_prepared(
     claims = [transitions.claim(declared, worker_id=worker.row_id, worker_name="w").jobs for _ in range(3)]
 
     assert [len(jobs) for jobs in claims] == [1, 1, 0]
+    assert in_session()
+
+
+@pytest.mark.parametrize("progress", [None, 1])
+def test_jobs_are_completed_and_counted_down_when_that_is_prepared(
+    progress: int | None, kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handler(running: RunningJob) -> None:
+        if progress:
+            running.progress(progress, progress, "done")
+
+    monkeypatch.setattr(prepared, "USES_BEFORE", 0)
+    step, last = kind(handler), kind(lambda running: sorted(running.inputs))
+    parent, children = pipeline(last, step, {"a": [], "b": ["a"]})
+
+    ran = [run(step, worker), run(step, worker), run(last, worker)]
+
+    assert ran == [1, 1, 1]
+    assert [(again(each).status, again(each).progress_done) for each in children.values()] == [
+        ("COMPLETED", progress)
+    ] * 2
+    assert (again(parent).status, again(parent).result) == ("COMPLETED", ["a", "b"])
     assert in_session()
 
 

@@ -90,6 +90,7 @@ class Bench:
 
     def complete_together(self, job: Any) -> None:
         job.watched_since = None
+        Job.objects.filter(id=job.parent_id).update(unfinished_dependencies=1)
         transitions.complete_together([job], ["1"])
 
     def complete_locked(self, job: Job) -> None:

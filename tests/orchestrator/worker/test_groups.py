@@ -174,6 +174,22 @@ def test_children_are_counted_down_together(kind: DeclareKind, worker: WorkerPro
     assert again(parent).result == ["a", "b", "c"]
 
 
+def test_a_child_that_is_another_workers_by_now_is_not_counted_down_with_its_group(
+    kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    step, last = known_to_be_short(kind(), worker), kind()
+    parent, children = pipeline(last, step, {"a": [], "b": []})
+    jobs = transitions.claim(step, worker_id=worker.row_id, worker_name="w", at_most=2).jobs
+    # As if it had been taken back, claimed again and completed elsewhere.
+    elsewhere = {"attempt": 2, "status": "COMPLETED", "worker": None, "deadline_at": None, "result": 1}
+    Job.objects.filter(id=children["b"].id).update(**elsewhere, finished_at=Now())
+
+    completed = endings.complete_together(jobs, ["1", "1"])
+
+    assert completed == {children["a"].id}
+    assert again(parent).unfinished_dependencies == 1
+
+
 def test_a_job_that_wrote_completes_by_itself_beside_those_that_did_not(
     kind: DeclareKind, worker: WorkerProcess
 ) -> None:
