@@ -6,6 +6,7 @@ All in one file, since they share a world, which takes long to start.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -20,6 +21,7 @@ from tests.chaos.report import Report
 from tests.chaos.run import Planned, Run, plan
 from tests.chaos.sweep import crash_at, every_failpoint
 from tests.chaos.world import World, frozen
+from tests.sabotage.apps import UNWATCHED
 from tests.system.stack import until
 
 SEED, SECONDS = 9, 30
@@ -124,15 +126,20 @@ def test_a_crash_at_a_failpoint_loses_nothing_and_does_nothing_twice(world: Worl
     assert {entry["fault"] for entry in run.ledger.entries("fault_ended")} == set(names)
 
 
-def a_worker_frozen_beyond_its_lease(world: World) -> Run:
-    """A job that does not listen, in a process that hangs until another has completed the job, and then goes on."""
+def a_worker_frozen_beyond_its_lease(world: World, without: Without) -> Run:
+    """A job that does not listen, in a process that hangs until another has completed the job, and then goes on.
+
+    Its watchdog would end it then if that took some seconds longer than a lease.
+    """
+    without("no_watchdog")
     run = Run(world, "frozen", seed=0)
-    job_id = run.client().job(CHILD, {"number": 1, "seconds": 1, "deaf": True}, priority=0)
+    job_id = run.client().job(CHILD, {"number": 1, "seconds": 3, "deaf": True}, priority=0)
     sql = (
         "SELECT worker.pid FROM orchestrator_job job JOIN orchestrator_worker worker ON worker.id = job.worker_id"
         " WHERE job.id = %s"
     )
     [[pid]] = until(lambda: world.query(sql, job_id), 20)
+    until(lambda: is_unwatched(run, pid), 20)
     with frozen([psutil.Process(pid)]):
         until(lambda: not run.unfinished(), PATIENCE_SECONDS)
     until(lambda: world.outside.read_text().count(f'"event": "done", "key": "{job_id}"') == 2, 20)
@@ -142,9 +149,14 @@ def a_worker_frozen_beyond_its_lease(world: World) -> Run:
     return run
 
 
+def is_unwatched(run: Run, pid: int) -> bool:
+    told = run.world.outside.read_text()[run.outside_from :]
+    return re.search(rf'"event": "{UNWATCHED}".*"pid": {pid}\D', told) is not None
+
+
 @pytest.mark.slow
-def test_a_zombie_that_completes_its_job_is_fenced_off(world: World) -> None:
-    run = a_worker_frozen_beyond_its_lease(world)
+def test_a_zombie_that_completes_its_job_is_fenced_off(world: World, without: Without) -> None:
+    run = a_worker_frozen_beyond_its_lease(world, without)
 
     report = Report(Books(run))
     assert report.holds, report.text()
@@ -155,7 +167,7 @@ def test_a_zombie_that_completes_its_job_is_fenced_off(world: World) -> None:
 def test_without_the_attempt_guard_an_effect_is_there_twice(world: World, without: Without) -> None:
     without("no_attempt_guard")
 
-    run = a_worker_frozen_beyond_its_lease(world)
+    run = a_worker_frozen_beyond_its_lease(world, without)
 
     report = Report(Books(run))
     assert EFFECTS in report.broken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import time
 from collections.abc import Callable
@@ -12,8 +13,12 @@ from typing import Any
 
 from django.apps import AppConfig
 
+from tests.kinds import outside
+
 # A commit may take so long; a bell that is rung before it is answered before it.
 SLOW_COMMIT_SECONDS = 0.5
+# What a process tells whose watchdog will not end it.
+UNWATCHED = "unwatched"
 ATTEMPT_GUARD = "AND status = 'RUNNING' AND attempt = %(attempt)s"
 
 
@@ -37,6 +42,8 @@ def take_guards(folder: Path) -> None:
     poller.Poller.unrung = unrung  # type: ignore[method-assign]
     tick.run_parts = switched(folder / "no_tick", tick.run_parts, lambda: None)
     bell.ring_after_commit = switched(folder / "bell_before_commit", bell.ring_after_commit, ring_before_commit)
+    set_timer = faulthandler.dump_traceback_later
+    faulthandler.dump_traceback_later = switched(folder / "no_watchdog", set_timer, stop_timer)
 
 
 def switched(switch: Path, function: Callable[..., Any], sabotaged: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,6 +59,12 @@ def unguarded(completing: Any) -> Callable[..., Any]:
     assert ATTEMPT_GUARD in completing.COMPLETE
     statement = completing.COMPLETE.replace(ATTEMPT_GUARD, "")
     return FunctionType(completing.complete.__code__, vars(completing) | {"COMPLETE": statement})
+
+
+def stop_timer(*args: object, **options: object) -> None:
+    """Tells so, since the timer of a process may run on for a second after this guard is taken away."""
+    faulthandler.cancel_dump_traceback_later()
+    outside.tell(UNWATCHED, "")
 
 
 def ring_before_commit(*kinds: str) -> None:
