@@ -1,8 +1,7 @@
-"""What a client may ask for: submit, cancel and retry jobs."""
+"""Submitting jobs; cancelling and retrying them is imported from here, too."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -13,14 +12,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, connection, transaction
-from django.db.models.functions import Now
-from django.utils import timezone
+from django.db import transaction
 
-from access import audit
-from orchestrator.attempt.callbacks import begun_again
+from orchestrator.cancelling import NotCancellable as NotCancellable
+from orchestrator.cancelling import cancel as cancel
 from orchestrator.claimed import Claimed
-from orchestrator.failpoints import Failpoint
 from orchestrator.graphs import nesting
 from orchestrator.graphs import rows as graphs
 from orchestrator.ids import ids_below
@@ -33,92 +29,22 @@ from orchestrator.kind_problems import BadPayload, Problem, UnknownKind
 from orchestrator.kinds import Kind, kind_named
 from orchestrator.models import Job
 from orchestrator.pipeline_steps import Child as Child  # Users' pipelines import it from here.
-from orchestrator.queue import (
-    after_failure,
-    bell,
-    compensations,
-    duplicates,
-    generations,
-    kind_limits,
-    pipelines,
-    transitions,
-    unblocking,
-)
+from orchestrator.queue import duplicates, generations, kind_limits, pipelines
+from orchestrator.queue.caps import TooManyUnfinished as TooManyUnfinished
+from orchestrator.queue.caps import check_cap
 from orchestrator.queue.duplicates import Holder, Keyed, Row, Taken
 from orchestrator.queue.duplicates import NotUnique as NotUnique
 from orchestrator.queue.new_jobs import MAX_NOTIFY as MAX_NOTIFY
 from orchestrator.queue.new_jobs import Occurrence as Occurrence
 from orchestrator.queue.new_jobs import insert, new_row, pipeline_rows, spawned_row
+from orchestrator.retrying import Compensated as Compensated
+from orchestrator.retrying import NotRetryable as NotRetryable
+from orchestrator.retrying import retry as retry
 from orchestrator.spawning import Spawn
-from orchestrator.states import FINAL, Status
-from orchestrator.telemetry import attempts
 from orchestrator.unique import Unique as Unique
-
-cancelling = Failpoint("cancelling")
-retrying = Failpoint("retrying")
-
-# The owner's lock, until the transaction ends, and then the count as others have left it: a statement sees what was
-# committed before it began, so these are two, sent together.
-COUNT_UNFINISHED = """
-SELECT pg_advisory_xact_lock(hashtextextended(%(kind)s || ' ' || %(owner)s, 0));
-SELECT count(*), min(created_at) FROM orchestrator_job
-WHERE kind = %(kind)s AND owner = %(owner)s AND parent_id IS NULL AND status IN ('CREATED', 'RUNNING')
-  AND (%(owner)s <> '' OR limited)
-"""
 
 # Rows that one submission of many jobs may write, with the children of its pipelines.
 MAX_ROWS_AT_ONCE = 100_000
-
-
-class TooManyUnfinished(Exception):
-    """The owner has as many unfinished jobs of the kind as it allows; `retry_after` says when one may be done."""
-
-    def __init__(self, kind: Kind, owner: str, most: int, retry_after: timedelta) -> None:
-        self.retry_after_seconds = max(1, math.ceil(retry_after.total_seconds()))
-        super().__init__(
-            f"{owner!r} already has {most} unfinished jobs of kind {kind.name!r}, the "
-            f"maximum. Wait for one to end, or cancel one; try again in {self.retry_after_seconds} s."
-        )
-
-
-class NotCancellable(Exception):
-    """The job has already completed or failed."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(f"The job is already {job.status}; only a CREATED or RUNNING job can be cancelled.")
-
-
-class NotRetryable(Exception):
-    """Only a job that failed or was cancelled, and is not a child, can be retried."""
-
-    def __init__(self, job: Job) -> None:
-        if job.parent_id:
-            message = f"The job is the child {job.name!r} of a pipeline: retry its parent, {job.parent_id}."
-        elif job.pruning:
-            message = "The job is being deleted, since it ended long ago; submit it again."
-        else:
-            message = f"The job is {job.status}; only a FAILED or CANCELLED job can be retried."
-        super().__init__(message)
-
-
-class Compensated(NotRetryable):
-    """A pipeline of which what was done was undone.
-
-    step: the step of it of which that is so, if it is not the pipeline itself.
-    """
-
-    def __init__(self, job: Job, step: Job | None = None) -> None:
-        whose = "its steps" if step is None else f"the steps of {step.name!r}"
-        detail = f"What {whose} had done was compensated: fork it, or submit it again."
-        Exception.__init__(self, f"The pipeline is {job.status}. {detail}")
-
-
-class Superseded(NotRetryable):
-    """A unique job of which another one is unfinished now."""
-
-    def __init__(self, job: Job) -> None:
-        detail = "Another unfinished job of the same owner has its unique key; wait for that one's end, or cancel it."
-        Exception.__init__(self, f"The job is {job.status}. {detail}")
 
 
 def submit(
@@ -168,7 +94,7 @@ def submit(
         with suppress(Taken), transaction.atomic():
             if once and (held := duplicates.settle([(job, once)])):
                 return _duplicate(held[job["unique_key"]].id)
-            _check_cap(kind, owner)
+            check_cap(kind, owner)
             _insert(rows, dependencies, has_keys=once is not None)
             return Job.objects.get(id=job["id"])
 
@@ -295,7 +221,7 @@ def _check_rows(count: int) -> None:
 def _check_caps(more: Mapping[tuple[str, str], int]) -> None:
     """In one order, so that no two submissions wait for each other."""
     for (kind, owner), count in sorted(more.items()):
-        _check_cap(kind_named(kind), owner, more=count)
+        check_cap(kind_named(kind), owner, more=count)
 
 
 def submit_many(
@@ -352,89 +278,6 @@ def _duplicate(id: UUID) -> Job:
     return job
 
 
-@begun_again
-def cancel(job_id: UUID, *, action: str = "job.cancel", of: UUID | None = None) -> Job:
-    """Requests the cancellation of a job and its children. Returns the job as it is then: CANCELLED at once if nothing
-    of it runs, else still RUNNING until its handler reaches a checkpoint.
-
-    action, of: for the audit log, if something else is cancelled together with its job.
-
-    Raises Job.DoesNotExist, or NotCancellable if it has completed or failed. Calling it again is harmless.
-    """
-    with transaction.atomic():
-        job = Job.objects.select_for_update().get(id=job_id)
-        if job.status == Status.CANCELLED:
-            return job
-        if job.status in FINAL:
-            raise NotCancellable(job)
-        if job.cancel_requested_at is None:
-            audit.record(action, of or job_id, job.kind, before={"status": job.status})
-        _cancel(job)
-        cancelling()
-    return Job.objects.get(id=job_id)
-
-
-def _cancel(job: Job) -> None:
-    """Cancels what does not run, and requests it for what runs. The job's row is locked."""
-    this = Job.objects.filter(id=job.id)
-    if job.worker_id is not None:
-        this.filter(cancel_requested_at=None).update(cancel_requested_at=Now(), updated_at=Now())
-    elif job.children.exists():
-        this.update(cancel_requested_at=Now(), unwinding=True, ready=False, blocked_by=None, updated_at=Now())
-        pipelines.unwind(job.id)
-    else:
-        transitions.cancel(job.id)
-        job.status = Status.CANCELLED
-        unblocking.released_after_commit([job])
-        transaction.on_commit(partial(attempts.cancelled, [job]))
-        if job.parent_id:
-            pipelines.child_stopped(job)
-        after_failure.follow_up(job)
-
-
-def retry(job_id: UUID) -> Job:
-    """Lets a failed or cancelled job run again; of a pipeline, only the children that did not complete do, or, if its
-    steps were compensated, the compensations that did not.
-
-    The job has at least one more attempt, and its earlier ones stay on record.
-
-    Raises Job.DoesNotExist, NotRetryable, or TooManyUnfinished as `submit` does.
-    """
-    with transaction.atomic():
-        job = Job.objects.select_for_update().get(id=job_id)
-        if job.parent_id or job.pruning or job.status not in (Status.FAILED, Status.CANCELLED):
-            raise NotRetryable(job)
-        is_compensated = compensations.are_begun(job.id)
-        if is_compensated and not compensations.failed(job.id):
-            raise Compensated(job)
-        if not is_compensated and (undone := compensations.undone_within(job.id)):
-            raise Compensated(job, undone)
-        _check_cap(kind_named(job.kind), job.owner)
-        kinds = _reopen(job, compensations.failed(job.id)) if is_compensated else _reopen(job)
-        audit.record("job.retry", job_id, job.kind, before={"status": job.status})
-        bell.ring_after_commit(*kinds)
-        for family_id in generations.unresolved_within(job_id):
-            transaction.on_commit(partial(pipelines.resolve, family_id))
-        retrying()
-    return Job.objects.get(id=job_id)
-
-
-def _reopen(job: Job, failed: Sequence[Job] | None = None) -> set[str]:
-    """As `transitions.reopen`; raises Superseded. failed: the compensations that run again, and nothing else."""
-    reopen = partial(transitions.reopen, job.id)
-    if failed is not None:
-        reopen = partial(compensations.again, job, failed)
-    if job.unique_key is None:
-        return reopen()
-    try:
-        with transaction.atomic():
-            return reopen()
-    except IntegrityError as error:
-        if not duplicates.is_duplicate(error):
-            raise
-    raise Superseded(job)
-
-
 def add_children(parent: Claimed, spawned: Sequence[Spawn]) -> None:
     """Inserts children that a running job adds, within the transaction that ends its attempt: its row is locked, and
     counts them. Their ids rise in their order, and are less than that of their parent.
@@ -469,18 +312,3 @@ def _check_names(parent_id: UUID, names: Sequence[str]) -> None:
 def _insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]], *, has_keys: bool = False) -> None:
     for family_id in insert(rows, dependencies, has_keys=has_keys):
         transaction.on_commit(partial(pipelines.resolve, family_id))
-
-
-def _check_cap(kind: Kind, owner: str, *, more: int = 1) -> None:
-    """Raises TooManyUnfinished where so many more would be too many. Submissions of the same owner and kind wait for
-    each other here until they commit.
-    """
-    most = kind_limits.limits_of(kind).max_unfinished_per_owner
-    if most is None:
-        return
-    with connection.cursor() as cursor:
-        cursor.execute(COUNT_UNFINISHED, {"kind": kind.name, "owner": owner})
-        count, oldest = cursor.fetchone()
-    if count + more > most:
-        since = oldest or timezone.now()
-        raise TooManyUnfinished(kind, owner, most, since + kind.typical_duration - timezone.now())
