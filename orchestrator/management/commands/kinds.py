@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -92,9 +92,11 @@ class Command(OperatorCommand):
         rows.sort(key=lambda row: str(row["name"]))
         if options["json"]:
             return print_json(self, {"results": rows})
-        shown = [(*list(row.values())[:-2], _in_words(row["held_back"]), _in_words(row["limits"])) for row in rows]
+        for row in rows:
+            row["held_back"] = ", ".join(f"{jobs:,} by {limit}" for limit, jobs in row["held_back"].items())
+            row["limits"] = ", ".join(f"{name} {value}" for name, value in row["limits"].items())
         columns = ("name", "queue", "paused", "waiting", "oldest", "running", "held back", "limits")
-        return print_table(self, columns, shown)
+        return print_table(self, columns, [tuple(row.values()) for row in rows])
 
     def _pause(self, options: dict[str, Any]) -> None:
         self._on_each(options, pause_kind, "paused")
@@ -126,10 +128,6 @@ class Command(OperatorCommand):
             self.stdout.write(
                 "\n".join(f"{each} {value}" for each, value in limits.items()) or f"{name} has no limit."
             )
-
-
-def _in_words(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _row_of(name: str) -> Kind:

@@ -248,7 +248,7 @@ def test_kinds_are_listed_paused_resumed_and_limited() -> None:
     assert limited == {"max_running": 3, "rate": "10/m"}
     assert "max_running 3, rate 10/m" in manage("kinds", "list").out
     HeldBack.objects.create(kind="demo.slices", limit="rate", jobs=7, oldest_since=timezone.now())
-    assert "rate 7" in manage("kinds", "list").out
+    assert "7 by rate" in manage("kinds", "list").out
     assert manage("kinds", "list", "--json").value["results"][0]["held_back"] == {"rate": 7}
     assert manage("kinds", "limit", "demo.slices", "--rate", "declared").out == "max_running 3\n"
 
