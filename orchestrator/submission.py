@@ -155,7 +155,8 @@ def submit_all(asked: Sequence[tuple[Kind, dict[str, Any]]]) -> list[Accepted]:
     """Accepts jobs of any kinds, all or none: each a kind with the options of `submit`, pipelines as their kinds plan
     them. Returns them in order.
 
-    Raises BadBatch, TooManyUnfinished or NotUnique; then nothing was written.
+    Raises BadBatch, TooManyUnfinished or NotUnique; then nothing was written, and a transaction of the caller's can
+    only be rolled back.
     """
     new: list[_New] = []
     count = 0
@@ -186,7 +187,8 @@ def _accept(new: Sequence[_New]) -> list[Accepted]:
     """Inserts those of the jobs that there are not yet; returns all, in order."""
     first = duplicates.first_of_each((each.job, each.unique) for each in new if each.unique)
     while True:
-        with suppress(Taken), transaction.atomic():
+        # Only what may be taken is tried again.
+        with suppress(Taken), transaction.atomic(savepoint=bool(first)):
             held = duplicates.settle(list(first.values()))
             inserted = [each for each in new if not each.unique or _is_free(each.job, first, held)]
             _check_caps(Counter((each.job["kind"], each.job["owner"]) for each in inserted))

@@ -40,12 +40,12 @@ def test_an_orchestration_is_accepted_with_its_id_and_where_to_follow_it(api: Ap
 def test_starting_an_orchestration_takes_few_statements(
     api: Api, django_assert_num_queries: DjangoAssertNumQueries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Whose it is, the cap, the INSERTs of jobs and of dependencies, and each SAVEPOINT and RELEASE of the request
-    # (outside of tests a transaction) and of the submission.
+    # Whose it is, the cap, the INSERTs of jobs and of dependencies, and SAVEPOINT and RELEASE of the request (outside
+    # of tests a transaction).
     monkeypatch.setattr("orchestrator.queue.kind_limits.KNOWN_SECONDS", 60)
     api.post("/orchestrate/ada")
 
-    with django_assert_num_queries(8):
+    with django_assert_num_queries(6):
         api.post("/orchestrate/ada")
 
 
