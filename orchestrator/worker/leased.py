@@ -91,7 +91,8 @@ def run_claimed(running: RunningJob, process: WorkerProcess) -> None:
 def _claim(kind: Kind, process: WorkerProcess, at_most: int = 1, id: UUID | None = None) -> list[RunningJob]:
     make = partial(RunningJob.waiting, kind=kind)
     jobs, has_more = process.running.claim(kind, process.lease, make, at_most=at_most, id=id)
-    if has_more:
+    # A slot that has no room for them goes on with them; other processes are woken a little later.
+    if has_more and not process.short_work.is_full(kind.name):
         bell.ring(kind.name)
     return jobs
 

@@ -18,6 +18,8 @@ SMALL_SHARE = 0.1
 WEIGHT_UP, WEIGHT_DOWN = 0.3, 0.05
 # A slot that has been with a group for so long is taken to wait for something.
 LATE_SECONDS = 0.5
+# For so long after a slot was refused its kind has no room: another bell would most likely find none either.
+FULL_SECONDS = 0.1
 
 
 @dataclass
@@ -37,12 +39,14 @@ class ShortWork:
         self._shares: dict[str, float] = {}
         # In the order in which they were asked for.
         self._wanted: dict[str, None] = {}
+        self._refused_at: dict[str, float] = {}
 
     def begin(self, kind: str) -> bool:
         """Whether the slot that calls is to run jobs of the kind. If not, one that runs others turns to it soon."""
         with self._lock:
             if not self._has_room(kind):
                 self._wanted[kind] = None
+                self._refused_at[kind] = time.monotonic()
                 return False
             self._wanted.pop(kind, None)
             self._slots[threading.get_ident()] = _Slot(kind, time.monotonic())
@@ -74,6 +78,11 @@ class ShortWork:
                 return []
             left, self._wanted = list(self._wanted), {}
             return left
+
+    def is_full(self, kind: str) -> bool:
+        """Whether a slot was refused for the kind just now."""
+        with self._lock:
+            return time.monotonic() - self._refused_at.get(kind, -FULL_SECONDS) < FULL_SECONDS
 
     @contextmanager
     def measuring(self, kind: str) -> Iterator[None]:

@@ -12,7 +12,7 @@ from orchestrator.running import RunningJob
 from orchestrator.submission import submit
 from orchestrator.worker import short_work
 from orchestrator.worker.process import WorkerProcess
-from orchestrator.worker.runner import run_ready
+from orchestrator.worker.runner import run_next, run_ready
 from orchestrator.worker.short_work import ShortWork
 from orchestrator.worker.slots import Slots
 from tests.orchestrator.workbench import PATIENCE_SECONDS, DeclareKind, again, pipeline, threads
@@ -91,6 +91,18 @@ def test_a_slot_turns_to_the_kinds_that_were_refused_meanwhile_before_it_goes_on
     assert turns == ["test.draws", "test.adds", None]
 
 
+def test_a_kind_is_full_for_a_while_after_a_slot_was_refused(processor: Processor) -> None:
+    work = ShortWork()
+    processor.run_group(work, "test.adds", share=0.9)
+
+    before = work.is_full("test.adds")
+    begun(work, "test.adds", "test.adds")
+    after, other = work.is_full("test.adds"), work.is_full("test.draws")
+    processor.now += short_work.FULL_SECONDS
+
+    assert (before, after, other, work.is_full("test.adds")) == (False, True, False, False)
+
+
 def test_who_leaves_last_leaves_nothing_behind(processor: Processor) -> None:
     work = ShortWork()
     processor.run_group(work, "test.adds", share=0.9)
@@ -157,3 +169,17 @@ def test_a_slot_of_a_process_that_drains_rings_for_what_was_left_to_it(
         run_ready(kind(), worker)
 
     assert rung == [other.name]
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_a_claim_that_leaves_jobs_wakes_others_unless_a_slot_was_refused_just_now(
+    is_full: bool, kind: DeclareKind, worker: WorkerProcess, rung: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.short_work, "is_full", lambda name: is_full)
+    declared = kind()
+    submit(declared), submit(declared)
+    rung.clear()
+
+    run_next(declared, worker, at_most=1)
+
+    assert rung == ([] if is_full else [declared.name])
