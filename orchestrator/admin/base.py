@@ -12,6 +12,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import model_ngettext
 from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
+from django.forms import Form
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 
@@ -32,6 +33,11 @@ NOTHING = Q(pk__in=[])
 
 if TYPE_CHECKING:
     from django.contrib.admin.views.main import ChangeList
+
+
+def dialog(title: str, description: str, submit: str, form: type[Form] | None = None) -> dict[str, Any]:
+    """Unfold's dialog before a button acts. submit: what its own button says; form: what is asked."""
+    return {"title": title, "description": description, "form_class": form, "form_submit_text": submit}
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]

@@ -21,7 +21,7 @@ from unfold.decorators import action
 from access.permissions import is_granted, owner_of
 from orchestrator import queries
 from orchestrator.admin import job_page, search
-from orchestrator.admin.base import MAX_AT_ONCE, ReadOnlyAdmin, act_on_each, ask_first, is_across
+from orchestrator.admin.base import MAX_AT_ONCE, ReadOnlyAdmin, act_on_each, ask_first, dialog, is_across
 from orchestrator.admin.bulk import act_on_all
 from orchestrator.admin.change_place import ChangePlaceForm
 from orchestrator.admin.filters import (
@@ -55,16 +55,6 @@ from orchestrator.submission import (
 )
 
 REFUSALS = (NotCancellable, NotRetryable, QuotaExceeded, TooManyUnfinished, UnknownKind, Job.DoesNotExist)
-
-
-def confirmation(verb: str, description: str) -> dict[str, Any]:
-    """Unfold's dialog that asks before a button acts."""
-    return {
-        "title": f"{verb} this job?",
-        "description": description,
-        "form_class": None,
-        "form_submit_text": f"{verb} the job",
-    }
 
 
 @admin.register(Job)
@@ -135,7 +125,11 @@ class JobAdmin(ReadOnlyAdmin):
         description="Cancel",
         permissions=["cancel"],
         icon="block",
-        dialog=confirmation("Cancel", "Its children are cancelled too. A running job stops within about a second."),
+        dialog=dialog(
+            "Cancel this job?",
+            "Its children are cancelled too. A running job stops within about a second.",
+            "Cancel the job",
+        ),
     )
     def cancel_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         return self._act_on_this(request, object_id, self._cancel)
@@ -144,7 +138,9 @@ class JobAdmin(ReadOnlyAdmin):
         description="Retry",
         permissions=["retry"],
         icon="replay",
-        dialog=confirmation("Retry", "In a pipeline, only the jobs that did not complete run again."),
+        dialog=dialog(
+            "Retry this job?", "In a pipeline, only the jobs that did not complete run again.", "Retry the job"
+        ),
     )
     def retry_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         return self._act_on_this(request, object_id, self._retry)
@@ -156,12 +152,7 @@ class JobAdmin(ReadOnlyAdmin):
         description="Send signal …",
         permissions=["signal"],
         icon="send",
-        dialog={
-            "title": "Send a signal?",
-            "description": "What waits for it goes on. It can be sent once.",
-            "form_class": SendSignalForm,
-            "form_submit_text": "Send",
-        },
+        dialog=dialog("Send a signal?", "What waits for it goes on. It can be sent once.", "Send", SendSignalForm),
     )
     def send_signal(self, request: HttpRequest, form: SendSignalForm, object_id: str) -> HttpResponse:
         job = self.get_object(request, object_id)
@@ -185,12 +176,12 @@ class JobAdmin(ReadOnlyAdmin):
         description="Change priority …",
         permissions=["reschedule"],
         icon="swap_vert",
-        dialog={
-            "title": "Change its place in the queue?",
-            "description": "Of a pipeline, the children that have not started change with it.",
-            "form_class": ChangePlaceForm,
-            "form_submit_text": "Change",
-        },
+        dialog=dialog(
+            "Change its place in the queue?",
+            "Of a pipeline, the children that have not started change with it.",
+            "Change",
+            ChangePlaceForm,
+        ),
     )
     def change_place(self, request: HttpRequest, form: ChangePlaceForm, object_id: str) -> HttpResponse:
         job = self.get_object(request, object_id)
@@ -215,12 +206,12 @@ class JobAdmin(ReadOnlyAdmin):
         description="Run again …",
         permissions=["run_again"],
         icon="content_copy",
-        dialog={
-            "title": "Run this job again?",
-            "description": "A new job of the same kind and owner is submitted; this one stays as it is.",
-            "form_class": RunAgainForm,
-            "form_submit_text": "Submit a new job",
-        },
+        dialog=dialog(
+            "Run this job again?",
+            "A new job of the same kind and owner is submitted; this one stays as it is.",
+            "Submit a new job",
+            RunAgainForm,
+        ),
     )
     def run_again(self, request: HttpRequest, form: RunAgainForm, object_id: str) -> HttpResponse:
         old = self.get_object(request, object_id)

@@ -18,7 +18,7 @@ from django.utils.safestring import SafeString
 from unfold.decorators import action
 
 from orchestrator.admin import kind_page
-from orchestrator.admin.base import MAX_COUNTED, ReadOnlyAdmin
+from orchestrator.admin.base import MAX_COUNTED, ReadOnlyAdmin, dialog
 from orchestrator.admin.change_limits import ChangeLimitsForm
 from orchestrator.admin.charts import Bar, sparkline
 from orchestrator.admin.figures import run_times_sparkline
@@ -132,12 +132,11 @@ class KindAdmin(ReadOnlyAdmin):
         description="Pause",
         permissions=["pause"],
         icon="pause",
-        dialog={
-            "title": "Pause this kind?",
-            "description": "None of its jobs is started until it is resumed. Those that run go on.",
-            "form_class": None,
-            "form_submit_text": "Pause the kind",
-        },
+        dialog=dialog(
+            "Pause this kind?",
+            "None of its jobs is started until it is resumed. Those that run go on.",
+            "Pause the kind",
+        ),
     )
     def pause_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         return self._act_on_this(request, object_id, pause_kind, "Paused")
@@ -146,12 +145,9 @@ class KindAdmin(ReadOnlyAdmin):
         description="Resume",
         permissions=["pause"],
         icon="play_arrow",
-        dialog={
-            "title": "Resume this kind?",
-            "description": "Its jobs are started again, those that have waited first.",
-            "form_class": None,
-            "form_submit_text": "Resume the kind",
-        },
+        dialog=dialog(
+            "Resume this kind?", "Its jobs are started again, those that have waited first.", "Resume the kind"
+        ),
     )
     def resume_this(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         return self._act_on_this(request, object_id, resume_kind, "Resumed")
@@ -163,12 +159,12 @@ class KindAdmin(ReadOnlyAdmin):
         description="Limits …",
         permissions=["limit"],
         icon="speed",
-        dialog={
-            "title": "Change the limits of this kind?",
-            "description": "They hold within a second; what runs goes on. A number, a rate (10/m), or unlimited.",
-            "form_class": ChangeLimitsForm,
-            "form_submit_text": "Change the limits",
-        },
+        dialog=dialog(
+            "Change the limits of this kind?",
+            "They hold within a second; what runs goes on. A number, a rate (10/m), or unlimited.",
+            "Change the limits",
+            ChangeLimitsForm,
+        ),
     )
     def change_limits_of_this(self, request: HttpRequest, form: ChangeLimitsForm, object_id: str) -> HttpResponse:
         if self.get_object(request, object_id) is None:
