@@ -362,15 +362,14 @@ class Turn(models.Model):
 class Arrival(models.Model):
     """Jobs of an owner became ready: written by triggers, in the transaction that made them so, read by the claim."""
 
+    # Serves: the claim, which looks for new ones of its kind. There is no other index: each single job has an arrival.
+    pk = models.CompositePrimaryKey("kind", "id")
+    id = models.BigIntegerField(help_text="In their order; PostgreSQL gives it.")
     kind = models.CharField(max_length=100)
     owner = models.CharField(max_length=150, blank=True)
 
     class Meta:
         default_permissions = ()
-        indexes: ClassVar = [
-            # Serves: the claim, which looks for new ones of its kind.
-            models.Index(name="arrival_by_kind", fields=["kind", "id"]),
-        ]
 
     def __str__(self) -> str:
         return f"{self.owner or 'no owner'}, {self.kind}"

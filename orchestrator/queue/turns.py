@@ -68,7 +68,7 @@ HAS_ARRIVALS = "SELECT id FROM orchestrator_arrival WHERE kind = %s ORDER BY kin
 ABSORB = f"""
 WITH read AS (
     DELETE FROM orchestrator_arrival
-    WHERE id = ANY(ARRAY(
+    WHERE kind = %(kind)s AND id = ANY(ARRAY(
         SELECT id FROM orchestrator_arrival WHERE kind = %(kind)s ORDER BY kind, id LIMIT %(limit)s
         FOR UPDATE SKIP LOCKED
     ))

@@ -338,16 +338,12 @@ def test_a_job_that_took_longer_than_expected_is_charged_for_it(kind: DeclareKin
 
 def pages_of_a_charge(kind: Kind, owner: str) -> int:
     """Those that PostgreSQL looks at for it."""
-    given: dict[str, Any] = {
-        "kind": kind.name,
-        "owners": [owner],
-        "seconds": [0.1],
-        "serving": True,
-        "middle": 5,
-        "step": 60,
-    }
+    return pages_of(turns.CHARGE, kind=kind.name, owners=[owner], seconds=[0.1], serving=True)
+
+
+def pages_of(statement: str, **given: Any) -> int:
     with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {turns.CHARGE}", given)
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", {"middle": 5, "step": 60, **given})
         [[[answer]]] = cursor.fetchall()
     plan = answer["Plan"]
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
@@ -367,3 +363,15 @@ def test_a_charge_whose_plan_is_of_a_quiet_time_reads_as_little_when_thousands_w
 
     assert Turn.objects.filter(kind=waiting.name, idle=False).count() == 3_001
     assert pages_of_a_charge(waiting, "owner7") < 50
+
+
+@pytest.mark.django_db
+def test_an_arrival_has_one_index_entry_and_is_found_among_thousands_of_another_kind(kind: DeclareKind) -> None:
+    other, waiting = kind(), kind()
+    submit_many(other, [Submission(payload=None, owner=f"owner{number}") for number in range(5_000)])
+    submit(waiting)
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_index WHERE indrelid = 'orchestrator_arrival'::regclass")
+        assert cursor.fetchone() == (1,)
+    assert pages_of(turns.ABSORB, kind=waiting.name, limit=turns.MAX_ARRIVALS) < 50

@@ -1,0 +1,17 @@
+"""Builds the index that becomes the primary key of arrivals, which saves them one."""
+
+from django.db import migrations
+
+# By this name until it is the key, and takes the key's.
+CREATE = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS arrival_key ON orchestrator_arrival (kind, id)"
+
+
+class Migration(migrations.Migration):
+    atomic = False
+    dependencies = [
+        ("orchestrator", "0053_function_of_charges"),
+    ]
+
+    operations = [
+        migrations.RunSQL(CREATE, "DROP INDEX CONCURRENTLY IF EXISTS arrival_key"),
+    ]
