@@ -11,11 +11,12 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from benchmarks import client
 from benchmarks.measure import Bench, Finding, benchmark
@@ -85,8 +86,8 @@ PHASES = ("submit", "claim")
 EMPTY, FULL = "an empty table", "a full one"
 NOTE = (
     "Each rate is that of one process that calls Muster's functions directly, the median of rounds in which the two "
-    "databases of one PostgreSQL take turns, each time after a checkpoint. What a task reads and writes is counted in "
-    "PostgreSQL's log and statistics."
+    "databases of one PostgreSQL take turns, each time after a checkpoint. Processor time is that of the process of "
+    "PostgreSQL that serves it. What a task reads and writes is counted in PostgreSQL's log and statistics."
 )
 # Disk that a job with its part of the indexes takes, and what is taken besides: the WAL, and sorting for an index.
 BYTES_A_JOB, BYTES_BESIDES = 500, 20_000_000_000
@@ -103,11 +104,10 @@ class Filled:
         return f"{(self.finished + 2 * self.others) / 1e6:.0f} million jobs"
 
 
-@benchmark("flatness", "Submitting and claiming with 7 million jobs in the table, and ten minutes of steady load")
+@benchmark("flatness", "Submitting and claiming with 7 million jobs in the table")
 def flatness(bench: Bench) -> Iterator[Finding]:
     filled = Filled(finished=bench.size(5_000_000, 2_000), others=bench.size(1_000_000, 1_000))
     yield from side_by_side(bench, filled)
-    yield from steady_load(bench, minutes=bench.size(10, 2), seconds_a_minute=bench.size(60.0, 3.0))
 
 
 @benchmark("flatness_50m", "Submitting and claiming with 50 million jobs in the table", only_by_name=True)
@@ -119,25 +119,52 @@ def flatness_50m(bench: Bench) -> Iterator[Finding]:
     yield from side_by_side(bench, filled)
 
 
+@benchmark("steady_load", "Ten minutes of steady load")
+def ten_minutes(bench: Bench) -> Iterator[Finding]:
+    yield from steady_load(bench, minutes=bench.size(10, 2), seconds_a_minute=bench.size(60.0, 3.0))
+
+
 def side_by_side(bench: Bench, filled: Filled) -> Iterator[Finding]:
     empty, full = Database(bench.servers, "muster_empty"), Database(bench.servers, "muster_full")
     fill(bench, full.url, filled)
     bench.servers.execute("postgres", "CHECKPOINT")
-    found = rates(bench, {EMPTY: empty, FULL: full})
+    found = measured(bench, {EMPTY: empty, FULL: full})
     for phase in PHASES:
-        ratios = [full / empty for empty, full in zip(found[EMPTY][phase], found[FULL][phase], strict=True)]
-        yield Finding(
-            what=f"{phase}: rate with {filled}, share of the rate with none",
-            value=statistics.median(ratios),
-            unit="×",
-            target=FLAT,
-            note=NOTE,
-        )
-        for name in (EMPTY, FULL):
-            yield Finding(what=f"{phase}, {name}", value=statistics.median(found[name][phase]), unit="tasks/s")
+        yield from compared(phase, filled, found[EMPTY][phase], found[FULL][phase])
     written = {name: costs(bench, database) for name, database in ((EMPTY, empty), (FULL, full))}
     for name, by_phase in written.items():
         yield from told(name, by_phase)
+
+
+class Pace(NamedTuple):
+    """Tasks a second of one process, and the processor time that PostgreSQL took for a task, in seconds."""
+
+    rate: float
+    postgres_seconds: float
+
+
+def compared(phase: str, filled: Filled, empty: Sequence[Pace], full: Sequence[Pace]) -> Iterator[Finding]:
+    """What was measured of a phase in rounds in which the two took turns."""
+    rounds = list(zip(empty, full, strict=True))
+    yield Finding(
+        what=f"{phase}: rate with {filled}, share of the rate with none",
+        value=statistics.median(full.rate / empty.rate for empty, full in rounds),
+        unit="×",
+        target=FLAT,
+        note=NOTE,
+    )
+    yield Finding(
+        what=f"{phase}: PostgreSQL's processor time with {filled}, times that with none",
+        value=sum(pace.postgres_seconds for pace in full) / sum(pace.postgres_seconds for pace in empty),
+        unit="×",
+    )
+    for name, paces in ((EMPTY, empty), (FULL, full)):
+        yield Finding(what=f"{phase}, {name}", value=statistics.median(pace.rate for pace in paces), unit="tasks/s")
+        yield Finding(
+            what=f"{phase}, a task, {name}: processor time of PostgreSQL",
+            value=statistics.median(pace.postgres_seconds for pace in paces) * 1e6,
+            unit="µs",
+        )
 
 
 class Database:
@@ -148,36 +175,35 @@ class Database:
         self._servers = servers
         self._environment = muster_environment(servers, self.url)
 
-    def submit(self, count: int, *, batch: int) -> float:
-        """Tasks a second."""
+    def submit(self, count: int, *, batch: int) -> Pace:
         return self._probe("create_tasks", str(count), str(batch))
 
-    def claim(self, count: int) -> float:
-        """Tasks a second that one worker process completes."""
+    def claim(self, count: int) -> Pace:
+        """Of one worker process that completes so many tasks."""
         return self._probe("claim", str(count))
 
-    def _probe(self, *arguments: str) -> float:
+    def _probe(self, *arguments: str) -> Pace:
         self._servers.execute("postgres", "CHECKPOINT")
         answer = run([sys.executable, "-m", "benchmarks.probe", *arguments], self._environment)
-        return float(json.loads(answer)["rate"])
+        return Pace(**json.loads(answer))
 
 
-def rates(bench: Bench, databases: Mapping[str, Database]) -> dict[str, dict[str, list[float]]]:
-    """Tasks a second by database and phase, round by round; every other round begins with the other database."""
-    count, rounds = bench.size(20_000, 1_000), bench.size(6, 2)
-    found: dict[str, dict[str, list[float]]] = {name: {phase: [] for phase in PHASES} for name in databases}
+def measured(bench: Bench, databases: Mapping[str, Database]) -> dict[str, dict[str, list[Pace]]]:
+    """By database and phase, round by round; every other round begins with the other database."""
+    count, rounds = bench.size(20_000, 1_000), bench.size(10, 2)
+    found: dict[str, dict[str, list[Pace]]] = {name: {phase: [] for phase in PHASES} for name in databases}
     for number in range(rounds):
         for name in list(databases)[:: 1 if number % 2 else -1]:
             found[name]["submit"].append(databases[name].submit(count, batch=min(count, 1_000)))
             found[name]["claim"].append(databases[name].claim(count - 400))
-            told = ", ".join(f"{phase} {found[name][phase][-1]:,.0f}" for phase in PHASES)
+            told = ", ".join(f"{phase} {found[name][phase][-1].rate:,.0f}" for phase in PHASES)
             bench.say(f"round {number + 1}, {name}: {told} tasks/s")
     return found
 
 
 def costs(bench: Bench, database: Database) -> dict[str, Counted]:
     count = bench.size(10_000, 1_000)
-    work: dict[str, Callable[[], float]] = {
+    work: dict[str, Callable[[], Pace]] = {
         "submit": partial(database.submit, count, batch=min(count, 1_000)),
         # It completes a batch of 200 more before it begins to count.
         "claim": partial(database.claim, count - 200),

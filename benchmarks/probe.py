@@ -29,10 +29,11 @@ def create_tasks(count: int, batch: int) -> dict[str, Any]:
 
     tasks = [NewTask(a=Decimal(number), b=Decimal("0.5"), owner=f"owner {number % 1000}") for number in range(batch)]
     create_tasks(tasks[:1])
-    began_at = time.perf_counter()
+    used_before, began_at = sum(_of_backends().values()), time.perf_counter()
     for _ in range(count // batch):
         create_tasks(tasks)
-    return {"rate": count / (time.perf_counter() - began_at)}
+    seconds = time.perf_counter() - began_at
+    return {"rate": count / seconds, "postgres_seconds": (sum(_of_backends().values()) - used_before) / count}
 
 
 def claim(count: int) -> dict[str, Any]:
@@ -47,13 +48,14 @@ def claim(count: int) -> dict[str, Any]:
     process = WorkerProcess("probe@here", ["default"]).start()
     assert process.lease.registered.wait(30)
     run_next(kind, process)
-    began_at = time.perf_counter()
+    used_before, began_at = sum(_of_backends().values()), time.perf_counter()
     for _ in range(count // kind.batch_size):
         assert run_next(kind, process)
-    rate = count // kind.batch_size * kind.batch_size / (time.perf_counter() - began_at)
+    seconds, used = time.perf_counter() - began_at, sum(_of_backends().values()) - used_before
     process.end()
     connection.close()
-    return {"rate": rate}
+    done = count // kind.batch_size * kind.batch_size
+    return {"rate": done / seconds, "postgres_seconds": used / done}
 
 
 def submit_steps(count: int) -> dict[str, Any]:
@@ -222,6 +224,7 @@ def used_since_now() -> Callable[[], tuple[float, float]]:
 
 
 def _of_backends() -> dict[int, float]:
+    """Processor time that each process of PostgreSQL which serves a session of this database has used, in seconds."""
     from django.db import connection
 
     with connection.cursor() as cursor:
