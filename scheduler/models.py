@@ -16,6 +16,7 @@ from django.db.models.functions import Now
 from django.db.models.lookups import Exact
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
+from orchestrator.ids import uuid7
 from orchestrator.models import Job
 from scheduler.fields import DECIMALS as DECIMALS
 from scheduler.fields import DIGITS as DIGITS
@@ -382,15 +383,14 @@ class Task(Operands):
 class TaskResult(BaseModel):
     """What a run of a task came to."""
 
+    # Serves: a task's results, newest first. There is no other index: each task that succeeds has a result.
+    pk = models.CompositePrimaryKey("task_id", "id")
+    id = models.UUIDField(default=uuid7, editable=False)
     task = models.ForeignKey(Task, on_delete=models.CASCADE, related_name="results", db_index=False)
     result = ExactField(max_digits=DIGITS + 1 + DECIMALS, decimal_places=DECIMALS)
 
     class Meta:
         ordering: ClassVar = ["-id"]
-        indexes: ClassVar = [
-            # Serves: a task's results, newest first.
-            models.Index(name="result_by_task", fields=["task", "-id"]),
-        ]
 
     def __str__(self) -> str:
         return str(self.result)

@@ -33,7 +33,7 @@ MAX_RESULTS = 100
 # What is shown of a task, its job and its results, each in the order of the columns.
 TASK = [field.attname for field in Task._meta.concrete_fields]
 JOB = ["id", "status", "error", "celery_task_id", "updated_at"]
-RESULT = ["id", "created_at", "result"]
+RESULT = ["created_at", "id", "result"]
 # A task with its job, a row for each of its results, the newest first; one row without a result if there is none.
 TASK_DETAIL = f"""
 SELECT {", ".join([f"task.{name}" for name in TASK] + [f"job.{name}" for name in JOB])}, result.*

@@ -225,18 +225,38 @@ def _delete(model: type[Model], ids: Sequence[Any]) -> bool:
             elif some:
                 field.model._base_manager.filter(pk__in=some).update(**{field.name: None})
     if is_done:
-        table, key = model._meta.db_table, model._meta.pk.column
-        with connection.cursor() as cursor:
-            cursor.execute(f'DELETE FROM "{table}" WHERE "{key}" = ANY(%s)', [list(ids)])  # noqa: S608 - our tables
+        _delete_rows(model, ids)
     return is_done
 
 
+def _delete_rows(model: type[Model], ids: Sequence[Any]) -> None:
+    table, [first, *others] = model._meta.db_table, _key(model)
+    statement = f'DELETE FROM "{table}" WHERE "{first}" = ANY(%s)'  # noqa: S608 - our tables
+    given: list[Any] = [list(ids)]
+    if others:
+        statement += f" AND ({_named([first, *others])}) IN %s"
+        given = [[id[0] for id in ids], tuple(ids)]
+    with connection.cursor() as cursor:
+        cursor.execute(statement, given)
+
+
 def _some_that_refer(field: Any, ids: Sequence[Any]) -> list[Any]:
-    table, key = field.model._meta.db_table, field.model._meta.pk.column
-    statement = f'SELECT "{key}" FROM "{table}" WHERE "{field.column}" = ANY(%s) LIMIT {MAX_ROWS} FOR UPDATE'  # noqa: S608
+    """The primary keys of rows that name one of the ids, locked; each a tuple if the key has several columns."""
+    table, key = field.model._meta.db_table, _key(field.model)
+    statement = f'SELECT {_named(key)} FROM "{table}" WHERE "{field.column}" = ANY(%s) LIMIT {MAX_ROWS} FOR UPDATE'  # noqa: S608
     with connection.cursor() as cursor:
         cursor.execute(statement, [list(ids)])
-        return [id for (id,) in cursor.fetchall()]
+        return [row if len(key) > 1 else row[0] for row in cursor.fetchall()]
+
+
+def _key(model: type[Model]) -> list[str]:
+    """The columns of the primary key."""
+    fields: list[Any] = model._meta.pk_fields
+    return [field.column for field in fields]
+
+
+def _named(columns: Sequence[str]) -> str:
+    return ", ".join(f'"{column}"' for column in columns)
 
 
 def keys_to(model: type[Model]) -> list[Any]:

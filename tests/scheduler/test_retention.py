@@ -6,7 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import models
+from django.db import connection, models
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from orchestrator.models import Job
@@ -23,6 +24,11 @@ from tests.scheduler.factories import MONDAY, again, make_schedule, make_task, o
 pytestmark = pytest.mark.django_db
 
 DAY = timedelta(days=1)
+MANY_RESULTS = """
+INSERT INTO scheduler_taskresult (id, task_id, result)
+SELECT gen_random_uuid(), %s, n FROM generate_series(1, 5000) AS n;
+ANALYZE scheduler_taskresult
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -69,8 +75,9 @@ def test_a_task_that_was_run_again_is_kept_with_its_latest_run() -> None:
 
 
 def test_results_of_earlier_runs_go_by_their_own_age() -> None:
-    task = make_task()
+    job = make_task().job
     run_all()
+    task = Task.objects.create(id=id_of(timezone.now() - 40 * DAY), a=1, b=2, job=job)
     for days in (32, 30):
         at = timezone.now() - days * DAY
         TaskResult.objects.create(id=id_of(at), task=task, result=days, created_at=at)
@@ -78,6 +85,35 @@ def test_results_of_earlier_runs_go_by_their_own_age() -> None:
     assert not results_of_earlier_runs()
 
     assert set(TaskResult.objects.values_list("result", flat=True)) == {3, 30}
+
+
+def test_the_results_of_a_task_go_in_several_transactions_if_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "MAX_ROWS", 2)
+    task = make_task()
+    run_all()
+    age(task, days=31)
+    for number in range(3):
+        TaskResult.objects.create(task=task, result=number)
+
+    assert retention.jobs()
+
+    assert TaskResult.objects.count() == 2
+    retention.prune()
+    assert not Task.objects.exists()
+
+
+def test_results_of_young_tasks_are_not_read_by_who_looks_for_old_ones() -> None:
+    task = make_task()
+    with connection.cursor() as cursor:
+        cursor.execute(MANY_RESULTS, [task.id])
+    with CaptureQueriesContext(connection) as asked:
+        assert not results_of_earlier_runs()
+
+    with connection.cursor() as cursor:
+        cursor.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + asked.captured_queries[0]["sql"])
+        [[[answer]]] = cursor.fetchall()
+
+    assert answer["Plan"]["Shared Hit Blocks"] + answer["Plan"]["Shared Read Blocks"] < 10
 
 
 def test_a_schedule_outlives_its_tasks_and_fires_none_twice() -> None:
@@ -139,4 +175,4 @@ def leads_an_index(field: Any) -> bool:
     serving = (None, models.Q((f"{field.name}__isnull", False)))
     both = [*options.indexes, *(each for each in options.constraints if isinstance(each, models.UniqueConstraint))]
     first = {each.fields[0] for each in both if each.condition in serving}
-    return bool(field.db_index or field.unique or field.name in first)
+    return bool(field.db_index or field.unique or field.name in first or options.pk_fields[0] is field)
