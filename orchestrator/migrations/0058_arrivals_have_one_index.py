@@ -8,7 +8,7 @@ from orchestrator.migrations._indexes import remove_index
 class Migration(migrations.Migration):
     atomic = False
     dependencies = [
-        ("orchestrator", "0055_key_of_arrivals"),
+        ("orchestrator", "0057_key_of_arrivals"),
     ]
 
     operations = [

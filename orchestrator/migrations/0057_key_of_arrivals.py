@@ -15,7 +15,7 @@ ADD CONSTRAINT "orchestrator_arrival_pkey" PRIMARY KEY ("id")
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("orchestrator", "0054_index_of_arrivals_by_kind"),
+        ("orchestrator", "0056_index_of_arrivals_by_kind"),
     ]
 
     operations = [

@@ -9,7 +9,7 @@ CREATE = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS arrival_key ON orchestr
 class Migration(migrations.Migration):
     atomic = False
     dependencies = [
-        ("orchestrator", "0053_function_of_charges"),
+        ("orchestrator", "0055_held_back"),
     ]
 
     operations = [

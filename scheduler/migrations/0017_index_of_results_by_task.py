@@ -9,7 +9,7 @@ CREATE = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS result_key ON scheduler
 class Migration(migrations.Migration):
     atomic = False
     dependencies = [
-        ("scheduler", "0015_task_schedules_are_called_schedules"),
+        ("scheduler", "0016_held_schedules"),
     ]
 
     operations = [

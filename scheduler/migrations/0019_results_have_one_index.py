@@ -11,7 +11,7 @@ BY_ID = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS result_by_id ON schedule
 class Migration(migrations.Migration):
     atomic = False
     dependencies = [
-        ("scheduler", "0017_key_of_results"),
+        ("scheduler", "0018_key_of_results"),
     ]
 
     operations = [

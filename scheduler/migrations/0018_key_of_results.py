@@ -15,7 +15,7 @@ ADD CONSTRAINT "scheduler_taskresult_pkey" PRIMARY KEY USING INDEX "{index}"
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("scheduler", "0016_index_of_results_by_task"),
+        ("scheduler", "0017_index_of_results_by_task"),
     ]
 
     operations = [
