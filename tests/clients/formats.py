@@ -11,6 +11,8 @@ import schemathesis
 from hypothesis import strategies
 
 ADD = "scheduler.add"
+# What only goes with a rule that has times of day, as one of days has; a text alone does not tell.
+MOVES = ("next", "previous")
 CONFLICTS = ("return", "replace", "postpone", "refuse")
 
 CRONS = (
@@ -65,9 +67,20 @@ def is_names(value: Any) -> bool:
     return isinstance(value, list) and 0 < len(value) <= 20 and all(map(is_name, value))
 
 
+def schedule_that_fits(body: dict[str, Any]) -> dict[str, Any]:
+    """With what goes together. No dictionary in schemathesis.toml does that in the phase that tries every value."""
+    if body.get("on_closed") in MOVES and not body.get("every_x_days"):
+        body = body | {"on_closed": "skip"}
+    if body.get("overlap", "allow") == "allow" and body.get("max_running", 1) != 1:
+        body = body | {"overlap": "queue"}
+    if is_name(body.get("kind")) and body["kind"] != ADD:
+        return body | {"kind": "demo.slices", "payload": {}}
+    return body
+
+
 @schemathesis.hook
 def map_body(context: schemathesis.HookContext, body: Any) -> Any:
-    """What exists no schema can say: no notification that could be named, few kinds, and fields of a payload."""
+    """What no schema can say: no notification that could be named, few kinds, fields of a payload."""
     if not isinstance(body, dict):
         return body
     for field in ("notify", "on_failure"):
@@ -76,7 +89,6 @@ def map_body(context: schemathesis.HookContext, body: Any) -> Any:
             body = body | {field: []}
     if is_unique(body.get("unique")):
         body = body | {"unique": {"key": "the same"}}
-    is_schedule = context.operation is not None and context.operation.path.startswith("/task-schedules/")
-    if is_schedule and is_name(body.get("kind")) and body["kind"] != ADD:
-        return body | {"kind": "demo.slices", "payload": {}}
+    if context.operation is not None and context.operation.path.startswith("/task-schedules/"):
+        return schedule_that_fits(body)
     return body
