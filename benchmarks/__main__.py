@@ -1,8 +1,9 @@
 """Runs the benchmarks: `python -m benchmarks [--only tasks,reads] [--quick]`.
 
-A full run takes an hour or two and writes benchmarks/RESULTS.md; a partial run updates its part. `flatness_50m`, which
-fills a table for half an hour, and `admin_pages` run only if they are named. A quick run does a hundredth of the work,
-to show that everything works; its numbers mean little and are not kept.
+A full run takes an hour or two and writes benchmarks/RESULTS.md; a partial run updates its part. Only if they are
+named run `flatness_50m`, which fills a table for half an hour, `admin_pages`, and `before`, which needs a checkout of
+an earlier release. A quick run does a hundredth of the work, to show that everything works; its numbers mean little
+and are not kept.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from benchmarks.servers import NotSo, Servers
 # In the order of the results. Each module registers its benchmark.
 MODULES = (
     "tasks", "singles", "latency", "flatness", "limits", "pipelines", "ingestion", "reads", "heartbeats", "footprint",
-    "schedules", "scale_out", "ordinary", "watchers", "telemetry", "admin_pages",
+    "schedules", "scale_out", "ordinary", "watchers", "telemetry", "admin_pages", "before",
 )  # fmt: skip
 
 

@@ -270,12 +270,18 @@ def migrated(servers: Servers) -> Callable[[str], None]:
     return migrate
 
 
-def run(command: list[str], environment: Mapping[str, str], *, timeout_seconds: float | None = None) -> str:
+def run(
+    command: list[str],
+    environment: Mapping[str, str],
+    *,
+    folder: Path = BASE_DIR,
+    timeout_seconds: float | None = None,
+) -> str:
     """Runs a program to its end and answers what it printed; raises NotSo with its last words if it fails."""
     try:
         outcome = subprocess.run(
             command,
-            cwd=BASE_DIR,
+            cwd=folder,
             env={**inherited(), **environment},
             capture_output=True,
             text=True,
