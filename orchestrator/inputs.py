@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +15,9 @@ from orchestrator.pg_values import NotFinite, as_json, is_storable
 
 # PostgreSQL could store more, but Python could not read it, nor the rank computed from it.
 RUN_AT_YEARS = range(1970, 9999)
+
+# An offset from UTC with 60 minutes or more, or as many seconds.
+_IMPOSSIBLE_OFFSET = re.compile(r"[+-]\d\d(:?[0-5]\d)?:?[6-9]\d(\.\d*)?$")
 
 MAX_OWNER_CHARACTERS = 150
 # Of a value that an error shows.
@@ -44,6 +48,13 @@ def check_run_at(run_at: datetime | None) -> None:
         raise BadSubmission("/run_at", "no_time_zone", f"The time {run_at.isoformat()} needs an offset from UTC.")
     if run_at is not None and run_at.year not in RUN_AT_YEARS:
         raise BadSubmission("/run_at", "out_of_range", f"The year must be 1970 to 9998, not {run_at.isoformat()}.")
+
+
+def is_misread(time: str) -> bool:
+    """Whether Python or Django would read the time although ISO 8601 has none such: the offset +05:75 as +06:15, and
+    digits of all scripts.
+    """
+    return not time.isascii() or bool(_IMPOSSIBLE_OFFSET.search(time))
 
 
 def check_owner(owner: str) -> None:

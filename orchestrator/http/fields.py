@@ -15,6 +15,7 @@ from rest_framework import serializers
 from rest_framework.settings import api_settings
 
 from orchestrator.http.json_problems import MAX_DIGITS
+from orchestrator.inputs import is_misread
 
 # Unknown fields or parameters that are listed one by one.
 MAX_UNKNOWN = 20
@@ -151,6 +152,8 @@ class AwareDateTimeField(serializers.DateTimeField):
             value = value.upper()  # RFC 3339 allows a small t and z.
             if UNESCAPED_PLUS.search(value):
                 self.fail("unescaped_plus")
+            if is_misread(value):
+                self.fail("invalid")
         return super().to_internal_value(value)
 
     def enforce_timezone(self, value: datetime) -> datetime:

@@ -12,6 +12,7 @@ from uuid import UUID
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
+from orchestrator.inputs import is_misread
 from orchestrator.states import Status
 from orchestrator.steering.changing import Change
 from orchestrator.steering.selection import JobFilter
@@ -90,7 +91,7 @@ def _moment(text: str, sign: int, otherwise: str) -> datetime:
     if span := re.fullmatch(rf"(\d{{1,{MAX_SPAN_DIGITS}}})([smhd])", text, re.ASCII):
         return timezone.now() + sign * timedelta(**{UNITS[span[2]]: int(span[1])})
     try:
-        moment = datetime.fromisoformat(text)
+        moment = None if is_misread(text) else datetime.fromisoformat(text)
     except ValueError:
         moment = None
     if moment is None or moment.utcoffset() is None:

@@ -243,6 +243,29 @@ def test_a_day_that_does_not_exist_is_refused_as_such(api: Api) -> None:
     assert (response.status_code, response.json()["detail"][:32]) == (400, "/run_at: Invalid time; write it ")
 
 
+@pytest.mark.parametrize(
+    "time",
+    [
+        "2030-01-31T12:00:00+05:75",
+        "2030-01-31T12:00:00-0560",
+        "2030-01-31T12:00:00+05:30:60",
+        "２０３０-01-31T12:00:00Z",
+        "2030-01-31T12:00:00+٠١:00",
+    ],
+)
+def test_a_time_that_python_would_read_as_another_one_is_refused(api: Api, time: str) -> None:
+    response = api.post("/jobs", {"run_at": time})
+
+    assert (response.status_code, response.json()["detail"][:32]) == (400, "/run_at: Invalid time; write it ")
+
+
+@pytest.mark.parametrize(
+    "time", ["2030-01-31T12:00:00+05:45", "2030-01-31T12:00:00-03:30", "2030-01-31 12:00:00+12:45"]
+)
+def test_an_offset_may_have_minutes(api: Api, time: str) -> None:
+    assert api.post("/jobs", {"run_at": time}).status_code == 202
+
+
 @pytest.mark.parametrize("offset", ["+01:00", "+0100", "+01"])
 @pytest.mark.parametrize("time", ["2030-01-31T12:00", "2030-01-31 12:00:00.5", "20300131T120000"])
 def test_the_hint_for_a_plus_comes_however_the_time_is_written(api: Api, time: str, offset: str) -> None:

@@ -102,6 +102,7 @@ def test_a_terminal_is_not_controlled_by_what_a_job_says() -> None:
     [
         (("show", "01980c5e-7a00-7000-8000-000000000000"), "No job has this id"),
         (("show", "17"), "'17' is not the id of a job"),
+        (("list", "--created-after", "2030-01-31T12:00:00+05:75"), "'2030-01-31T12:00:00+05:75' is not valid"),
         (("list", "--created-after", "yesterday"), "'yesterday' is not valid; give a time with its offset"),
         (("list", "--limit", "0"), "not a number from 1 to 10,000"),
         (("cancel",), "Name at least one of ids, status"),
