@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import logging.config
+import os
+import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from orchestrator.attempt.process_state import restored
+from orchestrator.attempt.process_state import Raised, restored, shielded
 
 
 def switch_off_loggers() -> None:
@@ -56,3 +61,76 @@ def test_signal_handlers_are_restored(number: signal.Signals) -> None:
         signal.signal(number, signal.SIG_IGN)
 
     assert signal.getsignal(number) is before
+
+
+def umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def fewer_files() -> None:
+    files, at_most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files - 1, at_most))
+
+
+def another_time_zone() -> None:
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+
+
+CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "umask": (umask, lambda: os.umask(0o777)),
+    "a limit": (lambda: resource.getrlimit(resource.RLIMIT_NOFILE), fewer_files),
+    "garbage": (gc.isenabled, gc.disable),
+    "switches": (sys.getswitchinterval, lambda: sys.setswitchinterval(50)),
+    "blocked signals": (
+        lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1}),
+    ),
+    "a profile": (sys.getprofile, lambda: sys.setprofile(lambda *_: None)),
+    "time zone": (lambda: time.tzname, another_time_zone),
+    "paths": (lambda: sys.path[:], sys.path.clear),
+    "stdout": (lambda: sys.stdout, lambda: setattr(sys, "stdout", None)),
+    "stderr": (lambda: sys.stderr, lambda: setattr(sys, "stderr", io.StringIO())),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_handler_changes_of_its_process_ends_with_it(name: str) -> None:
+    read, change = CHANGES[name]
+    before = read()
+
+    with restored(alone=True):
+        change()
+
+    assert read() == before
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_stream_that_was_closed_is_open_for_the_next_job_and_the_log(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = open(getattr(sys, f"__{name}__").fileno(), "w", closefd=False)  # noqa: SIM115
+    monkeypatch.setattr(sys, name, stream)
+    handler = logging.StreamHandler(stream)
+    monkeypatch.setattr(logging.root, "handlers", [handler])
+
+    with restored(alone=True):
+        stream.close()
+
+    assert not getattr(sys, name).closed
+    assert handler.stream is getattr(sys, name)
+
+
+def test_a_factory_of_log_records_is_undone_where_jobs_run_beside_each_other_too() -> None:
+    before = logging.getLogRecordFactory()
+
+    def change() -> None:
+        logging.setLogRecordFactory(lambda *args, **kwargs: 1 / 0)  # type: ignore[arg-type]
+        raise ValueError
+
+    with pytest.raises(Raised):
+        shielded(change)
+
+    assert logging.getLogRecordFactory() is before
