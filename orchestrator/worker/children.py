@@ -1,4 +1,4 @@
-"""Celery's pool of processes, with children that end between two messages once they are to be replaced."""
+"""Celery's pool of processes, with children that end between two messages once they are to end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from celery.concurrency import asynpool, prefork
 
 from orchestrator.worker.process import current_process
 
-# How often a child that waits for a message looks whether it is to be replaced.
+# How often a child that waits for a message looks whether it is to end.
 LOOK_SECONDS = 1.0
 
 
@@ -30,7 +30,7 @@ class Child(asynpool.Worker):
         self._wait_for_message, self.wait_for_job = self.wait_for_job, self._wait_for_job
 
     def _wait_for_job(self) -> Any:
-        while not _is_to_be_replaced():
+        while not _is_to_end():
             if self.inq._reader.poll(LOOK_SECONDS):
                 return self._wait_for_message()
         sys.exit(EX_RECYCLE)
@@ -45,6 +45,7 @@ class TaskPool(prefork.TaskPool):
     has_children = True
 
 
-def _is_to_be_replaced() -> bool:
+def _is_to_end() -> bool:
+    # Also if it got SIGTERM alone. Otherwise it would go on to receive messages for which it claims nothing.
     process = current_process()
-    return process is not None and process.retirement.is_due
+    return process is not None and process.is_to_end

@@ -75,10 +75,14 @@ class WorkerProcess:
         assert self.lease.row_id is not None
         return self.lease.row_id
 
+    @property
+    def is_to_end(self) -> bool:
+        """Whether it claims nothing any more, for whatever reason."""
+        return self.draining.is_set() or self.retirement.is_due
+
     def claims(self, kind: Kind) -> bool:
         """Whether it still claims jobs of the kind: not once it is to end, nor if a job of the kind hangs in it."""
-        is_to_end = self.draining.is_set() or self.retirement.is_due
-        return not (is_to_end or kind.name in self.hard_timeout.hanging_kinds)
+        return not (self.is_to_end or kind.name in self.hard_timeout.hanging_kinds)
 
     def takes_bell(self, name: str) -> bool:
         """Whether the slot that calls looks for jobs of the kind as soon as it has completed those that it has run."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 
 from tests import servers
@@ -73,6 +76,17 @@ def test_a_child_that_has_taken_too_much_memory_is_replaced(stack: Stack) -> Non
 
     require_done_once(stack, [large, small])
     assert small["result"]["pid"] != large["result"]["pid"]
+
+
+def test_a_child_that_alone_is_told_to_end_is_replaced(stack: Stack) -> None:
+    told = stack.end_of(stack.submit("own_queue.work"))["result"]["pid"]
+
+    os.kill(told, signal.SIGTERM)
+    after = stack.end_of(stack.submit("own_queue.work"))
+
+    require_done_once(stack, [after])
+    assert after["result"]["pid"] != told
+    until(lambda: not psutil.pid_exists(told), 20)
 
 
 def test_a_worker_that_is_stopped_while_its_children_are_replaced_loses_nothing(stack: Stack) -> None:
