@@ -20,7 +20,7 @@ from orchestrator.http.fields import (
 )
 from orchestrator.http.links import link
 from orchestrator.models import Delivery, Notification
-from orchestrator.notification_models import MAX_DIGEST_SECONDS
+from orchestrator.models.notifications import MAX_DIGEST_SECONDS
 from orchestrator.notifications.addresses import MAX_URL_CHARACTERS
 from orchestrator.notifications.services import shown_target
 from orchestrator.states import FINAL

@@ -6,7 +6,7 @@ import django.db.models.functions.datetime
 from django.db import migrations, models
 
 import orchestrator.ids
-import orchestrator.notification_models
+import orchestrator.models.notifications
 
 
 class Migration(migrations.Migration):
@@ -134,7 +134,7 @@ class Migration(migrations.Migration):
                             choices=[("COMPLETED", "COMPLETED"), ("FAILED", "FAILED"), ("CANCELLED", "CANCELLED")],
                             max_length=9,
                         ),
-                        default=orchestrator.notification_models.all_ends,
+                        default=orchestrator.models.notifications.all_ends,
                         help_text="The ends that it is about: COMPLETED, FAILED, CANCELLED.",
                         size=None,
                     ),
