@@ -11,7 +11,7 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import InterfaceError, OperationalError, connection, transaction
-from django.db.models import BooleanField, Q, Value
+from django.db.models import BooleanField, IntegerField, Q, Value
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 from psycopg2.extras import execute_values
@@ -57,6 +57,10 @@ overlap = 'allow' OR max_running > (
     WHERE job.schedule_id = scheduler_taskschedule.id AND job.status IN ('CREATED', 'RUNNING')
 )
 """
+
+
+# As it is sent to be stored; nothing of a schedule that adds numbers.
+PAYLOAD_BYTES = "coalesce(octet_length(payload::text), 0)"
 
 
 @dataclass
@@ -229,6 +233,7 @@ def release_queued(*, now: datetime | None = None) -> int:
             TaskSchedule.objects.select_for_update(skip_locked=True, no_key=True)
             .filter(enabled=True, kind__in=_known_kinds())
             .exclude(queued=[])
+            .alias(payload_bytes=RawSQL(PAYLOAD_BYTES, (), IntegerField()))  # noqa: S611 - a constant
             .exclude(_has_no_room())
             # One that has stopped because of an error waits until someone has changed or resumed it.
             .exclude(~Q(last_error=""), next_run_at=None)
@@ -252,8 +257,10 @@ def _has_no_room() -> Q:
             full[kind].append(owner)
     found = Q(pk__in=[])
     for kind, owners in full.items():
-        found |= Q(kind=kind, owner__in=owners, held_since__isnull=False)
-    return found
+        found |= Q(kind=kind, owner__in=owners)
+    for owner, left in room.bytes_left().items():
+        found |= Q(owner=owner, payload_bytes__gt=left)
+    return found & Q(held_since__isnull=False)
 
 
 def _release_locked(schedules: Sequence[TaskSchedule], now: datetime) -> int:

@@ -12,6 +12,7 @@ from orchestrator.owner_room import room_in_kind, room_of_owners
 from orchestrator.stored_bytes import add
 from scheduler.models import TaskSchedule
 from scheduler.services.overlap import MAX_QUEUED
+from scheduler.services.work import MAX_PAYLOAD_BYTES
 
 MISFIRE, OVERLAP = TaskSchedule.MisfirePolicy, TaskSchedule.Overlap
 
@@ -40,10 +41,15 @@ class OwnersRoom:
             return f"{owner!r} has as many bytes stored for unfinished jobs as allowed."
         return ""
 
+    def bytes_left(self) -> dict[str, int]:
+        """Of owners who may have fewer bytes more than a payload has at most."""
+        left = {owner: room.stored_bytes for owner, room in self._of_owner.items()}
+        return {owner: bytes for owner, bytes in left.items() if bytes < MAX_PAYLOAD_BYTES}
+
     def take(self, schedule: TaskSchedule, wanted: int) -> tuple[int, str]:
         """For how many of so many jobs of the schedule there is room, and why for no more."""
         kind, owner = schedule.kind, schedule.owner
-        stored = len(json.dumps(schedule.payload)) if schedule.payload else 0
+        stored = len(json.dumps(schedule.payload, ensure_ascii=False).encode()) if schedule.payload else 0
         for taken in range(wanted):
             if reason := self.why_not(kind, owner, stored):
                 return taken, reason

@@ -97,6 +97,13 @@ def minutes(*numbers: int) -> list[Any]:
     return [MONDAY + number * MINUTE for number in numbers]
 
 
+def version(schedule: TaskSchedule) -> str:
+    """Another one whenever its row is written."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT ctid::text FROM scheduler_taskschedule WHERE id = %s", [schedule.id])
+        return str(cursor.fetchone()[0])
+
+
 # What becomes of what is held back
 
 
@@ -240,6 +247,24 @@ def test_what_is_stored_for_unfinished_jobs_is_limited_too(limit: Callable[..., 
     finish_one()
     stored_bytes.forget()
     assert release_queued() == 1
+
+
+def test_what_is_more_than_the_bytes_that_are_left_is_not_tried_each_second(
+    limit: Callable[..., None], declared: None
+) -> None:
+    limit(CLIENT_MAX_STORED_BYTES=1_100)
+    make_user("ada")
+    texts: dict[str, Any] = {"owner": "ada", "kind": "texts.kind"}
+    first, large = (make_job_schedule(**texts, payload={"text": LONG}) for _ in range(2))
+    small = make_job_schedule(**texts, payload={"text": "ä"})
+    fire_due(now=MONDAY)
+    assert [len(times(each)) for each in (first, large, small)] == [1, 0, 1]
+    stored_bytes.forget()
+    before = version(large)
+
+    assert release_queued() == 0
+
+    assert version(large) == before
 
 
 def test_one_that_has_come_to_its_end_still_runs_what_waits(full: None) -> None:
