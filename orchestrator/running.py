@@ -18,6 +18,7 @@ from orchestrator import handler_inputs
 from orchestrator.attempt.autocommit import Autocommit
 from orchestrator.attempt.checkpoints import Checkpoints
 from orchestrator.attempt.own_transaction import OwnTransaction
+from orchestrator.attempt.session import workers_cursor
 from orchestrator.attempt.timeouts import RunningHandler
 from orchestrator.claimed import Claimed
 from orchestrator.job_log import JobLog, Lines
@@ -249,7 +250,7 @@ class BaseRunningJob(RunningHandler):
 
     def _write_progress(self) -> None:
         self.keep_progress()
-        with connection.cursor() as cursor:
+        with workers_cursor(connection) as cursor:
             cursor.execute(
                 WRITE_PROGRESS,
                 {

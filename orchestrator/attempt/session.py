@@ -6,8 +6,8 @@ import logging
 import re
 import reprlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import psycopg2.extensions as pg
@@ -217,8 +217,8 @@ class Lent:
             raise ConnectionMisused(f"sent {reprlib.repr(text)}")
         if _SESSION_CONTROL.match(text) or any(name in text.lower() for name in _SESSION_FUNCTIONS):
             self.changed_session = True
-        # SET TRANSACTION must come before any query.
-        if self._watch and self.began_at is None and not _SET.match(text):
+        # SET TRANSACTION must come before any query, and what fails beyond Django's cursors is rolled back before any.
+        if self._watch and self.began_at is None and not (_SET.match(text) or _is_failed(self._raw)):
             self.began_at = transaction_began_at(self._wrapper)
         try:
             return execute(sql, params, many, context)
@@ -250,7 +250,7 @@ class Lent:
         wrapper, raw, before = self._wrapper, self._raw, self._before
         if (wrapper.savepoint_ids, wrapper.atomic_blocks) != (before.savepoint_ids, before.atomic_blocks):
             return "left a transaction.atomic() open, or ended one that it had not started"
-        if raw.info.transaction_status == pg.TRANSACTION_STATUS_INERROR:
+        if _is_failed(raw):
             return "continued after a database error without a transaction.atomic() around what failed"
         if wrapper.needs_rollback:
             return "left its transaction marked for a rollback, as set_rollback(True) does"
@@ -273,6 +273,11 @@ class Lent:
 
 def _is_idle(raw: pg.connection) -> bool:
     return bool(raw.info.transaction_status == pg.TRANSACTION_STATUS_IDLE)
+
+
+def _is_failed(raw: pg.connection) -> bool:
+    """Whether its transaction can only be rolled back, as a whole or to a savepoint."""
+    return bool(raw.info.transaction_status == pg.TRANSACTION_STATUS_INERROR)
 
 
 def is_in_transaction(raw: pg.connection | None) -> bool:
@@ -298,9 +303,18 @@ def _text_of(sql: Any, context: Mapping[str, Any]) -> str:
     return sql if isinstance(sql, str) else str(sql.as_string(context["cursor"].cursor))
 
 
-def transaction_began_at(connection: BaseDatabaseWrapper) -> int:
-    # By a plain cursor of psycopg2: a handler may have set other factories, and `_execute` wraps Django's cursors.
+@contextmanager
+def workers_cursor(connection: BaseDatabaseWrapper) -> Iterator[pg.cursor]:
+    """A plain cursor of psycopg2, for a statement of the worker's own in a handler's transaction: the handler may have
+    set other factories, and `_execute` wraps Django's cursors.
+    """
+    connection.ensure_connection()
     with connection.wrap_database_errors, connection.connection.cursor(cursor_factory=pg.cursor) as cursor:
+        yield cursor
+
+
+def transaction_began_at(connection: BaseDatabaseWrapper) -> int:
+    with workers_cursor(connection) as cursor:
         pg.register_type(pg.LONGINTEGER, cursor)
         cursor.execute(f"SELECT {BEGAN_AT}")
         return int(cursor.fetchone()[0])
