@@ -12,8 +12,17 @@ from msgspec import Meta
 
 GRADES = ("Nursery", "LKG", "UKG", *map(str, range(1, 13)))
 
-# Begins and ends with something that can be seen.
-_VISIBLE = r"^\S(?:.*\S)?\Z"
+_StudentId = Annotated[str, Meta(max_length=50)]
+_Name = Annotated[str, Meta(max_length=100)]
+_Email = Annotated[str, Meta(max_length=255)]
+
+# What texts must match: a student_id begins and ends with something that can be seen, a name holds some of it.
+PATTERNS = {
+    "student_id": r"^\S(?:.*\S)?\Z",
+    "first_name": r"\S",
+    "last_name": r"\S",
+    "email": r"^[^@\s]+@[^@\s.]+(?:\.[^@\s.]+)+\Z",
+}
 
 
 class Student(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=False, gc=False):
@@ -22,10 +31,10 @@ class Student(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=False, g
     It refers to nothing that could refer to it, so the garbage collector need not look at it.
     """
 
-    student_id: Annotated[str, Meta(max_length=50, pattern=_VISIBLE)]
-    first_name: Annotated[str, Meta(max_length=100, pattern=r"\S")]
-    last_name: Annotated[str, Meta(max_length=100, pattern=r"\S")]
-    email: Annotated[str, Meta(max_length=255, pattern=r"^[^@\s]+@[^@\s.]+(?:\.[^@\s.]+)+\Z")]
+    student_id: Annotated[_StudentId, Meta(pattern=PATTERNS["student_id"])]
+    first_name: Annotated[_Name, Meta(pattern=PATTERNS["first_name"])]
+    last_name: Annotated[_Name, Meta(pattern=PATTERNS["last_name"])]
+    email: Annotated[_Email, Meta(pattern=PATTERNS["email"])]
     grade: Literal[
         "Nursery", "LKG", "UKG", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12",
         1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
@@ -41,14 +50,34 @@ class Student(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=False, g
     date_of_birth: datetime.date | None = None
 
 
+class UnmatchedStudent(Student, gc=False):
+    """A record whose texts may not match the patterns: msgspec takes four times as long for these as `is_matched`."""
+
+    student_id: _StudentId
+    first_name: _Name
+    last_name: _Name
+    email: _Email
+
+
+_has_id, _has_first_name, _has_last_name, _has_email = (re.compile(pattern).search for pattern in PATTERNS.values())
+
+
+def is_matched(student: Student) -> bool:
+    """Whether its texts match the patterns."""
+    return bool(
+        _has_id(student.student_id)
+        and _has_first_name(student.first_name)
+        and _has_last_name(student.last_name)
+        and _has_email(student.email)
+    )
+
+
 FIELDS = {field.encode_name: field for field in msgspec.structs.fields(Student)}
 # Stored where none is given.
 DEFAULT_COUNTRY = "India"
-_COUNTRY = list(FIELDS).index("country")
 
-# What stands between the fields of a row, and what might be taken for the end of a row or for a quote in it.
-_UNIT_SEPARATOR = "\x1f"
-_QUOTES = re.compile(r"[\r\x1e]")
+# What stands between the fields and at the ends of rows, and what PostgreSQL would take for an end or a quote.
+_SEPARATORS = b"\x1f\n\r\x1e"
 
 
 def as_rows(students: Sequence[Student], *before: str) -> bytes | None:
@@ -56,14 +85,17 @@ def as_rows(students: Sequence[Student], *before: str) -> bytes | None:
 
     None where a text holds what rows are told apart by.
     """
-    rows = "\n".join([_UNIT_SEPARATOR.join([*before, *_texts(student)]) for student in students])
-    separators = len(students) * (len(before) + len(FIELDS) - 1)
-    is_plain = rows.count(_UNIT_SEPARATOR) == separators and rows.count("\n") == len(students) - 1
-    return rows.encode() if is_plain and not _QUOTES.search(rows) else None
+    beginning = "".join(f"{text}\x1f" for text in before)
+    rows = "\n".join([beginning + _row(student) for student in students]).encode()
+    separators = len(students) * (len(before) + len(FIELDS)) - 1
+    return rows if len(rows) - len(rows.translate(None, _SEPARATORS)) == separators else None
 
 
-def _texts(student: Student) -> list[str]:
-    texts = ["" if value is None else str(value) for value in msgspec.structs.astuple(student)]
-    if student.country is None:
-        texts[_COUNTRY] = DEFAULT_COUNTRY
-    return texts
+def _row(sent: Student) -> str:
+    """Written out, which takes a third of the time of going through the fields."""
+    return (
+        f"{sent.student_id}\x1f{sent.first_name}\x1f{sent.last_name}\x1f{sent.email}\x1f{sent.grade}\x1f"
+        f"{sent.phone or ''}\x1f{sent.section or ''}\x1f{sent.roll_number or ''}\x1f{sent.address or ''}\x1f"
+        f"{sent.city or ''}\x1f{sent.state or ''}\x1f{sent.postal_code or ''}\x1f"
+        f"{DEFAULT_COUNTRY if sent.country is None else sent.country}\x1f{sent.date_of_birth or ''}"
+    )

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from ingestion.records.staging import as_bad_line, as_line, numbered
-from ingestion.records.student import as_rows
+from ingestion.records.student import FIELDS, Student, as_rows
 from ingestion.records.validation import Validated, validate_records
 from tests.ingestion.conftest import student, students
 
@@ -191,3 +191,40 @@ def test_a_text_that_would_end_a_field_makes_no_rows(sign: str) -> None:
     [(_, read)] = validated(student(1, city=f"Ag{sign}ra")).good
 
     assert as_rows([read], "ada") is None
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"student_id": " S1"},
+        {"student_id": "S1\n2"},
+        {"first_name": " \t"},
+        {"last_name": "\u2003"},
+        {"email": "a b@example.org"},
+        {"grade": 13},
+        {"grade": 7.0},
+        {"date_of_birth": "2026-03-02"},
+        {"city": "Ag\0ra"},
+        {"age": 7},
+        {"student_id": "S-0001"},
+        {"phone": None},
+    ],
+    ids=str,
+)
+def test_records_that_are_read_at_once_are_judged_as_those_that_are_read_one_by_one(odd: dict[str, Any]) -> None:
+    records = [student(1), student(2, **odd), student(3)]
+
+    at_once = validated(*records)
+    raw = [(index, b" " + msgspec.json.encode(record)) for index, record in enumerate(records)]
+    one_by_one = validate_records(raw, today=TODAY)
+
+    assert msgspec.to_builtins(at_once) == msgspec.to_builtins(one_by_one)
+
+
+def test_a_row_holds_every_field_in_its_order() -> None:
+    texts = {name: f"{position:02}" for position, name in enumerate(FIELDS)}
+    sent = Student(**texts | {"date_of_birth": datetime.date(2015, 6, 30)})  # type: ignore[arg-type]
+
+    rows = as_rows([sent], "ada")
+
+    assert rows == "\x1f".join(["ada", *list(texts.values())[:-1], "2015-06-30"]).encode()
