@@ -6,8 +6,10 @@ import struct
 from collections.abc import Sequence
 from io import BytesIO
 
+from django.conf import settings
 from django.db import IntegrityError, connection, transaction
 
+from ingestion.models import Chunk
 from ingestion.records.student import Student, as_rows
 
 # A chunk. Within a statement its lines would be hexadecimal digits, twice as many.
@@ -18,8 +20,10 @@ COPY ingestion_chunk (ingestion_id, position, stored_records, failed_records, re
 # The lines of a chunk.
 READ = "COPY (SELECT records FROM ingestion_chunk WHERE id = {id:d}) TO STDOUT (FORMAT binary)"
 
-# New records, in the form that `as_rows` gives them. See decision 21.
+# New records, in the form that `as_rows` gives them, and their count, in one round trip; what comes after a statement
+# that failed is not run. See decisions 21 and 80.
 STORE_NEW = """
+SAVEPOINT new_records;
 COPY ingestion_record (
     owner, ingestion_id, student_id, first_name, last_name, email, grade, phone, section, roll_number, address, city,
     state, postal_code, country, date_of_birth
@@ -27,8 +31,14 @@ COPY ingestion_record (
 FROM STDIN (
     FORMAT csv, DELIMITER E'\\x1f', QUOTE E'\\x1e',
     FORCE_NOT_NULL (owner, phone, section, roll_number, address, city, state, postal_code, country)
-)
+);
+RELEASE SAVEPOINT new_records;
+UPDATE ingestion_chunk SET stored_records = stored_records + {count:d} WHERE id = {chunk:d}
 """
+# The step does not wait until it is on disk. If PostgreSQL crashes, the last ones may be undone, with their progress,
+# and are done again; the job's completion waits for all of them.
+WITHOUT_WAITING = "SET LOCAL synchronous_commit = off;"
+UNDO_STORE_NEW = "ROLLBACK TO SAVEPOINT new_records; RELEASE SAVEPOINT new_records"
 
 # Binary COPY is a head, the rows, and an end. A row is the number of its columns, then each one's length and bytes.
 # Source: PostgreSQL's documentation of COPY, "Binary Format".
@@ -54,16 +64,25 @@ def lines_of(chunk_id: int) -> bytes | None:
     return None if row in (b"", _DROPPED) else row[_LINES.size :]
 
 
-def store_new(students: Sequence[Student], *, owner: str, ingestion_id: int) -> bool:
-    """Stores records in their order; False, and none is, if one of them is stored already or cannot be a row."""
-    rows = as_rows(students, owner, str(ingestion_id))
+def store_new(students: Sequence[Student], chunk: Chunk, *, owner: str) -> bool:
+    """Stores records of a chunk in their order, and counts them; False, and none is stored, if one of them is stored
+    already or cannot be a row.
+    """
+    rows = as_rows(students, owner, str(chunk.ingestion_id))
     if rows is None:
         return False
-    try:
-        with transaction.atomic():
-            _copy(STORE_NEW, BytesIO(rows))
-    except IntegrityError:
-        return False
+    store = STORE_NEW.format(count=len(students), chunk=chunk.id)
+    # A service that was called for a step is not to be called for it again.
+    if not settings.ENV.INGESTION_EXTERNAL_SERVICE:
+        store = WITHOUT_WAITING + store
+    # The statements have a savepoint of their own.
+    with transaction.atomic(savepoint=False):
+        try:
+            _copy(store, BytesIO(rows))
+        except IntegrityError:
+            with connection.cursor() as cursor:
+                cursor.execute(UNDO_STORE_NEW)
+            return False
     return True
 
 

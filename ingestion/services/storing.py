@@ -89,7 +89,6 @@ def write(chunk: Chunk, good: Numbered, *, owner: str, are_new: bool = False) ->
     if not good:
         return []
     if are_new and _copied(chunk, good, owner):
-        _count(chunk, len(good))
         return []
     ingestion = chunk.ingestion
     replaces = ingestion.on_conflict == OnConflict.UPDATE
@@ -116,9 +115,9 @@ def write(chunk: Chunk, good: Numbered, *, owner: str, are_new: bool = False) ->
 
 
 def _copied(chunk: Chunk, good: Numbered, owner: str) -> bool:
-    """Whether all could be copied, in the order in which the statement writes them; if not, none was."""
+    """Whether all could be copied and counted, in the order in which the statement writes them; if not, none was."""
     students = sorted((student for _, student in good), key=attrgetter("student_id"))
-    return copying.store_new(students, owner=owner, ingestion_id=chunk.ingestion_id)
+    return copying.store_new(students, chunk, owner=owner)
 
 
 def _count(chunk: Chunk, stored: int) -> None:

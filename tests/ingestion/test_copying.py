@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
-from django.db import connection
+from django.db import connection, transaction
+from pytest_django import DjangoAssertNumQueries, Settings
 
 from ingestion import copying
-from ingestion.models import Chunk, Ingestion
-from ingestion.services.storing import STORED, stored_ids
-from tests.ingestion.conftest import Ingest, students
+from ingestion.models import Chunk, Ingestion, Record
+from ingestion.records.student import Student
+from ingestion.services.storing import STORED, stored_ids, write
+from tests.ingestion.conftest import Ingest, student, students
 
 pytestmark = pytest.mark.django_db
 
@@ -42,3 +45,36 @@ def test_what_is_stored_is_asked_for_by_the_index_of_student_ids_also_without_st
 
     assert "Index Cond: ((student_id = sent.id) AND (owner =" in plan
     assert stored_ids(["S-0001", "S-9999"], owner="") == {"S-0001"}
+
+
+def new_chunk() -> Chunk:
+    return Chunk.objects.create(ingestion=Ingestion.objects.create(), position=0)
+
+
+def numbered_students(count: int) -> list[tuple[int, Student]]:
+    return [(number, Student(**student(number))) for number in range(count)]
+
+
+def test_new_records_are_stored_and_counted_in_one_round_trip(
+    django_assert_num_queries: DjangoAssertNumQueries,
+) -> None:
+    chunk = new_chunk()
+
+    with transaction.atomic(), django_assert_num_queries(1):
+        write(chunk, numbered_students(100), owner="", are_new=True)
+
+    chunk.refresh_from_db()
+    assert (Record.objects.count(), chunk.stored_records) == (100, 100)
+
+
+@pytest.mark.parametrize("service", ["", "tests.ingestion.conftest.service"])
+def test_new_records_are_on_disk_before_the_service_is_told_of_others(service: str, settings: Settings) -> None:
+    settings.ENV = msgspec.structs.replace(settings.ENV, INGESTION_EXTERNAL_SERVICE=service)
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL synchronous_commit = on")
+        write(new_chunk(), numbered_students(1), owner="", are_new=True)
+        cursor.execute("SHOW synchronous_commit")
+        [waits] = cursor.fetchone()
+
+    assert waits == ("on" if service else "off")
