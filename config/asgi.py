@@ -12,6 +12,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 
 from granian.utils.proxies import wrap_asgi_with_proxy_headers
 
-from config.bodies import UPLOAD_BUFFER_BYTES, Body, BodyNeeded, NotYet, Receive, Stream, TooLong
+from config.bodies import AT_ONCE_BYTES, UPLOAD_BUFFER_BYTES, Body, BodyNeeded, NotYet, Receive, Stream, TooLong
 from config.connections import Connections, Peer, allow_as_many_files_as_may_be
 from config.event_streams import send_events
 from config.places import NotServed, Places, Threads
@@ -48,6 +49,8 @@ SEND_SECONDS = 30
 # What granian takes of an answer before its client reads any.
 SENT_AHEAD_BYTES = 256 * 1024
 MAX_UNREAD_BYTES = 64_000_000
+# Of long bodies that are read before Django is asked.
+MAX_UNASKED_BYTES = 64_000_000
 # What waits for a thread included.
 MAX_REQUESTS = 2_048
 MAX_HEALTH_REQUESTS = 256
@@ -62,6 +65,7 @@ requests, health_requests = Places(MAX_REQUESTS), Places(MAX_HEALTH_REQUESTS)
 slow_bodies = Places(ENV.MAX_SLOW_BODIES)
 uploads = Places(ENV.MAX_UPLOADS)
 unread_bytes = Places(MAX_UNREAD_BYTES)
+unasked_bytes = Places(MAX_UNASKED_BYTES)
 connections = Connections()
 
 EVERY_ENVIRON: Environ = {
@@ -156,18 +160,30 @@ class Exchange:
 
     async def _with_body(self, body: Body) -> None:
         try:
-            if await body.is_there_within(AT_ONCE_SECONDS):
-                await self._with_whole(body)
-                return
-            asked = NotYet()
-            if await self._run(THREADS, asked, self._declared):
-                return
-            if asked.is_stream:
-                await self._with_stream(body)
-            else:
-                await self._with_slow(body)
+            with self._room_for(body):
+                await self._with_body_as_it_comes(body)
         finally:
             body.stop()
+
+    def _room_for(self, body: Body) -> AbstractContextManager[None]:
+        """Lets a long body come whole before Django is asked, as far as there is memory for such bodies."""
+        size = self._declared
+        if not AT_ONCE_BYTES < size <= ENV.MAX_BODY_BYTES or not unasked_bytes.has_one_of(self.address, size):
+            return nullcontext()
+        body.allow(waiting=size)
+        return unasked_bytes.one_of(self.address, "long requests", size)
+
+    async def _with_body_as_it_comes(self, body: Body) -> None:
+        if await body.is_there_within(AT_ONCE_SECONDS):
+            await self._with_whole(body)
+            return
+        asked = NotYet()
+        if await self._run(THREADS, asked, self._declared):
+            return
+        if asked.is_stream:
+            await self._with_stream(body)
+        else:
+            await self._with_slow(body)
 
     async def _with_whole(self, body: Body) -> None:
         whole = body.whole()

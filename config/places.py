@@ -43,8 +43,8 @@ class Places:
         self._taken: Counter[str] = Counter()
         self._taken_by_all = 0
 
-    def has_one_of(self, client: str) -> bool:
-        return self._taken[client] < self.most_of_one and self._taken_by_all < self._total
+    def has_one_of(self, client: str, size: int = 1) -> bool:
+        return self._taken[client] + size <= self.most_of_one and self._taken_by_all + size <= self._total
 
     @contextmanager
     def one_of(self, client: str, what: str, size: int = 1) -> Iterator[None]:
