@@ -15,7 +15,8 @@ from orchestrator.states import Status
 # A parent waits for all its children; it counts as started at the latest when the first of them is done.
 # What is joined to a row that is to be locked must be materialized: after waiting for the lock PostgreSQL looks at the
 # row anew, and where it has planned a union as part of the join it finds no partner for it, and leaves it out.
-# Jobs are found by an array of their ids: it is taken for a short one, so nobody plans to read the whole table.
+# Jobs are found by an array of their ids: it is taken for a short one, so nobody plans to read the whole table. By an
+# EXISTS a plan from a quiet time would read all that are CREATED.
 COUNT_DOWN_DONE = """
 WITH done AS (
     SELECT id, parent_id FROM orchestrator_job WHERE {done}
@@ -40,9 +41,9 @@ WHERE job.id = hits.id AND job.id = ANY(ARRAY(SELECT id FROM locked))
 RETURNING job.id, job.kind, job.ready, job.unwinding, job.parent_id,
           job.unresolved AND job.unfinished_dependencies = 0 AND job.status = 'CREATED',
           job.unfinished_dependencies > 0 AND job.kind = 'pipeline.each'
-            AND EXISTS (SELECT FROM orchestrator_step WHERE job_id = job.id AND released IS NOT NULL),
-          is_parent AND EXISTS (
-              SELECT FROM orchestrator_job above WHERE above.id = job.parent_id AND above.status = 'CREATED'
+            AND coalesce((SELECT released IS NOT NULL FROM orchestrator_step WHERE job_id = job.id), false),
+          is_parent AND coalesce(
+              (SELECT above.status = 'CREATED' FROM orchestrator_job above WHERE above.id = job.parent_id), false
           )
 """
 COUNT_DOWN = COUNT_DOWN_DONE.format(done="id = ANY(%(ids)s::uuid[]) AND status = ANY(%(statuses)s)")

@@ -46,7 +46,7 @@ WITH me AS (
     RETURNING
         {claimed("next.waited_since")},
         rank,
-        EXISTS (SELECT FROM orchestrator_job parent WHERE parent.id = job.parent_id AND parent.status = 'CREATED'),
+        (SELECT parent.status = 'CREATED' FROM orchestrator_job parent WHERE parent.id = job.parent_id),
         EXISTS (
             SELECT FROM orchestrator_job
             WHERE ready AND kind = %(kind)s
@@ -116,7 +116,7 @@ WHERE id = ANY(%(ids)s::uuid[])
 RETURNING
     {claimed(WAITED_BEFORE)},
     rank,
-    EXISTS (SELECT FROM orchestrator_job parent WHERE parent.id = job.parent_id AND parent.status = 'CREATED'),
+    (SELECT parent.status = 'CREATED' FROM orchestrator_job parent WHERE parent.id = job.parent_id),
     statement_timestamp()
 """  # noqa: S608 It is made of constants.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.db import connection, transaction
 from orchestrator.attempt import prepared, session
 from orchestrator.models import Worker
 from orchestrator.queue import transitions
+from orchestrator.queue.transitions import completing
 from orchestrator.running import RunningJob
 from orchestrator.submission import submit
 from orchestrator.worker.process import WorkerProcess
@@ -167,6 +169,24 @@ def test_jobs_are_completed_and_counted_down_when_that_is_prepared(
     ] * 2
     assert (again(parent).status, again(parent).result) == ("COMPLETED", ["a", "b"])
     assert in_session()
+
+
+def plan_of(sql: str) -> str:
+    """How a session would run a statement that it has prepared while all tables were empty."""
+    statement = prepared.Statement(sql)
+    names = dict.fromkeys(re.findall(r"%\((\w+)\)s", sql))
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"{prepared._ONE_PLAN} SET LOCAL muster.completed = '{{}}'; {statement.prepare}")
+        cursor.execute(f"EXPLAIN {statement.execute}", names)
+        return "\n".join(line for (line,) in cursor.fetchall())
+
+
+@pytest.mark.parametrize("sql", [completing.COMPLETE_TOGETHER, completing.COUNT_DOWN_COMPLETED])
+def test_a_completion_reads_no_other_jobs_with_a_plan_from_a_quiet_time(sql: str) -> None:
+    plan = plan_of(sql)
+
+    assert "orchestrator_job_pkey" in plan
+    assert not re.findall(r"job_by_\w+|job_leased_\w+|Seq Scan|hashed SubPlan", plan), plan
 
 
 def test_a_session_that_is_cleaned_after_each_job_loses_no_statement_unnoticed(
