@@ -23,8 +23,12 @@ LONGEST_LOAD_SECONDS = 1_800
 
 @dataclass(frozen=True)
 class Load:
-    """How a load went: all of it, from the first request to the last answer."""
+    """How a load went: all of it, from the first request to the last answer.
 
+    began_at: by `time.perf_counter()`, which all processes of a machine share. To start the client's takes a while.
+    """
+
+    began_at: float
     seconds: float
     latencies: list[float]
     statuses: dict[int, int]
@@ -78,7 +82,7 @@ def _send(port: int, requests: Sequence[bytes], connections: int, keep_bodies: b
             work.result()
     seconds = time.perf_counter() - began_at
     bodies = [body for body in clients.bodies if keep_bodies or body]
-    return Load(seconds, clients.latencies, dict(clients.statuses), time.process_time() - cpu, bodies)
+    return Load(began_at, seconds, clients.latencies, dict(clients.statuses), time.process_time() - cpu, bodies)
 
 
 class _Clients:
