@@ -40,7 +40,7 @@ def shielded(function: Callable[[], T]) -> T:
     Raises Raised with whatever it raised.
     """
     pid, log_level_disabled = os.getpid(), logging.root.manager.disable
-    make_record = logging.getLogRecordFactory()
+    make_record, clocks = logging.getLogRecordFactory(), _clocks()
     try:
         return contextvars.copy_context().run(_in_own_context, function)
     except BaseException as error:
@@ -50,8 +50,15 @@ def shielded(function: Callable[[], T]) -> T:
         if logging.root.manager.disable != log_level_disabled:  # Otherwise failures would not be logged.
             logging.disable(log_level_disabled)
         logging.setLogRecordFactory(make_record)
+        if _clocks() != clocks:  # Otherwise this process would renew its lease no more.
+            time.time, time.monotonic, time.perf_counter, time.sleep = clocks
         # Some libraries leave an event loop marked as running, and Django would refuse every query then.
         asyncio._set_running_loop(None)
+
+
+def _clocks() -> tuple[Any, ...]:
+    """Time as Python tells it. Libraries that freeze time for tests put other functions in their places."""
+    return time.time, time.monotonic, time.perf_counter, time.sleep
 
 
 def end_if_forked(pid: int) -> None:

@@ -134,3 +134,13 @@ def test_a_factory_of_log_records_is_undone_where_jobs_run_beside_each_other_too
         shielded(change)
 
     assert logging.getLogRecordFactory() is before
+
+
+@pytest.mark.parametrize("name", ["time", "monotonic", "perf_counter", "sleep"])
+def test_a_clock_that_a_handler_has_stopped_goes_on_after_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = getattr(time, name)
+    monkeypatch.setattr(time, name, clock)  # Undone if it stays stopped.
+
+    shielded(lambda: setattr(time, name, lambda *_: 0.0))
+
+    assert getattr(time, name) is clock
