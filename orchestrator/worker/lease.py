@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, connection, connections
+from django.db import DEFAULT_DB_ALIAS, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 from psycopg2.extras import Json, execute_values
@@ -105,16 +105,16 @@ class Lease:
         return time.monotonic() - self.renewed_at >= settings.ENV.HEARTBEAT_SECONDS
 
     def register(self) -> None:
-        """Inserts the row, and writes the kinds that this process can run."""
-        row = Worker.objects.create(
-            name=self.name,
-            queues=self.queues,
-            slots=self.slots,
-            host=host(),
-            pid=os.getpid(),
-            process_started=process_started(os.getpid()) or "",
-        )
-        with connection.cursor() as cursor:
+        """Inserts the row, and writes the kinds that this process can run: both or, if the database fails, neither."""
+        with transaction.atomic(), connection.cursor() as cursor:
+            row = Worker.objects.create(
+                name=self.name,
+                queues=self.queues,
+                slots=self.slots,
+                host=host(),
+                pid=os.getpid(),
+                process_started=process_started(os.getpid()) or "",
+            )
             execute_values(
                 cursor.cursor,
                 REPORT_KINDS,

@@ -8,6 +8,7 @@ import sys
 from datetime import timedelta
 from typing import Any
 
+import psycopg2
 import pytest
 from django.conf import settings
 from django.db.models import F
@@ -62,6 +63,19 @@ def gone() -> tuple[int, str]:
     child.communicate()
     assert started
     return child.pid, started
+
+
+def test_a_process_that_cannot_report_its_kinds_leaves_no_row(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = make_worker()
+    Worker.objects.all().delete()
+    monkeypatch.setattr("orchestrator.worker.lease.REPORT_KINDS", "INSERT INTO nothing VALUES %s")
+
+    with pytest.raises(psycopg2.Error):
+        process.lease.register()
+
+    assert not Worker.objects.exists()
 
 
 # The clock of leases
