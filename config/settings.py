@@ -304,7 +304,7 @@ LOGGING = {
         }
     },
     "handlers": {
-        "console": {"class": "logging.StreamHandler", "formatter": "line"},
+        "console": {"class": "orchestrator.logs.ConsoleHandler", "formatter": "line"},
         "job_log": {"class": "orchestrator.job_log.KeepLines"},
     },
     "loggers": {

@@ -1,11 +1,29 @@
-"""The form of lines in the log: they name the job they are about, and a traceback is always written."""
+"""The log: its lines name the job they are about, a traceback is always written, and no handler of a job ends it."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 from orchestrator.failures import traceback_of
+
+
+class ConsoleHandler(logging.StreamHandler[TextIO]):
+    """Writes to the standard error, also once a job's handler has closed `sys.stderr`, and raises nothing.
+
+    Python closes that without its descriptor. To log to a closed one would raise in whatever thread logs, such as the
+    heartbeat, which would end.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(self.stream, "closed", False):
+            self.stream = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        with suppress(Exception):
+            super().handleError(record)
 
 
 class LineFormatter(logging.Formatter):

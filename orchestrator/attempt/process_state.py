@@ -50,10 +50,20 @@ def shielded(function: Callable[[], T]) -> T:
         if logging.root.manager.disable != log_level_disabled:  # Otherwise failures would not be logged.
             logging.disable(log_level_disabled)
         logging.setLogRecordFactory(make_record)
+        _reopen_streams()
         if _clocks() != clocks:  # Otherwise this process would renew its lease no more.
             time.time, time.monotonic, time.perf_counter, time.sleep = clocks
         # Some libraries leave an event loop marked as running, and Django would refuse every query then.
         asyncio._set_running_loop(None)
+
+
+def _reopen_streams() -> None:
+    """A library that closes a standard stream means its own output to end, not that of the next job. Python has closed
+    it without its descriptor.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(getattr(sys, name), "closed", False):
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False, errors="backslashreplace"))  # noqa: SIM115
 
 
 def _clocks() -> tuple[Any, ...]:
@@ -132,26 +142,13 @@ def _set_gc(is_enabled: bool) -> None:
     (gc.enable if is_enabled else gc.disable)()
 
 
-_STREAMS = ["stdin", "stdout", "stderr"]
+def _streams() -> tuple[Any, Any, Any]:
+    return sys.stdin, sys.stdout, sys.stderr
 
 
-def _streams() -> list[Any]:
-    """Those that are open. A library that closes one means its own output to end, not that of the next job."""
-    return [None if getattr(stream, "closed", False) else stream for stream in (sys.stdin, sys.stdout, sys.stderr)]
-
-
-def _set_streams(were: list[Any]) -> None:
-    for number, (name, stream) in enumerate(zip(_STREAMS, were, strict=True)):
-        setattr(sys, name, _reopened(stream, number) if getattr(stream, "closed", False) else stream)
-
-
-def _reopened(closed: Any, number: int) -> Any:
-    """A stream in place of a closed one, also for the log. Python closes its own ones without their descriptors."""
-    stream = open(number, "w" if number else "r", closefd=False, errors="backslashreplace")  # noqa: SIM115
-    for handler in logging.root.handlers:
-        if getattr(handler, "stream", None) is closed:
-            handler.stream = stream  # type: ignore[attr-defined]
-    return stream
+def _set_streams(were: tuple[Any, Any, Any]) -> None:
+    sys.stdin, sys.stdout, sys.stderr = were
+    _reopen_streams()
 
 
 def _blocked_signals() -> set[Any]:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from datetime import timedelta
@@ -24,7 +25,7 @@ from pytest_django import Settings
 from sentry_sdk.transport import Transport
 
 from orchestrator import submission
-from orchestrator.logs import LineFormatter
+from orchestrator.logs import ConsoleHandler, LineFormatter
 from orchestrator.models import Dependency, Job
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
 from orchestrator.running import RunningJob
@@ -335,3 +336,23 @@ def test_a_child_that_a_handler_forks_does_not_end_the_job_a_second_time(
     run(forking, worker)
 
     assert (again(job).status, again(job).result) == ("COMPLETED", "the child ended with 1")
+
+
+def test_a_line_is_written_although_the_standard_error_was_closed(capfd: pytest.CaptureFixture[str]) -> None:
+    handler = ConsoleHandler(open(2, "w", closefd=False))  # noqa: SIM115
+    handler.stream.close()
+
+    handler.emit(logging.makeLogRecord({"msg": "It failed."}))
+    handler.flush()
+
+    assert "It failed." in capfd.readouterr().err
+
+
+def test_a_line_that_cannot_be_written_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = open(2, "w", closefd=False)  # noqa: SIM115
+    broken.close()
+    monkeypatch.setattr(sys, "stderr", broken)
+    handler = ConsoleHandler(open(2, "w", closefd=False))  # noqa: SIM115
+    handler.setFormatter(logging.Formatter("%(nothing)s"))
+
+    handler.emit(logging.makeLogRecord({"msg": "It failed."}))
