@@ -12,6 +12,10 @@ from orchestrator.pg_values import is_storable
 
 MAX_URL_CHARACTERS = 2_000
 
+# Networks that are not public, though some versions of Python take them for it: for protocols, and a cloud's metadata
+# at 192.0.0.192; for relays to IPv6; of a site (RFC 3879); for documentation.
+NOT_PUBLIC = [ip_network(each) for each in ("192.0.0.0/24", "192.88.99.0/24", "fec0::/10", "3fff::/20")]
+
 # IPv6 addresses that lead to the IPv4 address which their last, or first, bits are.
 NAT64 = IPv6Network("64:ff9b::/96")
 
@@ -49,7 +53,11 @@ def _private_networks(text: str) -> list[IPv4Network | IPv6Network]:
 
 def _is_public(address: str) -> bool:
     plain = _plain(address)
-    return plain.is_global and not plain.is_multicast and not plain.is_reserved
+    return (
+        plain.is_global
+        and not (plain.is_multicast or plain.is_reserved)
+        and not any(plain in network for network in NOT_PUBLIC)
+    )
 
 
 def _plain(address: str) -> Address:

@@ -161,7 +161,9 @@ def test_a_receiver_that_is_gone_is_told_nothing_more(notify: Notify, receiver: 
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "::1", "fe80::1",
-     "fd00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::"],
+     "fd00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "192.0.0.192", "192.88.99.1", "fec0::1",
+     "3fff::1", "::10.0.0.1", "::ffff:0:a00:1", "64:ff9b:1::a00:1", "64:ff9b::c000:c0", "2001:0:a00:1::",
+     "fe80::1%eth0"],
 )  # fmt: skip
 def test_an_address_that_is_not_public_is_refused(address: str) -> None:
     with pytest.raises(addresses.AddressRefused, match="not a public address"):
