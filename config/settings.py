@@ -301,7 +301,8 @@ LOGGING = {
         "no_503": {
             "()": "django.utils.log.CallbackFilter",
             "callback": lambda record: getattr(record, "status_code", None) != 503,
-        }
+        },
+        "as_warning": {"()": "orchestrator.logs.AsWarning"},
     },
     "handlers": {
         "console": {"class": "orchestrator.logs.ConsoleHandler", "formatter": "line"},
@@ -309,6 +310,16 @@ LOGGING = {
     },
     "loggers": {
         "django.request": {"filters": ["no_503"]},
+        **{
+            f"django.security.{name}": {"filters": ["as_warning"]}
+            for name in (
+                "DisallowedHost",
+                "RequestDataTooBig",
+                "SuspiciousOperation",
+                "TooManyFieldsSent",
+                "TooManyFilesSent",
+            )
+        },
         # A line for each message would be one for each bell and tick. What changed in files is told by the reloader.
         **{
             name: {"level": max(ENV.LOG_LEVEL, "WARNING", key=logging.getLevelName)}

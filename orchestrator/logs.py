@@ -26,6 +26,14 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
             super().handleError(record)
 
 
+class AsWarning(logging.Filter):
+    """For what any stranger's request can cause: no error with a traceback, which would be one in Sentry, too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.levelno, record.levelname, record.exc_info = logging.WARNING, "WARNING", None
+        return True
+
+
 class LineFormatter(logging.Formatter):
     """A line that names the job it is about, and a traceback that is written whatever the exception does."""
 

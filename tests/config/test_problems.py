@@ -186,8 +186,11 @@ def test_a_body_in_chunks_is_read_no_further_than_allowed(settings: Settings) ->
     assert chunks.tell() == 1_001
 
 
-def test_a_foreign_host_is_refused(api: Api) -> None:
+def test_a_foreign_host_is_refused_and_is_no_error_in_the_log(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     assert_problem(api.get("/jobs", Host="evil.example"), 400)
+
+    [logged] = [each for each in caplog.records if each.name.startswith("django.security")]
+    assert (logged.levelname, logged.exc_info) == ("WARNING", None)
 
 
 def test_too_many_query_parameters_are_refused(api: Api) -> None:
