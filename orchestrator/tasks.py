@@ -207,6 +207,7 @@ def _start_process() -> None:
             _celery_worker.hostname,
             max_jobs=_celery_worker.max_tasks_per_child,
             max_memory=_celery_worker.max_memory_per_child,
+            watches_files=True,
             can_be_replaced=consumer_stall.reaches_broker,
         )
     _poller = Poller(process, consumer_stall).start()

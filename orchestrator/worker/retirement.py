@@ -1,9 +1,13 @@
-"""When a child of a prefork pool is replaced: after so many jobs, or once it has taken so much memory."""
+"""When a child of a prefork pool is replaced: after so many jobs, or once it has taken so much memory, or nearly as
+many open files as it may have.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+import os
+import resource
 import time
 from collections.abc import Callable
 
@@ -11,6 +15,8 @@ from billiard.compat import mem_rss
 
 logger = logging.getLogger(__name__)
 
+# Of the file descriptors that a process may have; the rest is for its way to the end.
+MAX_OPEN_SHARE = 0.9
 # A child that cannot be replaced yet goes on, and asks again after this.
 ASK_AGAIN_SECONDS = 5.0
 
@@ -27,9 +33,10 @@ class Retirement:
         *,
         max_jobs: int | None = None,
         max_memory: int | None = None,
+        watches_files: bool = False,
         can_be_replaced: Callable[[], bool] = lambda: True,
     ) -> None:
-        """max_memory: in kB.
+        """max_memory: in kB. watches_files: whether it is replaced once its jobs have left too many files open.
 
         can_be_replaced: without a broker, Celery replaces no child.
         """
@@ -38,6 +45,8 @@ class Retirement:
         self._name = name
         self._max_jobs = max_jobs
         self._max_memory = max_memory
+        self._watches_files = watches_files
+        self._lacks_files = False
         self._can_be_replaced = can_be_replaced
         self._jobs = 0
         self._asks_at = -math.inf
@@ -49,8 +58,10 @@ class Retirement:
     def count(self, jobs: int) -> None:
         """Called when so many jobs more have run here, in the slot that ran them."""
         self._jobs += jobs
+        self._lacks_files = self._watches_files and _has_few_descriptors_left()
         if (reason := self._reason()) and time.monotonic() >= self._asks_at:
-            self.is_due = self._can_be_replaced()
+            # Without files it may not reach the broker to ask, and is of no use anyway.
+            self.is_due = self._lacks_files or self._can_be_replaced()
             self._asks_at = time.monotonic() + ASK_AGAIN_SECONDS
             if self.is_due:
                 logger.info("%s is replaced: %s.", self._name, reason)
@@ -58,6 +69,18 @@ class Retirement:
     def _reason(self) -> str:
         if self._max_jobs is not None and self._jobs >= self._max_jobs:
             return f"it has run {self._jobs:,} of {self._max_jobs:,} jobs"
+        if self._lacks_files:
+            return "its jobs have left nearly as many files open as it may have"
         if self._max_memory is not None and (used := mem_rss()) > self._max_memory:
             return f"it has taken {used:,} kB of memory"
         return ""
+
+
+def _has_few_descriptors_left() -> bool:
+    """The system gives the lowest that is free, so those below are taken."""
+    try:
+        lowest_free = os.open(os.devnull, os.O_RDONLY)
+    except OSError:
+        return True
+    os.close(lowest_free)
+    return lowest_free > MAX_OPEN_SHARE * resource.getrlimit(resource.RLIMIT_NOFILE)[0]

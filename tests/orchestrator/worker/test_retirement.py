@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -61,6 +65,32 @@ def test_a_process_is_replaced_once_it_has_taken_more_memory_than_it_may(used: l
     used.append(201)
     limited.count(1)
     assert limited.is_due
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("left", [5, 0])
+def test_a_process_is_replaced_whose_jobs_leave_files_open(few_files: None, left: int) -> None:
+    process, opened = Retirement(watches_files=True, can_be_replaced=lambda: False), []
+    process.count(1)
+    before = process.is_due
+
+    with suppress(OSError):
+        while True:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    for _ in range(left):
+        os.close(opened.pop())
+    process.count(1)
+    for each in opened:
+        os.close(each)
+
+    assert (before, process.is_due) == (False, True)
 
 
 def test_a_process_that_cannot_be_replaced_goes_on_and_asks_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
