@@ -50,6 +50,9 @@ class Claims(NamedTuple):
     rate: float
     a_processor: float
 
+    def __str__(self) -> str:
+        return f"{self.rate:,.0f} jobs/s, {1_000 / self.a_processor:.3f} ms of processors each"
+
 
 Measured = dict[tuple[str, str], list[Claims]]
 
@@ -64,7 +67,7 @@ def limits(bench: Bench) -> Iterator[Finding]:
         for name, kind in sorted(((name, kind) for name in urls for kind in KINDS), reverse=number % 2 == 1):
             bench.servers.execute("postgres", "CHECKPOINT")
             found.setdefault((name, kind), []).append(claims(bench.servers, urls[name], kind, count))
-            bench.say(f"round {number + 1}, {kind}, {name}: {found[name, kind][-1].rate:,.0f} jobs/s")
+            bench.say(f"round {number + 1}, {kind}, {name}: {found[name, kind][-1]}")
     none, full = names
     free, keyed = KINDS
     for what, measured, base in (
@@ -103,7 +106,7 @@ def owners(bench: Bench) -> Iterator[Finding]:
     for number in range(rounds):
         for name, kind in sorted(((name, kind) for name in urls for kind in READY_KINDS), reverse=number % 2 == 1):
             found.setdefault((name, kind), []).append(claims(bench.servers, urls[name], f"ready_{kind}", count))
-            bench.say(f"round {number + 1}, {kind}, {name}: {found[name, kind][-1].rate:,.0f} jobs/s")
+            bench.say(f"round {number + 1}, {kind}, {name}: {found[name, kind][-1]}")
     base, *others = names
     for kind in READY_KINDS:
         for name in others:
