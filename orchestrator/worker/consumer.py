@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from celery.exceptions import WorkerShutdown
+from celery.platforms import EX_FAILURE
 from celery.worker import consumer
 from celery.worker.state import maybe_shutdown
 
@@ -29,6 +31,8 @@ class Consumer(consumer.Consumer):
     hub: Any
     amqheartbeat: Any
     conninfo: Any
+    hostname: str
+    pool: Any
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -61,7 +65,7 @@ class Consumer(consumer.Consumer):
             interval_start=RETRY_SECONDS,
             interval_step=0,
             interval_max=RETRY_SECONDS,
-            callback=maybe_shutdown,
+            callback=self._end_if_told_or_childless,
         )
         self.first_connection_attempt = False
         return conn
@@ -96,7 +100,18 @@ class Consumer(consumer.Consumer):
 
     def _wait_after(self, error: Exception) -> None:
         self._record(error)
+        self._end_if_told_or_childless()
         time.sleep(RETRY_SECONDS)
+
+    def _end_if_told_or_childless(self) -> None:
+        """Celery replaces no child until it is connected. Where none is left, nothing would run meanwhile, so this
+        process ends, and its supervisor starts all anew.
+        """
+        maybe_shutdown()
+        children = getattr(getattr(self.pool, "_pool", None), "_pool", [])
+        if children and not any(child.is_alive() for child in children):
+            logger.error("%s has no child left, and without a broker there is no other; it ends.", self.hostname)
+            raise WorkerShutdown(EX_FAILURE)
 
     def _record(self, error: Exception) -> None:
         """Records the failure for the check for a stalled consumer, and logs it now and then."""

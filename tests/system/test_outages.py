@@ -90,6 +90,17 @@ def test_a_child_killed_during_an_outage_takes_no_job_with_it(outage: Stack) -> 
     assert outage.effects_of(job_id) == [(2, 0)]
 
 
+def test_a_worker_whose_children_are_all_killed_during_an_outage_is_replaced(outage: Stack) -> None:
+    # The poller has found it, so the worker has noticed the outage.
+    outage.end_of(outage.submit("tests.wait_in_child", {"seconds": 0.1}), 60)
+    for child in outage.process("worker-default").children():
+        child.kill()
+
+    job_id = outage.submit("tests.wait_in_child", {"seconds": 0.1})
+
+    assert outage.end_of(job_id, 60)["status"] == "COMPLETED"
+
+
 def leaves_its_queue(broker: Server, queue: str) -> bool:
     """Stalls the consumer of that queue's worker: it reads no more messages. True once it has said so."""
     with Celery(broker=broker.url, set_as_current=False) as remote:
