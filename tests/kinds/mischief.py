@@ -39,6 +39,13 @@ class Numeric(Exception):
         return 5
 
 
+class Setting(Exception):
+    def __str__(self) -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = '1ms'")
+        return "set"
+
+
 class Nameless(type):
     @property
     def __name__(cls) -> str:  # type: ignore[override]
@@ -185,6 +192,7 @@ HARMFUL: dict[str, Act] = {
     "raise a class": raising_class(ValueError),
     "raise Mute": raising(Mute),
     "raise Numeric": raising(Numeric),
+    "raise Setting": raising(Setting),
     "raise Anonymous": raising(Anonymous),
     "raise Shifty": raising(Shifty),
     "raise odd text": raising(lambda: ValueError("a\0b \udcff")),

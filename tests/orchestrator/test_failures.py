@@ -17,6 +17,7 @@ from orchestrator.failures import (
     is_one_of,
     traceback_of,
 )
+from tests.kinds.mischief import Setting
 
 
 class Mute(Exception):
@@ -166,3 +167,39 @@ def test_the_rows_that_postgresql_quotes_are_for_operators_alone() -> None:
     assert error_of(caught.value) == f"IntegrityError: {expected}"
     assert error_of(reworded) == f"ValueError: It did not work: {expected}"
     assert "somebody else's" in traceback_of(caught.value)
+
+
+@pytest.mark.django_db
+def test_the_text_of_an_exception_changes_nothing_in_the_session() -> None:
+    def timeout() -> str:
+        with django.db.connection.cursor() as cursor:
+            cursor.execute("SHOW statement_timeout")
+            return str(cursor.fetchone()[0])
+
+    before = timeout()
+
+    assert error_of(Setting()) == "Setting: (its __str__ raised RuntimeError)"
+    assert "Setting" in traceback_of(Setting())
+    assert timeout() == before
+
+
+def test_the_traceback_of_a_group_within_very_many_groups_is_cut() -> None:
+    group: Exception = ValueError("in the middle")
+    for _ in range(60):
+        group = ExceptionGroup("twice", [group, group])
+
+    assert traceback_of(raised(group)).splitlines()[-1] == "ExceptionGroup: twice (2 sub-exceptions)"
+    assert "in raised" in traceback_of(raised(group))
+
+
+def test_a_group_of_some_exceptions_is_shown_with_them() -> None:
+    group = ExceptionGroup("some", [ValueError("first"), KeyError("second")])
+
+    assert all(each in traceback_of(raised(group)) for each in ("first", "second"))
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as same:
+        return same
