@@ -17,6 +17,11 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+# Python reads no longer integers, and PostgreSQL writes 1e130000 with all its zeros.
+MAX_DIGITS = 4_300
+_TOO_MANY_DIGITS = b"0" * (MAX_DIGITS + 1)
+_ZEROS = bytes(ord("0") if chr(each).isdecimal() and each < 128 else each for each in range(256))
+_EXPONENT = re.compile(rb"\d[eE][+-]?\d{4}")
 # What a number that is none looks like as JSON: a float is null, a Decimal is a text.
 _MAYBE_NOT_FINITE = (b"null", b"NaN", b"Infinity")
 
@@ -34,7 +39,7 @@ def as_json(value: Any, *, at_most: int) -> str:
     """The value as JSON of at most so many bytes.
 
     Raises TypeError for what is no JSON, ValueError for what is too long, nested too deep, or holds a NUL, half a
-    surrogate pair or a number that is not finite.
+    surrogate pair, or a number that is not finite or has too many digits.
     """
     encoded = msgspec.json.encode(value)
     if len(encoded) > at_most:
@@ -44,6 +49,8 @@ def as_json(value: Any, *, at_most: int) -> str:
     if any(mark in encoded for mark in _MAYBE_NOT_FINITE):
         for pointer, number in _not_finite(msgspec.to_builtins(value, builtin_types=(Decimal,))):
             raise NotFinite(pointer, number)
+    if _has_long_number(encoded):
+        raise ValueError(f"It contains a number of more than {MAX_DIGITS:,} digits.")
     text = encoded.decode()
     if r"\u0000" in text and _NUL.search(text):
         raise ValueError("It contains a NUL character, which PostgreSQL cannot store.")
@@ -53,6 +60,16 @@ def as_json(value: Any, *, at_most: int) -> str:
 def _depth(encoded: bytes) -> int:
     brackets = _STRING.sub(b"", encoded).translate(None, delete=_NO_BRACKETS)
     return max(accumulate(_STEPS[bracket] for bracket in brackets), default=0)
+
+
+def _has_long_number(encoded: bytes) -> bool:
+    """Only a msgspec.Raw may have one."""
+    return _may_have_long_number(encoded) and _may_have_long_number(_STRING.sub(b"", encoded))
+
+
+def _may_have_long_number(encoded: bytes) -> bool:
+    has_digits = len(encoded) > MAX_DIGITS and _TOO_MANY_DIGITS in encoded.translate(_ZEROS)
+    return has_digits or _EXPONENT.search(encoded) is not None
 
 
 def _not_finite(value: Any, pointer: str = "") -> Iterator[tuple[str, float | Decimal]]:

@@ -260,6 +260,8 @@ UNKEPT: dict[str, Callable[[], Any]] = {
     "a circle": lambda: _circle(),
     "a deep list": lambda: _deep(200),
     "a huge number": lambda: 10**5_000,
+    "a huge exponent": lambda: msgspec.Raw(b"[1e130000]"),
+    "a long number": lambda: msgspec.Raw(b"1" * 5_000),
     "too much": lambda: "x" * 2_000_000,
     "no JSON": lambda: msgspec.Raw(b"{nothing"),
     "a function": lambda: lambda: 1,

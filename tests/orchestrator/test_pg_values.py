@@ -94,3 +94,14 @@ def test_any_text_is_made_storable(text: str) -> None:
     assert "\x00" not in stored
     assert len(stored.encode()) <= 40
     assert len(stored) == min(len(text), 10)
+
+
+@pytest.mark.parametrize("number", [b"1e130000", b"-1E+9999", b"1" * 4_301, b"1e-99999"])
+def test_a_number_that_could_not_be_read_again_is_refused(number: bytes) -> None:
+    with pytest.raises(ValueError, match="more than 4,300 digits"):
+        as_json({"x": [msgspec.Raw(number)]}, at_most=10_000)
+
+
+@pytest.mark.parametrize("value", ["1e130000", "3e1234-" * 9, "1" * 5_000, 10**4_299, 1e308, 5e-324])
+def test_texts_like_numbers_and_large_numbers_are_json(value: Any) -> None:
+    assert msgspec.json.decode(as_json([value], at_most=10_000)) == [value]
