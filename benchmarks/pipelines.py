@@ -20,7 +20,7 @@ SELECT count(*), count(*) FILTER (WHERE status = 'COMPLETED' AND attempt = 1 + (
        extract(epoch FROM max(finished_at))::float8, (SELECT count(*) FROM orchestrator_attempt)
 FROM orchestrator_job
 """
-FROM_FIRST = "From the first request to the end of the last step, in processes that have run 20 before."
+FROM_FIRST = "From the first request to the last step, in processes that have run 20 before; median of three rounds."
 # An orchestration with its two sums, and its children: ten draws and two sums.
 STEPS_EACH = 13
 RIGHT_SUMS = """
@@ -126,18 +126,23 @@ def orchestrations(bench: Bench, count: int) -> Iterator[Finding]:
     with muster(bench.servers) as stack, closing(connect(stack.database_url)) as connection:
         # Every process has begun, and imported all.
         run_all(stack, connection, [client.post(f"/orchestrate/first{number}") for number in range(20)])
-        with connection.cursor() as cursor:
-            cursor.execute("TRUNCATE orchestrator_job CASCADE")
-        took = run_all(stack, connection, requests)
-        [(kept, right, _, failed)] = rows(connection, FINISHED)
-        right_sums = value(connection, RIGHT_SUMS)
-    again = STEPS_EACH * count - right
-    require(kept == STEPS_EACH * count and right_sums == count, f"{right_sums} of {count} have the right sums.")
-    yield Finding(
-        what="steps of 200 orchestrations that ran twice", value=again + failed, unit="", target=0, at_most=True
-    )
+        rounds = [one_round(stack, connection, requests) for _ in range(bench.size(3, 1))]
+    took = statistics.median(seconds for seconds, _ in rounds)
+    again = sum(again for _, again in rounds)
+    yield Finding(what="steps of 200 orchestrations that ran twice", value=again, unit="", target=0, at_most=True)
     yield Finding(what="200 orchestrations at once, no step time", value=count / took, unit="orchestrations/s")
     yield Finding(what="their steps", value=STEPS_EACH * count / took, unit="steps/s", target=2_000, note=FROM_FIRST)
+
+
+def one_round(stack: Stack, connection: Any, requests: Sequence[bytes]) -> tuple[float, int]:
+    """How long orchestrations took, and how many of their steps ran more than once or failed."""
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE orchestrator_job CASCADE")
+    took = run_all(stack, connection, requests)
+    [(kept, right, _, failed)] = rows(connection, FINISHED)
+    count, right_sums = len(requests), value(connection, RIGHT_SUMS)
+    require(kept == STEPS_EACH * count and right_sums == count, f"{right_sums} of {count} have the right sums.")
+    return took, STEPS_EACH * count - right + failed
 
 
 def run_all(stack: Stack, connection: Any, requests: Sequence[bytes]) -> float:
