@@ -23,7 +23,7 @@ from scheduler.models import TaskSchedule
 from scheduler.services.due import Due, DueTimes
 from scheduler.services.occurrences import Occurrence, existing_occurrences, has_run_its_times, submit_occurrences
 from scheduler.services.overlap import judge, unfinished_jobs
-from scheduler.services.owners_room import OwnersRoom, kept_while_held
+from scheduler.services.owner_quotas import OwnerQuotas, kept_while_held
 
 logger = logging.getLogger(__name__)
 
@@ -183,9 +183,9 @@ def _leave_out(firings: Sequence[Firing]) -> None:
 def _hold_back(firings: Sequence[Firing]) -> None:
     """Takes from what runs what there is no room for among the unfinished jobs of its owner."""
     running = [firing for firing in firings if firing.run]
-    room = OwnersRoom((firing.schedule.kind, firing.schedule.owner) for firing in running)
+    quotas = OwnerQuotas((firing.schedule.kind, firing.schedule.owner) for firing in running)
     for firing in running:
-        count, reason = room.take(firing.schedule, len(firing.run))
+        count, reason = quotas.take(firing.schedule, len(firing.run))
         if reason:
             firing.hold(firing.run[count:], reason)
 
@@ -250,15 +250,15 @@ def _has_no_room() -> Q:
     """
     held = TaskSchedule.objects.filter(enabled=True, held_since__isnull=False, kind__in=_known_kinds())
     those = list(held.exclude(queued=[]).order_by().values_list("kind", "owner").distinct())
-    room = OwnersRoom(those)
+    quotas = OwnerQuotas(those)
     full: defaultdict[str, list[str]] = defaultdict(list)
     for kind, owner in those:
-        if room.why_not(kind, owner):
+        if quotas.why_not(kind, owner):
             full[kind].append(owner)
     found = Q(pk__in=[])
     for kind, owners in full.items():
         found |= Q(kind=kind, owner__in=owners)
-    for owner, left in room.bytes_left().items():
+    for owner, left in quotas.bytes_left().items():
         found |= Q(owner=owner, payload_bytes__gt=left)
     return found & Q(held_since__isnull=False)
 

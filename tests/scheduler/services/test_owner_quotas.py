@@ -17,7 +17,7 @@ from pytest_django import Settings
 from orchestrator import kinds, stored_bytes
 from orchestrator.kinds import job
 from orchestrator.models import Job
-from orchestrator.owner_room import room_in_kind
+from orchestrator.owner_quotas import left_in_kind
 from orchestrator.queue import kind_limits
 from orchestrator.running import RunningJob
 from orchestrator.states import Status
@@ -297,7 +297,7 @@ def test_a_limit_of_the_kind_holds_back_too_and_whoever_the_owner_is(declared: N
     seen = again(schedule)
     assert (times(schedule), seen.queued) == (minutes(0, 1), minutes(2, 3))
     assert f"{owner!r} has as many unfinished jobs of kind 'capped.kind' as allowed" in seen.last_error
-    assert room_in_kind(kinds.kind_named("capped.kind"), [owner]) == {owner: 0}
+    assert left_in_kind(kinds.kind_named("capped.kind"), [owner]) == {owner: 0}
     assert release_queued() == 0
     put(Job.objects.filter(schedule_id=schedule.id), status="COMPLETED", ready=False, finished_at=MONDAY)
     assert release_queued() == 2
@@ -305,7 +305,7 @@ def test_a_limit_of_the_kind_holds_back_too_and_whoever_the_owner_is(declared: N
 
 def test_one_who_submits_at_the_same_moment_makes_it_wait_too(declared: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """It looked as if there was room."""
-    monkeypatch.setattr("scheduler.services.owners_room.room_in_kind", lambda kind, owners: dict.fromkeys(owners, 9))
+    monkeypatch.setattr("scheduler.services.owner_quotas.left_in_kind", lambda kind, owners: dict.fromkeys(owners, 9))
     schedule = make_job_schedule(kind="capped.kind", payload={}, owner="ada", misfire_policy="all")
 
     fire_due(now=MONDAY + 2 * MINUTE)

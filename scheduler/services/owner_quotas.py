@@ -1,4 +1,4 @@
-"""What the limits of schedules' owners have room for: see `orchestrator.owner_room`."""
+"""What schedules may still submit by the quotas of their owners: see `orchestrator.owner_quotas`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from orchestrator.kinds import kind_named
-from orchestrator.owner_room import room_in_kind, room_of_owners
+from orchestrator.owner_quotas import left_in_kind, left_of_owners
 from orchestrator.stored_bytes import add
 from scheduler.models import TaskSchedule
 from scheduler.services.overlap import MAX_QUEUED
@@ -17,9 +17,9 @@ from scheduler.services.work import MAX_PAYLOAD_BYTES
 MISFIRE, OVERLAP = TaskSchedule.MisfirePolicy, TaskSchedule.Overlap
 
 
-class OwnersRoom:
-    """What there is room for of some schedules, by kind and owner. It is read once, by as many statements as there are
-    kinds with such a limit and a few more, and counts what is taken of it.
+class OwnerQuotas:
+    """What is left of the quotas of some schedules, by kind and owner. It is read once, by as many statements as
+    there are kinds with such a limit and a few more, and counts what is taken of it.
     """
 
     def __init__(self, schedules: Iterable[tuple[str, str]]) -> None:
@@ -27,11 +27,11 @@ class OwnersRoom:
         owners_of: defaultdict[str, set[str]] = defaultdict(set)
         for kind, owner in schedules:
             owners_of[kind].add(owner)
-        self._of_kind = {kind: room_in_kind(kind_named(kind), owners) for kind, owners in owners_of.items()}
-        self._of_owner = room_of_owners({owner for owners in owners_of.values() for owner in owners})
+        self._of_kind = {kind: left_in_kind(kind_named(kind), owners) for kind, owners in owners_of.items()}
+        self._of_owner = left_of_owners({owner for owners in owners_of.values() for owner in owners})
 
     def why_not(self, kind: str, owner: str, stored: int = 0) -> str:
-        """Why there is no room for one job more that brings along so many bytes; nothing if there is."""
+        """Why there may not be one job more that brings along so many bytes; nothing if there is."""
         in_kind, in_all = self._of_kind[kind], self._of_owner.get(owner)
         if in_kind is not None and in_kind[owner] < 1:
             return f"{owner!r} has as many unfinished jobs of kind {kind!r} as allowed."
@@ -43,11 +43,11 @@ class OwnersRoom:
 
     def bytes_left(self) -> dict[str, int]:
         """Of owners who may have fewer bytes more than a payload has at most."""
-        left = {owner: room.stored_bytes for owner, room in self._of_owner.items()}
+        left = {owner: each.stored_bytes for owner, each in self._of_owner.items()}
         return {owner: bytes for owner, bytes in left.items() if bytes < MAX_PAYLOAD_BYTES}
 
     def take(self, schedule: TaskSchedule, wanted: int) -> tuple[int, str]:
-        """For how many of so many jobs of the schedule there is room, and why for no more."""
+        """For how many of so many jobs of the schedule the quotas have room, and why for no more."""
         kind, owner = schedule.kind, schedule.owner
         stored = len(json.dumps(schedule.payload, ensure_ascii=False).encode()) if schedule.payload else 0
         for taken in range(wanted):

@@ -43,14 +43,14 @@ WHERE kind = %(kind)s AND '' = ANY(%(owners)s) AND owner = '' AND limited AND pa
 
 
 @dataclass
-class Room:
+class Left:
     """What an owner may still have: unfinished jobs, and bytes stored for them."""
 
     jobs: int
     stored_bytes: int
 
 
-def room_of_owners(owners: Collection[str]) -> dict[str, Room]:
+def left_of_owners(owners: Collection[str]) -> dict[str, Left]:
     """Of those of the owners whom limits hold: by few statements, however many they are."""
     held = _held_to_limits(owners)
     if not held:
@@ -61,7 +61,7 @@ def room_of_owners(owners: Collection[str]) -> dict[str, Room]:
         unfinished = dict(cursor.fetchall())
     # Nothing is stored for those who have no jobs.
     stored = stored_bytes_of(unfinished)
-    return {owner: Room(most - unfinished.get(owner, 0), most_bytes - stored.get(owner, 0)) for owner in held}
+    return {owner: Left(most - unfinished.get(owner, 0), most_bytes - stored.get(owner, 0)) for owner in held}
 
 
 def _held_to_limits(owners: Collection[str]) -> list[str]:
@@ -73,7 +73,7 @@ def _held_to_limits(owners: Collection[str]) -> list[str]:
     return list(Account.objects.filter(owner__in=named).exclude(user__in=exempt).values_list("owner", flat=True))
 
 
-def room_in_kind(kind: Kind, owners: Collection[str]) -> dict[str, int] | None:
+def left_in_kind(kind: Kind, owners: Collection[str]) -> dict[str, int] | None:
     """How many unfinished jobs more of the kind each of the owners may have; None: as many as they like."""
     most = kind_limits.limits_of(kind).max_unfinished_per_owner
     if most is None:
