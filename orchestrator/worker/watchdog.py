@@ -8,10 +8,13 @@ process of this host reads the file, puts it into the log, and each handler's pa
 from __future__ import annotations
 
 import faulthandler
+import logging
 import sys
 import threading
 
 from orchestrator.queue.tracebacks import limit_seconds, open_own_file, remove_own_file
+
+logger = logging.getLogger(__name__)
 
 SET_AGAIN_SECONDS = 1.0
 
@@ -23,20 +26,28 @@ class Watchdog:
         self._stopped = threading.Event()
         self._file = open_own_file()
         self._thread = threading.Thread(target=self._keep_setting, name="watchdog", daemon=True)
+        self._functions = faulthandler.dump_traceback_later, faulthandler.cancel_dump_traceback_later
 
     def start(self) -> Watchdog:
+        # There is one timer in a process. A handler that set or cancelled it could hold the GIL for good.
+        faulthandler.dump_traceback_later = faulthandler.cancel_dump_traceback_later = _leave_timer
         self._thread.start()
         return self
 
     def stop(self) -> None:
         self._stopped.set()
         self._thread.join()
+        faulthandler.dump_traceback_later, faulthandler.cancel_dump_traceback_later = self._functions
 
     def _keep_setting(self) -> None:
-        limit = limit_seconds()
+        limit, (set_timer, cancel_timer) = limit_seconds(), self._functions
         while not self._stopped.is_set():
-            faulthandler.dump_traceback_later(limit, exit=True, file=self._file)
+            set_timer(limit, exit=True, file=self._file)
             self._stopped.wait(SET_AGAIN_SECONDS)
-        faulthandler.cancel_dump_traceback_later()
+        cancel_timer()
         if self._file is not sys.__stderr__:
             remove_own_file()
+
+
+def _leave_timer(*args: object, **options: object) -> None:
+    logger.warning("The timer of faulthandler stays as it is: in a worker process it is the watchdog's.")

@@ -42,8 +42,8 @@ def take_guards(folder: Path) -> None:
     poller.Poller.unrung = unrung  # type: ignore[method-assign]
     tick.run_parts = switched(folder / "no_tick", tick.run_parts, lambda: None)
     bell.ring_after_commit = switched(folder / "bell_before_commit", bell.ring_after_commit, ring_before_commit)
-    set_timer = faulthandler.dump_traceback_later
-    faulthandler.dump_traceback_later = switched(folder / "no_watchdog", set_timer, stop_timer)
+    set_timer, cancel_timer = faulthandler.dump_traceback_later, faulthandler.cancel_dump_traceback_later
+    faulthandler.dump_traceback_later = switched(folder / "no_watchdog", set_timer, stops(cancel_timer))
 
 
 def switched(switch: Path, function: Callable[..., Any], sabotaged: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,10 +61,14 @@ def unguarded(completing: Any) -> Callable[..., Any]:
     return FunctionType(completing.complete.__code__, vars(completing) | {"COMPLETE": statement})
 
 
-def stop_timer(*args: object, **options: object) -> None:
+def stops(cancel_timer: Callable[[], None]) -> Callable[..., None]:
     """Tells so, since the timer of a process may run on for a second after this guard is taken away."""
-    faulthandler.cancel_dump_traceback_later()
-    outside.tell(UNWATCHED, "")
+
+    def stop_timer(*args: object, **options: object) -> None:
+        cancel_timer()
+        outside.tell(UNWATCHED, "")
+
+    return stop_timer
 
 
 def ring_before_commit(*kinds: str) -> None:

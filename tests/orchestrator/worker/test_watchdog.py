@@ -78,6 +78,13 @@ def test_a_process_that_holds_the_gil_ends_and_leaves_its_tracebacks(start: Star
     assert "in handler" in left.read_text()
 
 
+@pytest.mark.parametrize("does", ["cancel_dump_traceback_later()", "dump_traceback_later(3_600)"])
+def test_a_handler_that_takes_the_timer_is_ended_nevertheless(start: Start, does: str) -> None:
+    process = start(f"import faulthandler; faulthandler.{does}; ctypes.PyDLL(None).sleep(600)")
+
+    assert process.wait(PATIENCE_SECONDS) == 1
+
+
 def test_a_process_whose_python_runs_goes_on_and_leaves_nothing(start: Start, folder: Path) -> None:
     process = start(f"time.sleep({2 * LIMIT_SECONDS})")
 
