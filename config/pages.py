@@ -6,13 +6,13 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.safestring import mark_safe
-from django.views.decorators.http import require_safe
 
 from orchestrator.diagnostics.flower import flower_url
 from orchestrator.diagnostics.readiness import readiness
+from orchestrator.http.responses import only_read
 
 
-@require_safe
+@only_read
 def first_page(request: HttpRequest) -> HttpResponse:
     is_ready, checks = readiness()
     context = {

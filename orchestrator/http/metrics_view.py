@@ -7,18 +7,17 @@ from ipaddress import ip_address
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.views.decorators.http import require_safe
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from access.failed_attempts import address_of
-from orchestrator.http.responses import problem
+from orchestrator.http.responses import only_read, problem
 from orchestrator.metrics import jobs as jobs  # Its sources.
 from orchestrator.metrics.registry import exposition
 
 FORWARDED = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via")
 
 
-@require_safe
+@only_read
 def metrics(request: HttpRequest) -> HttpResponseBase:
     if settings.ENV.METRICS_TOKEN:
         if not _has_token(request):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.cache import get_conditional_response
 from django.utils.functional import Promise
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 
@@ -42,6 +44,21 @@ def problem(
     return HttpResponse(
         msgspec.json.encode(body), status=status, content_type="application/problem+json", headers=headers
     )
+
+
+def only_read(view: Callable[[HttpRequest], HttpResponseBase]) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Lets a view outside the API be asked by GET and HEAD alone. It changes nothing, so others need no CSRF token,
+    without which Django would call them forbidden (403) first.
+    """
+
+    @csrf_exempt
+    @wraps(view)
+    def checked(request: HttpRequest) -> HttpResponseBase:
+        if request.method in ("GET", "HEAD"):
+            return view(request)
+        return problem(405, f'Method "{request.method}" not allowed.', headers={"Allow": "GET, HEAD"})
+
+    return checked
 
 
 def shortened(problem: Problem) -> Problem:

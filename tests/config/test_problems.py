@@ -69,6 +69,15 @@ def test_a_405_says_what_is_allowed(api: Api, method: str, path: str, allowed: s
     assert response["Allow"] == allowed
 
 
+@pytest.mark.parametrize("path", ["/", "/metrics", "/metrics/", "/swagger/", "/api/docs/", "/api/schema/"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "CONNECT", "TRACE", "BREW"])
+def test_pages_that_are_only_read_refuse_other_methods_as_such(method: str, path: str) -> None:
+    response = Client(enforce_csrf_checks=True).generic(method, path)
+
+    assert_problem(response, 405)
+    assert "GET, HEAD" in response["Allow"]
+
+
 def test_an_accept_header_without_json_is_refused_with_the_reason(api: Api) -> None:
     assert "application/json" in assert_problem(api.get("/jobs", Accept="text/html"), 406)["detail"]
 
