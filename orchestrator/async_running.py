@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import json
 import sys
@@ -48,6 +49,8 @@ class AsyncRunningJob(BaseRunningJob):
         self.tasks: set[asyncio.Task[Any]] = set()
         self._blocked_by = blocked_by
         self._loop: asyncio.AbstractEventLoop | None = None
+        # The handler's, so that what cancels it can be told from other jobs.
+        self._context: contextvars.Context | None = None
         self._coroutine: CoroutineType[Any, Any, Any] | None = None
 
     async def inputs(self) -> dict[str, Any]:
@@ -118,12 +121,13 @@ class AsyncRunningJob(BaseRunningJob):
         super().stop(reason)
         if self._loop:
             with suppress(RuntimeError):  # The loop is closed, so the handler has ended.
-                self._loop.call_soon_threadsafe(self._cancel)
+                self._loop.call_soon_threadsafe(self._cancel, context=self._context)
 
     async def call(self) -> Any:
         """Calls the handler in the current task, which requests to end cancel meanwhile; returns what it returns."""
         self.clock_begins()
         self._loop, self.task = asyncio.get_running_loop(), asyncio.current_task()
+        self._context = contextvars.copy_context()
         try:
             if self._stop:
                 raise self._stop

@@ -32,9 +32,25 @@ _running_job: contextvars.ContextVar[AsyncRunningJob] = contextvars.ContextVar("
 
 
 class JobTask(asyncio.Task[Any]):
-    """A task of a job's: its handler's, or one that this has started."""
+    """A task of a job's: its handler's, or one that this has started. No handler cancels those of other jobs."""
 
     job: AsyncRunningJob
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Raises RuntimeError in a handler of another job. If only what such a handler awaits is cancelled, returns
+        False.
+        """
+        by = _running_job.get(None)
+        if by in (None, self.job):
+            return super().cancel(msg)
+        if _is_running(by):
+            raise RuntimeError("This task is another job's. Cancel only those that your handler has started.")
+        return False
+
+
+def _is_running(job: AsyncRunningJob | None) -> bool:
+    task = asyncio.current_task()
+    return isinstance(task, JobTask) and task.job is job
 
 
 class EventLoop:
@@ -42,7 +58,7 @@ class EventLoop:
 
     def __init__(self) -> None:
         self._loop = asyncio.SelectorEventLoop(_Selector())
-        self._loop.set_task_factory(_make_task)
+        self._set_up()
         self._log_level_disabled = logging.root.manager.disable
         self._thread = threading.Thread(target=self._serve, name="event-loop", daemon=True)
         self._stopped = threading.Event()
@@ -79,6 +95,14 @@ class EventLoop:
         if logging.root.manager.disable != self._log_level_disabled:  # Otherwise failures would not be logged.
             logging.disable(self._log_level_disabled)
         asyncio._set_running_loop(self._loop)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        loop: Any = self._loop
+        loop.set_task_factory(_make_task)
+        # A handler that shuts it down, as asyncio.run() does, would end asyncio.to_thread() for all others.
+        if loop._executor_shutdown_called or getattr(loop._default_executor, "_shutdown", False):
+            loop._executor_shutdown_called, loop._default_executor = False, None
 
     @property
     def blocked_seconds(self) -> float:
