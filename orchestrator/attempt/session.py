@@ -45,6 +45,10 @@ _TRANSACTION_CONTROL = re.compile(
     + r"|ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b))\b",
     re.IGNORECASE | re.DOTALL,
 )
+_BACK_TO_SAVEPOINT = re.compile(
+    _COMMENTS + r"(?:ROLLBACK\s+(?:(?:WORK|TRANSACTION)\s+)?TO|RELEASE)\s+(?:SAVEPOINT\s+)?\"?(?P<name>\w+)",
+    re.IGNORECASE | re.DOTALL,
+)
 # Statements that change the session for the rest of a batch.
 _SESSION_CONTROL = re.compile(
     _COMMENTS + r"(?:SET|RESET|DISCARD|LISTEN|UNLISTEN|PREPARE|DEALLOCATE|DECLARE|LOAD|CREATE\s+(?:\w+\s+)?TEMP)",
@@ -52,6 +56,7 @@ _SESSION_CONTROL = re.compile(
 )
 _SESSION_FUNCTIONS = ("set_config", "advisory_lock")
 _SET = re.compile(r"\s*SET\b", re.IGNORECASE)
+REPLACED = "replaced its database connection"
 
 Hook = Callable[[], object]
 
@@ -135,8 +140,8 @@ class Watch:
 class Lent:
     """Lends the connection, within a transaction, to a handler, and restores it when it is given back.
 
-    Statements that would end the transaction are refused. What bypasses that (psycopg2's own connection, a
-    transaction.atomic() left open) is detected when the connection is given back.
+    Statements that would end the transaction are refused, and any that would be sent outside it. What bypasses that
+    (psycopg2's own connection, a transaction.atomic() left open) is detected when the connection is given back.
     """
 
     def __init__(self, *, watched: bool = False, replaces_lost: bool = False) -> None:
@@ -176,6 +181,16 @@ class Lent:
     def hooks_so_far(self) -> int:
         return len(self._wrapper.run_on_commit or []) - self._before.hooks
 
+    def check(self) -> None:
+        """Raises ConnectionMisused if what this thread sends from now on would not be in this transaction."""
+        if connections[DEFAULT_DB_ALIAS] is not self._wrapper:
+            raise ConnectionMisused(REPLACED)
+        self._check_transaction()
+
+    def _check_transaction(self) -> None:
+        if ended := self._how_transaction_ended():
+            raise ConnectionMisused(ended)
+
     def give_back(self, failure: BaseException | None = None) -> None:
         """Restores what Django knows of the transaction.
 
@@ -192,7 +207,8 @@ class Lent:
         wrapper.run_on_commit = hooks[: self._before.hooks]
         self._restore_reading()
         cause = failure.error if isinstance(failure, Raised) else failure
-        ended = self._how_transaction_ended()
+        is_replaced = connections[DEFAULT_DB_ALIAS] is not wrapper
+        ended = REPLACED if is_replaced else self._how_transaction_ended()
         misuse = ended or self._why_uncommittable()
         if misuse:
             self._restore()
@@ -215,6 +231,9 @@ class Lent:
         text = _text_of(sql, context)
         if _TRANSACTION_CONTROL.match(text):
             raise ConnectionMisused(f"sent {reprlib.repr(text)}")
+        if (savepoint := _BACK_TO_SAVEPOINT.match(text)) and savepoint["name"] in self._before.savepoint_ids:
+            raise ConnectionMisused("rolled back to or released a savepoint that is not its own")
+        self._check_transaction()
         if _SESSION_CONTROL.match(text) or any(name in text.lower() for name in _SESSION_FUNCTIONS):
             self.changed_session = True
         # SET TRANSACTION must come before any query, and what fails beyond Django's cursors is rolled back before any.
@@ -231,8 +250,8 @@ class Lent:
     def _how_transaction_ended(self) -> str | None:
         """What the handler did that ended the transaction; None if it still runs."""
         wrapper, raw = self._wrapper, self._raw
-        if connections[DEFAULT_DB_ALIAS] is not wrapper or wrapper.connection is not raw:
-            return "replaced its database connection"
+        if wrapper.connection is not raw:
+            return REPLACED
         if raw.closed > 1:  # The connection was lost, which is not the handler's fault.
             return None
         if raw.closed:

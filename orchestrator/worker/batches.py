@@ -184,6 +184,7 @@ def _results(kind: Kind, running: list[RunningJob], lent: session.Lent) -> tuple
     for job in running:
         with attempts.called([job]):
             results.append(result_of(job))
+        lent.check()  # The next job's writes would be kept, whatever becomes of it.
         hook_ends.append(lent.hooks_so_far)
     return results, hook_ends
 
