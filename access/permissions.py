@@ -32,8 +32,10 @@ APART = ("add", "delete", "change")
 class NotPermitted(PermissionDenied):
     """The user may see it, but not do that to it."""
 
-    def __init__(self, permission: str) -> None:
-        super().__init__(f"This is not your own, and requires the permission {permission}, which you do not have.")
+    def __init__(self, permission: str, why: str = "") -> None:
+        """why: a sentence on what it is that requires the permission, where that is not plain."""
+        needed = f"This requires the permission {permission}, which you do not have."
+        super().__init__(f"{why} {needed}".lstrip())
 
 
 class UnknownOwner(Exception):

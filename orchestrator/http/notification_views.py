@@ -220,4 +220,4 @@ def _check_addresses(request: Request, notification: Notification) -> None:
     if notification.via != Notification.Via.MAIL or may(request.user, ADD):
         return
     if notification.target.strip().lower() != (getattr(request.user, "email", "") or "").lower():
-        raise NotPermitted(ADD)
+        raise NotPermitted(ADD, "Your mail goes to the address of your own account alone.")

@@ -116,7 +116,9 @@ def test_mail_goes_to_ones_own_address_unless_one_may_do_more(
     bob = as_user("bob", permissions=["add_notification"])
 
     assert create(ada, via="mail", target="Ada@example.org")["digest_seconds"] == 60
-    assert ada.post("/notifications", HOOK | {"via": "mail", "target": "bob@example.org"}).status_code == 403
+    refused = ada.post("/notifications", HOOK | {"via": "mail", "target": "bob@example.org"})
+    assert refused.status_code == 403
+    assert "address of your own account" in refused.json()["detail"]
     assert create(bob, via="mail", target="ada@example.org, bob@example.org")
 
 

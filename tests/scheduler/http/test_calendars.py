@@ -82,7 +82,9 @@ def test_a_calendar_that_schedules_name_cannot_be_deleted_and_a_name_is_taken_on
 def test_only_those_permitted_change_what_everyone_shares(as_user: Callable[..., Api], asks_for_tokens: None) -> None:
     ada, admin = as_user("ada"), as_user("grace", permissions=["add_calendar", "change_calendar", "delete_calendar"])
 
-    assert ada.post(CALENDARS, OFFICE).status_code == 403
+    refused = ada.post(CALENDARS, OFFICE)
+    assert refused.status_code == 403
+    assert refused.json()["detail"] == "This requires the permission scheduler.add_calendar, which you do not have."
     assert admin.post(CALENDARS, OFFICE).status_code == 201
     assert ada.get(CALENDARS).status_code == 200
     assert change(ada, "office", "{}").status_code == 403
