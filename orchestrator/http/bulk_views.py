@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+from uuid import UUID
 
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from access.permissions import owner_of
+from access.permissions import User, owner_of
 from orchestrator import client_limits, submission
 from orchestrator.http import examples
 from orchestrator.http.api_view import APIView
 from orchestrator.http.bulk_serializers import BulkAnswer, BulkChangeRequest, BulkRequest
 from orchestrator.http.idempotency import idempotent
 from orchestrator.http.job_serializers import MAX_JOBS, AcceptedJobs, NewJob, NewJobs
-from orchestrator.http.job_views import as_change, owner_named, visible_notifications
+from orchestrator.http.job_views import as_change, known_notifications, owner_named, visible_among
 from orchestrator.http.links import link, location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, example, problems
 from orchestrator.http.requests import BadInput, body_bytes, first_problems, problems_in, read_body, unknown_problems
@@ -167,6 +168,7 @@ def _read_jobs(request: Request, limits: client_limits.ClientLimits) -> Asked:
     items = _items(request.data)
     serializer, owners = NewJob(), dict[str | None, str]()
     asked: Asked = []
+    notify: dict[int, list[UUID]] = {}
     found: list[Problem] = []
     for place, item in enumerate(items):
         try:
@@ -175,7 +177,7 @@ def _read_jobs(request: Request, limits: client_limits.ClientLimits) -> Asked:
             name = options.get("owner")
             if name not in owners:
                 owners[name] = owner_of(request.user) if name is None else owner_named(name, request)
-            options["notify"] = visible_notifications(options.get("notify") or [], request)
+            notify[place] = options["notify"] = options.get("notify") or []
             kind.read_payload({} if options["payload"] is None else options["payload"])
             check_unique(kind, options)
             client_limits.check(options, limits)
@@ -184,9 +186,21 @@ def _read_jobs(request: Request, limits: client_limits.ClientLimits) -> Asked:
             found += problems_in(error.detail, f"/{place}")
         except (UnknownKind, InternalKind, BadPayload, BadInput, client_limits.BeyondLimits) as error:
             found += [each._replace(pointer=f"/{place}{each.pointer}") for each in error.problems]
-    if found:
+    if found := found + _problems_of_notify(notify, request.user):
         raise _refusal(found, of=len(items))
     return asked
+
+
+def _problems_of_notify(notify: Mapping[int, list[UUID]], user: User) -> list[Problem]:
+    """What is wrong with the notifications that each job names, looked up all at once."""
+    known = visible_among({id for ids in notify.values() for id in ids}, user)
+    found: list[Problem] = []
+    for place, ids in notify.items():
+        try:
+            known_notifications(ids, known)
+        except BadInput as error:
+            found += [each._replace(pointer=f"/{place}{each.pointer}") for each in error.problems]
+    return found
 
 
 def _items(body: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
@@ -222,9 +223,16 @@ def owner_named(name: str, request: Request) -> str:
 
 def visible_notifications(ids: list[UUID], request: Request, field: str = "notify") -> list[UUID]:
     """The ids, which the field has; raises BadInput for one of a notification that the user may not see."""
-    known = (
-        set(visible(Notification.objects.filter(id__in=ids), request.user).values_list("id", flat=True)) if ids else ()
-    )
+    return known_notifications(ids, visible_among(ids, request.user), field)
+
+
+def visible_among(ids: Collection[UUID], user: User) -> set[UUID]:
+    """Those of the ids that are of notifications which the user may see."""
+    return set(visible(Notification.objects.filter(id__in=ids), user).values_list("id", flat=True)) if ids else set()
+
+
+def known_notifications(ids: list[UUID], known: Collection[UUID], field: str = "notify") -> list[UUID]:
+    """The ids; raises BadInput for one that is not among the known."""
     unknown = [
         Problem(f"/{field}/{position}", "unknown", f"There is no notification {id}, or you may not see it.")
         for position, id in enumerate(ids)

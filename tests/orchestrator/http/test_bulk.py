@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from orchestrator.models import Dependency, Job
 from tests.api import Api, pointers
@@ -36,6 +39,21 @@ def test_a_pipeline_among_them_has_its_children(api: Api) -> None:
     assert Job.objects.filter(parent=None, unfinished_dependencies=12).count() == 2
     assert Job.objects.exclude(parent=None).count() == 24
     assert Dependency.objects.count() == 2 * 15
+
+
+def test_the_notifications_that_jobs_name_are_looked_up_at_once(api: Api) -> None:
+    hook = {"name": "a", "via": "webhook", "target": "https://example.org/hook"}
+    known, unknown = api.post("/notifications", hook).json()["id"], str(uuid4())
+
+    with CaptureQueriesContext(connection) as sent:
+        refused = bulk(api, *[SLICES | {"notify": [known]}] * 20, SLICES | {"notify": [known, unknown]})
+    lookups = [each["sql"] for each in sent if "orchestrator_notification" in each["sql"]]
+    accepted = bulk(api, SLICES | {"notify": [known]}, SLICES)
+
+    assert (refused.status_code, pointers(refused)) == (400, ["/jobs/20/notify/1"])
+    assert len(lookups) == 1
+    assert [[str(id) for id in job.notify or []] for job in Job.objects.order_by("id")] == [[known], []]
+    assert accepted.status_code == 202
 
 
 def test_one_bad_job_refuses_all_and_every_error_has_its_place(api: Api) -> None:
