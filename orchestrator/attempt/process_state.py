@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from orchestrator.attempt.parameters import Parameters
+
 T = TypeVar("T")
 
 
@@ -40,13 +42,14 @@ def shielded(function: Callable[[], T]) -> T:
     Raises Raised with whatever it raised.
     """
     pid, log_level_disabled = os.getpid(), logging.root.manager.disable
-    make_record, clocks = logging.getLogRecordFactory(), _clocks()
+    make_record, clocks, parameters = logging.getLogRecordFactory(), _clocks(), Parameters()
     try:
         return contextvars.copy_context().run(_in_own_context, function)
     except BaseException as error:
         raise Raised(error) from None
     finally:
         end_if_forked(pid)
+        parameters.restore()
         if logging.root.manager.disable != log_level_disabled:  # Otherwise failures would not be logged.
             logging.disable(log_level_disabled)
         logging.setLogRecordFactory(make_record)

@@ -1,4 +1,4 @@
-"""Nothing is kept of what is written after a handler has left its transaction, nor lost of what others wrote in it."""
+"""What a handler that leaves its transaction, or changes its connection, writes is not kept; others lose nothing."""
 
 from __future__ import annotations
 
@@ -115,3 +115,30 @@ def test_a_handler_rolls_back_to_savepoints_of_its_own(kind: DeclareKind, worker
 
         assert (again(job).status, written()) == ("COMPLETED", {"kept"})
         connection.cursor().execute("DELETE FROM auth_group WHERE name = 'kept'")
+
+
+def connect_elsewhere() -> None:
+    connection.settings_dict["HOST"] = "192.0.2.1"
+
+
+def connect_as_someone_else() -> None:
+    connection.settings_dict["OPTIONS"]["user"] = "nobody"
+
+
+def forget_how_to_connect() -> None:
+    connection.settings_dict = {}
+
+
+@pytest.mark.parametrize("execution", ["leased", "transactional"])
+@pytest.mark.parametrize("change", [connect_elsewhere, connect_as_someone_else, forget_how_to_connect])
+def test_the_next_job_is_run_by_a_new_connection_to_the_same_database(
+    change: Callable[[], None], execution: Any, kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    changing = kind(lambda running: change(), execution=execution, max_attempts=1)
+    first, second = submit(changing), submit(changing)
+
+    for _ in (first, second):
+        run(changing, worker)
+        connection.close()
+
+    assert [again(job).status for job in (first, second)] == ["COMPLETED", "COMPLETED"]
