@@ -232,6 +232,10 @@ class RecordSerializer(serializers.ModelSerializer[Record]):
         return record.ingestion.job_id if record.ingestion else None
 
 
+# The signs also in the full width of East Asian scripts, and behind what is not seen: spaces, and marks of no width.
+_FORMULA = re.compile(r"[\t\r\n]|[\s\u200b-\u200f\u2060\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+
+
 def for_spreadsheet(text: str) -> str:
     """A cell that no spreadsheet takes for a formula (OWASP, "CSV Injection")."""
-    return f"'{text}" if re.match(r"[=+\-@\t\r]", text) else text
+    return f"'{text}" if _FORMULA.match(text) else text

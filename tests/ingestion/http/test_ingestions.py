@@ -13,6 +13,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
+from ingestion.http.serializers import for_spreadsheet
 from ingestion.models import Chunk, Ingestion, Record
 from orchestrator.models import Job
 from orchestrator.states import Status
@@ -185,6 +186,18 @@ def test_errors_come_in_pages_in_the_order_of_what_was_sent(api: Api, ingest: In
 
     assert [len(page) for page in pages] == [100, 100, 50]
     assert list(chain(*pages)) == list(range(250))
+
+
+@pytest.mark.parametrize(
+    "text", ["=1", "+1", "-1", "@a", "\t1", "\r1", "\n=1", " =1", "\uff1d1", "\uff20a", "\ufeff=1", "\u200b+1"]
+)
+def test_what_a_spreadsheet_may_take_for_a_formula_is_marked_as_text(text: str) -> None:
+    assert for_spreadsheet(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["", "a=1", "7-8", "a@example.org", " a", "|a"])
+def test_other_cells_stay_as_they_are(text: str) -> None:
+    assert for_spreadsheet(text) == text
 
 
 def test_errors_come_as_csv_for_a_spreadsheet(api: Api, ingest: Ingest) -> None:
