@@ -64,7 +64,8 @@ NOTE = (
     "median of three rounds, in which all take turns. Jobs are submitted in bulk where the program has a way to, else "
     "one by one. Processor time is that of all processes, PostgreSQL and Valkey included. Muster, procrastinate, "
     "pgqueuer and django-tasks-db commit what they accept to disk; the others leave it to Valkey, which keeps it in "
-    "memory. Half the load is half of what the program has done when jobs were submitted one by one."
+    "memory. Half the load is half of what the program has done when jobs were submitted one by one. All jobs are of "
+    "one owner, whom Muster gives half of a queue's slots (OWNER_SLOT_SHARE): where jobs wait, half run at once."
 )
 
 

@@ -24,7 +24,7 @@ USES_BEFORE = 2
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 # One plan whatever the values are, which must be right for many rows also where there were few when it was made.
-_ONE_PLAN = (
+ONE_PLAN = (
     "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; "
     "SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
 )
@@ -87,7 +87,7 @@ def execute(cursor: Any, statements: Sequence[str], parameters: dict[str, Any], 
         if not all(are_prepared):
             cursor.execute(plain, parameters)
             return
-        cursor.execute(before + _ONE_PLAN + "".join(each.execute for each in known), parameters)
+        cursor.execute(before + ONE_PLAN + "".join(each.execute for each in known), parameters)
     except django.db.Error as error:
         if not isinstance(error.__cause__, _NOT_AS_KNOWN):
             raise

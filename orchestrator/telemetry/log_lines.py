@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.failures import session_kept
 from orchestrator.models import Job
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def ended(job: Job, outcome: str | None, error: str, traceback: str, exception: 
     elif traceback and exception is None:
         message, arguments = f"{message}\n%s", [*arguments, traceback]
     try:
-        logger.log(level, message, *arguments, exc_info=exception, extra=extra)
+        with session_kept():
+            logger.log(level, message, *arguments, exc_info=exception, extra=extra)
     except BaseException:  # Others than ours format tracebacks, too, and the exception is a handler's.
         logger.log(level, message, *arguments, extra=extra)
 

@@ -79,7 +79,7 @@ WITH completed AS (
         %(dones)s::text[]::bigint[], %(totals)s::text[]::bigint[], %(messages)s::text[]
     ) WITH ORDINALITY AS done (id, attempt, result, progress_done, progress_total, progress_message, place)
     WHERE job.id = done.id AND job.id = ANY(%(ids)s::text[]::uuid[]) AND job.attempt = done.attempt
-      AND job.status || '' = 'RUNNING' AND job.worker_id + 0 = %(worker)s
+      AND job.status || '' = 'RUNNING' AND coalesce(job.worker_id, 0) = %(worker)s
     RETURNING job.id
 )
 SELECT set_config('muster.completed', coalesce((SELECT array_agg(id) FROM completed), '{}')::text, true)

@@ -14,8 +14,10 @@ from orchestrator.models import Worker
 from orchestrator.queue import transitions
 from orchestrator.queue.transitions import completing
 from orchestrator.running import RunningJob
+from orchestrator.states import Status
 from orchestrator.submission import submit
 from orchestrator.worker.process import WorkerProcess
+from tests.factories import make_job
 from tests.orchestrator.workbench import DeclareKind, again, pipeline, run
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -172,11 +174,14 @@ def test_jobs_are_completed_and_counted_down_when_that_is_prepared(
 
 
 def plan_of(sql: str) -> str:
-    """How a session would run a statement that it has prepared while all tables were empty."""
+    """How a session would run a statement that it has prepared while all jobs had ended, as statistics say, too."""
     statement = prepared.Statement(sql)
     names = dict.fromkeys(re.findall(r"%\((\w+)\)s", sql))
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(f"{prepared._ONE_PLAN} SET LOCAL muster.completed = '{{}}'; {statement.prepare}")
+        for _ in range(300):
+            make_job(Status.COMPLETED)
+        cursor.execute("ANALYZE orchestrator_job")
+        cursor.execute(f"{prepared.ONE_PLAN} SET LOCAL muster.completed = '{{}}'; {statement.prepare}")
         cursor.execute(f"EXPLAIN {statement.execute}", names)
         return "\n".join(line for (line,) in cursor.fetchall())
 

@@ -260,7 +260,7 @@ def test_a_time_that_python_would_read_as_another_one_is_refused(api: Api, time:
 
 
 @pytest.mark.parametrize(
-    "time", ["2030-01-31T12:00:00+05:45", "2030-01-31T12:00:00-03:30", "2030-01-31 12:00:00+12:45"]
+    "time", ["2030-01-31T12:00:00+05:45", "2030-01-31T12:00:00-03:30", "2030-01-31T12:00:00+12:45"]
 )
 def test_an_offset_may_have_minutes(api: Api, time: str) -> None:
     assert api.post("/jobs", {"run_at": time}).status_code == 202

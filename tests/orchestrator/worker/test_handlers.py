@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from io import StringIO
 from typing import Any
 
 from django.db import connection
@@ -44,6 +46,19 @@ def test_a_good_job_is_not_affected_by_bad_ones_beside_it(kind: DeclareKind, wor
         max_examples=25, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
     )
     mixed(given(st.lists(BAD, min_size=1, max_size=3))(check))()
+
+
+def test_a_log_handler_of_another_library_does_not_read_an_exception_that_changes_the_session(
+    kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    first = logging.StreamHandler(written := StringIO())
+    logging.root.handlers.insert(0, first)
+    try:
+        check_jobs(kind(misbehave, payload=Acts, max_attempts=1), worker, [Acts(["raise Setting"])])
+    finally:
+        logging.root.removeHandler(first)
+
+    assert "its __str__ raised RuntimeError" in written.getvalue()
 
 
 def check_jobs(declared: Kind, worker: WorkerProcess, payloads: list[Acts]) -> None:
