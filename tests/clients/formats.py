@@ -93,7 +93,7 @@ def map_body(context: schemathesis.HookContext, body: Any) -> Any:
 
 
 @schemathesis.hook
-def map_case(context: schemathesis.HookContext, case: schemathesis.Case) -> schemathesis.Case:
+def map_case(context: schemathesis.HookContext, case: schemathesis.Case[Any]) -> schemathesis.Case[Any]:
     """What no schema can say of a whole body. This is called in the phase that tries every value, too."""
     if case.operation.path.startswith("/task-schedules/") and isinstance(case.body, dict):
         case.body = schedule_that_fits(case.body)
