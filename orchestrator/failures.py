@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 from typing import TypeVar
@@ -18,7 +17,6 @@ from orchestrator.pg_values import as_text
 T = TypeVar("T")
 
 _READS = re.compile(r"\s*SELECT\b", re.IGNORECASE)
-_SETS = re.compile(r"\s*(?:SET|RESET|DISCARD|LISTEN|SELECT\s+set_config)\b", re.IGNORECASE)
 
 MAX_ERROR_CHARACTERS = 2_000
 MAX_TYPE_CHARACTERS = 100
@@ -128,19 +126,6 @@ def _only_reading(function: Callable[[], T]) -> T:
 def _refuse_writing(execute: Callable[..., T], sql: object, *options: object) -> T:
     if not _READS.match(str(sql)):
         raise RuntimeError("The text of an exception may not change anything in the database.")
-    return execute(sql, *options)
-
-
-@contextmanager
-def session_kept() -> Iterator[None]:
-    """While others read an exception, such as what a library adds to the log, its text cannot change the session."""
-    with connection.execute_wrapper(_refuse_settings):
-        yield
-
-
-def _refuse_settings(execute: Callable[..., T], sql: object, *options: object) -> T:
-    if _SETS.match(str(sql)):
-        raise RuntimeError("The text of an exception may not change the database session.")
     return execute(sql, *options)
 
 

@@ -112,6 +112,16 @@ def closed_event_streams() -> Iterator[None]:
 
 
 @pytest.fixture
+def measures_anew() -> Iterator[None]:
+    """What was measured of stored bytes for other tests is not known any more."""
+    from orchestrator import stored_bytes
+
+    stored_bytes.forget()
+    yield
+    stored_bytes.forget()
+
+
+@pytest.fixture
 def postgres() -> Iterator[Postgres]:
     """The session's PostgreSQL, to be killed and started at will; it runs again for the next test."""
     yield servers.postgres

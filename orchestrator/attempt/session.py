@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import psycopg2.extensions as pg
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from orchestrator.attempt import prepared
@@ -183,9 +183,12 @@ class Lent:
 
     def check(self) -> None:
         """Raises ConnectionMisused if what this thread sends from now on would not be in this transaction."""
-        if connections[DEFAULT_DB_ALIAS] is not self._wrapper:
+        if self._is_replaced():
             raise ConnectionMisused(REPLACED)
         self._check_transaction()
+
+    def _is_replaced(self) -> bool:
+        return connections[DEFAULT_DB_ALIAS] is not self._wrapper
 
     def _check_transaction(self) -> None:
         if ended := self._how_transaction_ended():
@@ -207,8 +210,7 @@ class Lent:
         wrapper.run_on_commit = hooks[: self._before.hooks]
         self._restore_reading()
         cause = failure.error if isinstance(failure, Raised) else failure
-        is_replaced = connections[DEFAULT_DB_ALIAS] is not wrapper
-        ended = REPLACED if is_replaced else self._how_transaction_ended()
+        ended = REPLACED if self._is_replaced() else self._how_transaction_ended()
         misuse = ended or self._why_uncommittable()
         if misuse:
             self._restore()
@@ -234,7 +236,7 @@ class Lent:
         if (savepoint := _BACK_TO_SAVEPOINT.match(text)) and savepoint["name"] in self._before.savepoint_ids:
             raise ConnectionMisused("rolled back to or released a savepoint that is not its own")
         self._check_transaction()
-        if _SESSION_CONTROL.match(text) or any(name in text.lower() for name in _SESSION_FUNCTIONS):
+        if _changes_session(text):
             self.changed_session = True
         # SET TRANSACTION must come before any query, and what fails beyond Django's cursors is rolled back before any.
         if self._watch and self.began_at is None and not (_SET.match(text) or _is_failed(self._raw)):
@@ -320,6 +322,23 @@ def _text_of(sql: Any, context: Mapping[str, Any]) -> str:
     if isinstance(sql, bytes):
         return sql.decode(errors="replace")
     return sql if isinstance(sql, str) else str(sql.as_string(context["cursor"].cursor))
+
+
+def _changes_session(text: str) -> bool:
+    return bool(_SESSION_CONTROL.match(text)) or any(name in text.lower() for name in _SESSION_FUNCTIONS)
+
+
+@contextmanager
+def session_kept() -> Iterator[None]:
+    """While others read an exception, such as what a library adds to the log, its text cannot change the session."""
+    with connection.execute_wrapper(_refuse_changes):
+        yield
+
+
+def _refuse_changes(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Mapping[str, Any]) -> Any:
+    if _changes_session(_text_of(sql, context)):
+        raise RuntimeError("The text of an exception may not change the database session.")
+    return execute(sql, params, many, context)
 
 
 @contextmanager

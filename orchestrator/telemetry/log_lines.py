@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.failures import session_kept
+from orchestrator.attempt.session import session_kept
 from orchestrator.models import Job
 
 if TYPE_CHECKING:

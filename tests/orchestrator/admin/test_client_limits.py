@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -11,7 +10,6 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
 
-from orchestrator import stored_bytes
 from orchestrator.models import Job, Step
 from orchestrator.states import Status
 from orchestrator.steering.selection import BULK_ACTION
@@ -27,14 +25,6 @@ OF_OPERATORS = ("view_job", "retry_job", "reschedule_job", "view_payload", "subm
 def requires_auth(settings: Settings) -> None:
     """As in production; where it is off everyone may ask for everything."""
     settings.ENV = msgspec.structs.replace(settings.ENV, REQUIRE_AUTH=True, DEMO_KINDS=True)
-
-
-@pytest.fixture
-def measures_anew() -> Iterator[None]:
-    """What was measured for other tests is not known any more."""
-    stored_bytes.forget()
-    yield
-    stored_bytes.forget()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -151,14 +151,6 @@ def test_many_at_once_count_as_many(path: str, body: Any, as_user: Callable[...,
 
     assert as_user().post(path, body).status_code == 429
     assert not Job.objects.exists()
-
-
-@pytest.fixture
-def measures_anew() -> Iterator[None]:
-    """What was measured for other tests is not known any more."""
-    stored_bytes.forget()
-    yield
-    stored_bytes.forget()
 
 
 PIPELINE: dict[str, Any] = {"steps": {"only": SLICES}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -24,14 +24,6 @@ SLICES: dict[str, Any] = {"kind": "demo.slices"}
 ALL_FAILED = {"filter": {"status": ["FAILED"]}}
 # It is stored uncompressed.
 LONG = {"text": "".join(chr(33 + place * 7919 % 90) for place in range(1_000))}
-
-
-@pytest.fixture
-def measures_anew() -> Iterator[None]:
-    """What was measured for other tests is not known any more."""
-    stored_bytes.forget()
-    yield
-    stored_bytes.forget()
 
 
 def limit(settings: Settings, **values: Any) -> None:

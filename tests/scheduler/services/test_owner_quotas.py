@@ -42,14 +42,6 @@ LONG = "".join(chr(33 + place * 7919 % 90) for place in range(1_000))
 
 
 @pytest.fixture
-def measures_anew() -> Iterator[None]:
-    """What was measured for other tests is not known any more."""
-    stored_bytes.forget()
-    yield
-    stored_bytes.forget()
-
-
-@pytest.fixture
 def limit(settings: Settings) -> Callable[..., None]:
     def limited(**values: Any) -> None:
         settings.ENV = msgspec.structs.replace(settings.ENV, **values)
