@@ -12,6 +12,7 @@ from celery.platforms import EX_FAILURE
 from celery.worker import consumer
 from celery.worker.state import maybe_shutdown
 
+from orchestrator.host import process_started
 from orchestrator.worker import broker_failures
 from orchestrator.worker.redis_transport import ConnectAnew
 
@@ -108,8 +109,8 @@ class Consumer(consumer.Consumer):
         process ends, and its supervisor starts all anew.
         """
         maybe_shutdown()
-        children = getattr(getattr(self.pool, "_pool", None), "_pool", [])
-        if children and not any(child.is_alive() for child in children):
+        children = self.pool.info.get("processes", ())  # Of a pool of threads there are none.
+        if children and all(process_started(pid) is None for pid in children):
             logger.error("%s has no child left, and without a broker there is no other; it ends.", self.hostname)
             raise WorkerShutdown(EX_FAILURE)
 
