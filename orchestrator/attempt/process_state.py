@@ -9,6 +9,7 @@ import gc
 import locale
 import logging
 import os
+import posix
 import resource
 import signal
 import socket
@@ -103,8 +104,8 @@ _TIMERS = [signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF]
 
 
 def _environment() -> dict[bytes, bytes]:
-    """As bytes, to save decoding them before and after each attempt."""
-    return dict(os.environb)
+    """As bytes, and from where `os.environ` keeps them: that decodes all of them for each attempt."""
+    return dict(posix.environ)
 
 
 def _set_environment(variables: dict[bytes, bytes]) -> None:
@@ -227,6 +228,9 @@ class ProcessState:
 
     def restore(self) -> None:
         """Undoes what was changed since."""
+        with suppress(Exception):
+            if [read() for read, _ in self._parts] == self._before:
+                return
         for (read, write), was in zip(self._parts, self._before, strict=True):
             with suppress(Exception):
                 if _now(read) != was:

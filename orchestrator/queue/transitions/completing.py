@@ -58,32 +58,33 @@ SELECT FROM orchestrator_job
 WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s AND cancel_requested_at IS NOT NULL
 """
 
+# Where a job is in the arrays of those that are done. A join with these would compare each with each.
+PLACE = "array_position((SELECT %(ids)s::text[]::uuid[]), job.id)"
 # Leased jobs are done whose handlers used no transaction, each if it is still this worker's. Their ids are kept for
 # the next statement of the same transaction. Status and worker are disguised, or else a plan from a quiet time would
 # read all that the worker has run lately.
-COMPLETE_TOGETHER = """
+COMPLETE_TOGETHER = f"""
 WITH completed AS (
     UPDATE orchestrator_job job
     SET status = 'COMPLETED',
-        result = done.result::jsonb,
         error = '',
         worker_id = NULL,
         deadline_at = NULL,
-        progress_done = done.progress_done,
-        progress_total = done.progress_total,
-        progress_message = done.progress_message,
-        finished_at = statement_timestamp() + done.place * interval '1 microsecond',
+        (result, progress_done, progress_total, progress_message, finished_at) = (
+            SELECT (%(results)s::text[])[place]::jsonb,
+                   (%(dones)s::text[])[place]::bigint,
+                   (%(totals)s::text[])[place]::bigint,
+                   (%(messages)s::text[])[place],
+                   statement_timestamp() + place * interval '1 microsecond'
+            FROM (SELECT {PLACE} AS place OFFSET 0) AS done
+        ),
         updated_at = clock_timestamp()
-    FROM unnest(
-        %(ids)s::text[]::uuid[], %(attempts)s::integer[], %(results)s::text[],
-        %(dones)s::text[]::bigint[], %(totals)s::text[]::bigint[], %(messages)s::text[]
-    ) WITH ORDINALITY AS done (id, attempt, result, progress_done, progress_total, progress_message, place)
-    WHERE job.id = done.id AND job.id = ANY(%(ids)s::text[]::uuid[]) AND job.attempt = done.attempt
+    WHERE job.id = ANY(%(ids)s::text[]::uuid[]) AND job.attempt = (%(attempts)s::integer[])[{PLACE}]
       AND job.status || '' = 'RUNNING' AND coalesce(job.worker_id, 0) = %(worker)s
     RETURNING job.id
 )
-SELECT set_config('muster.completed', coalesce((SELECT array_agg(id) FROM completed), '{}')::text, true)
-"""
+SELECT set_config('muster.completed', coalesce((SELECT array_agg(id) FROM completed), '{{}}')::text, true)
+"""  # noqa: S608 It is made of constants.
 COMPLETED = "current_setting('muster.completed')::uuid[]"
 # Counts those down for what waits for them. The first row has their ids, too.
 COUNT_DOWN_COMPLETED = f"""

@@ -19,19 +19,19 @@ from orchestrator.queue.claims import IN_ORDER
 TAKEN = """attempt = attempt + 1, worker_id = %(worker)s, worker_name = %(worker_name)s, celery_task_id = job.id,
         deadline_at = clock_timestamp() + %(timeout)s"""
 
+IDS = "ARRAY(SELECT id FROM next)"
+PLACE = f"array_position({IDS}, job.id)"
 # The most urgent ready jobs of the owners whose turn it is become this worker's, unless the kind is paused or the
 # worker was declared dead. Its row is locked so that nobody declares it dead meanwhile and overlooks the jobs. If the
 # first of them runs alone, it is taken alone. Jobs are found by an array of their ids: it is taken for a short one, so
-# nobody plans to read the whole table.
+# nobody plans to read the whole table; and by arrays instead of a join, which would compare each with each.
 LEASE = f"""
 WITH me AS (
     SELECT id FROM orchestrator_worker WHERE id = %(worker)s AND ended_at IS NULL FOR KEY SHARE
 ), now AS MATERIALIZED (
     SELECT clock_timestamp() AS at
 ), {{found}}, next AS MATERIALIZED (
-    SELECT id, waited_since,
-           CASE WHEN %(apart)s THEN row_number() OVER () ELSE 0 END * interval '1 microsecond' AS later
-    FROM ready
+    SELECT id, waited_since FROM ready
     WHERE EXISTS (SELECT FROM me)
       AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND (paused_at IS NOT NULL OR limited))
 ), leased AS (
@@ -39,12 +39,13 @@ WITH me AS (
     SET status = 'RUNNING',
         ready = false,
         {TAKEN},
-        started_at = CASE WHEN status = 'RUNNING' THEN started_at ELSE now.at + next.later END,
+        started_at = CASE WHEN status = 'RUNNING' THEN started_at
+                          ELSE now.at + CASE WHEN %(apart)s THEN {PLACE} ELSE 0 END * interval '1 microsecond' END,
         updated_at = now.at
-    FROM now, next
-    WHERE job.id = next.id AND job.id = ANY(ARRAY(SELECT id FROM next))
+    FROM now
+    WHERE job.id = ANY({IDS})
     RETURNING
-        {claimed("next.waited_since")},
+        {claimed(f"(ARRAY(SELECT waited_since FROM next))[{PLACE}]")},
         rank,
         (SELECT parent.status = 'CREATED' FROM orchestrator_job parent WHERE parent.id = job.parent_id),
         EXISTS (

@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from orchestrator.attempt import prepared, session
 from orchestrator.models import Worker
 from orchestrator.queue import transitions
-from orchestrator.queue.transitions import completing
+from orchestrator.queue.transitions import completing, starting
 from orchestrator.running import RunningJob
 from orchestrator.states import Status
 from orchestrator.submission import submit
@@ -192,6 +192,14 @@ def test_a_completion_reads_no_other_jobs_with_a_plan_from_a_quiet_time(sql: str
 
     assert "orchestrator_job_pkey" in plan
     assert not re.findall(r"job_by_\w+|job_leased_\w+|Seq Scan|hashed SubPlan", plan), plan
+
+
+@pytest.mark.parametrize("sql", [completing.COMPLETE_TOGETHER, starting.LEASE.format(found=starting.BY_ID)])
+def test_the_jobs_of_a_group_are_looked_up_and_not_compared_each_with_each(sql: str) -> None:
+    plan = plan_of(sql)
+
+    assert "Index Cond: (id = ANY (" in plan
+    assert "Join Filter" not in plan, plan
 
 
 def test_a_session_that_is_cleaned_after_each_job_loses_no_statement_unnoticed(
