@@ -18,7 +18,18 @@ LAST_BELOW = 1 << 54
 
 
 def uuid7() -> uuid.UUID:
-    """A version 7 UUID, greater than every one this process made before.
+    """A version 7 UUID, greater than every one this process made before."""
+    return _uuid7(_take_stamps(1), int.from_bytes(os.urandom(8)))
+
+
+def uuids7(count: int) -> list[uuid.UUID]:
+    """So many in their order, in two thirds of the time."""
+    first, random = _take_stamps(count), os.urandom(8 * count)
+    return [_uuid7(first + n, int.from_bytes(random[8 * n : 8 * n + 8])) for n in range(count)]
+
+
+def _take_stamps(count: int) -> int:
+    """The first of so many that follow each other and that nobody else has.
 
     Layout and the counter in rand_a are those of RFC 9562, sections 5.7 and 6.2 (method 3: the
     sub-millisecond fraction leads, and is moved on by one where the clock has not moved). The engine
@@ -27,12 +38,15 @@ def uuid7() -> uuid.UUID:
     global _last
     with _lock:
         # 48 bits of milliseconds and 12 bits of their fraction: 4,096 ids a millisecond, then the future is borrowed.
-        _last = max(_last + 1, time.time_ns() * 4096 // 1_000_000)
-        stamp = _last
-    milliseconds, fraction = divmod(stamp, 4096)
-    random = int.from_bytes(os.urandom(8)) >> 2 | ROOM_BELOW | MAX_BEFORE
-    value = milliseconds << 80 | 7 << 76 | fraction << 64 | 0b10 << 62 | random
-    return uuid.UUID(int=value)
+        first = max(_last + 1, time.time_ns() * 4096 // 1_000_000)
+        _last = first + count - 1
+    return first
+
+
+def _uuid7(stamp: int, random: int) -> uuid.UUID:
+    milliseconds, fraction = stamp >> 12, stamp & 0xFFF
+    tail = random >> 2 | ROOM_BELOW | MAX_BEFORE
+    return uuid.UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 0b10 << 62 | tail)
 
 
 def ids_before(id: uuid.UUID, count: int) -> list[uuid.UUID]:

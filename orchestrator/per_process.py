@@ -22,6 +22,9 @@ class PerProcess(Generic[T]):
         os.register_at_fork(after_in_child=self._forget)
 
     def __call__(self) -> T:
+        made = self._made
+        if made is not None:
+            return made
         with self._lock:
             if self._made is None:
                 self._made = self._make()

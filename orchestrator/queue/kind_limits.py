@@ -70,8 +70,9 @@ _known = PerProcess(_Known)
 
 def limits_of(kind: Kind) -> Limits:
     """The limits of the kind, as they were at most KNOWN_SECONDS ago."""
-    refresh()
-    return _known().of(kind.name)
+    known = _known()
+    known.refresh()
+    return known.of(kind.name)
 
 
 def known_limits_of(name: str) -> Limits:

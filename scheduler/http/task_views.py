@@ -12,7 +12,7 @@ from orchestrator.http import openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
 from orchestrator.http.idempotency import idempotent
-from orchestrator.http.links import link, location
+from orchestrator.http.links import links, location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, example, problems
 from orchestrator.http.pagination import NewestFirst
 from orchestrator.http.parsers import ExactJSONParser
@@ -159,10 +159,10 @@ class BatchView(APIView):
         errors = truncate_errors(batch.problems, of=len(batch.tasks) + len(batch.problems))
         if errors and not (skips and batch.tasks):
             raise BadInput("", errors)
-        ids = create_tasks(batch.tasks)
+        ids = [*map(str, create_tasks(batch.tasks))]
         accepted_tasks = [
-            {"index": index, "id": str(id), "url": link("task", id), "status": TaskStatus.PENDING.value}
-            for index, id in zip(batch.indexes, ids, strict=True)
+            {"index": index, "id": id, "url": url, "status": TaskStatus.PENDING.value}
+            for index, id, url in zip(batch.indexes, ids, links("task", ids), strict=True)
         ]
         shown_errors = [error._asdict() for error in errors]
         return Response(

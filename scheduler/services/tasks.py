@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from access import audit
 from orchestrator import submission
 from orchestrator.failpoints import Failpoint
-from orchestrator.ids import uuid7
+from orchestrator.ids import uuids7
 from orchestrator.models import Job
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.submission import Occurrence
@@ -94,7 +94,7 @@ def create_tasks(tasks: Sequence[NewTask]) -> list[UUID]:
 
 def _insert(tasks: Sequence[NewTask], cursor: Any) -> list[dict[str, Any]]:
     """Writes the tasks and their jobs; returns the tasks' columns."""
-    rows = [{"id": uuid7()} | vars(task) for task in tasks]
+    rows = [{"id": id} | vars(task) for id, task in zip(uuids7(len(tasks)), tasks, strict=True)]
     job_ids = submission.submit_many(
         add,
         [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from itertools import chain
 
-from orchestrator.ids import uuid7
+from orchestrator.ids import uuid7, uuids7
 from tests.orchestrator.workbench import threads
 
 
@@ -15,12 +15,20 @@ def test_each_id_is_greater_than_the_one_before() -> None:
     assert ids == sorted(set(ids))
 
 
+def test_ids_made_together_are_in_order_among_the_others() -> None:
+    ids = [uuid7(), *uuids7(20_000), uuid7(), *uuids7(1), *uuids7(0), uuid7()]
+
+    assert ids == sorted(set(ids))
+    assert {(id.version, id.variant) for id in ids} == {(7, "specified in RFC 4122")}
+
+
 def test_ids_made_in_threads_differ() -> None:
     with threads(4) as call:
         parts = [call(lambda: [uuid7() for _ in range(5_000)]) for _ in range(4)]
+        parts += [call(uuids7, 5_000) for _ in range(4)]
         ids = list(chain.from_iterable(part.result() for part in parts))
 
-    assert len(set(ids)) == 20_000
+    assert len({id.int >> 64 for id in ids}) == 40_000
 
 
 def test_an_id_is_a_version_7_uuid_of_about_now() -> None:
