@@ -1,7 +1,7 @@
 """Values made fit for PostgreSQL: text and JSON cannot hold every Python value."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from itertools import accumulate
 from math import isfinite
@@ -22,8 +22,6 @@ MAX_DIGITS = 4_300
 _TOO_MANY_DIGITS = b"0" * (MAX_DIGITS + 1)
 _ZEROS = bytes(ord("0") if chr(each).isdecimal() and each < 128 else each for each in range(256))
 _EXPONENT = re.compile(rb"\d[eE][+-]?\d{4}")
-# What a number that is none looks like as JSON: a float is null, a Decimal is a text.
-_MAYBE_NOT_FINITE = (b"null", b"NaN", b"Infinity")
 
 
 class NotFinite(ValueError):
@@ -46,7 +44,8 @@ def as_json(value: Any, *, at_most: int) -> str:
         raise ValueError(f"It takes {len(encoded):,} bytes as JSON; at most {at_most:,} are allowed.")
     if encoded.count(b"[") + encoded.count(b"{") > MAX_DEPTH and _depth(encoded) > MAX_DEPTH:
         raise ValueError(f"It is nested deeper than {MAX_DEPTH} levels.")
-    if any(mark in encoded for mark in _MAYBE_NOT_FINITE):
+    # What a number that is none looks like as JSON: a float is null, a Decimal is a text.
+    if b"null" in encoded or b"NaN" in encoded or b"Infinity" in encoded:
         for pointer, number in _not_finite(msgspec.to_builtins(value, builtin_types=(Decimal,))):
             raise NotFinite(pointer, number)
     if _has_long_number(encoded):
@@ -86,6 +85,12 @@ def _not_finite(value: Any, pointer: str = "") -> Iterator[tuple[str, float | De
         yield pointer, value
 
 
+def as_array(values: Iterable[str]) -> str:
+    """Texts as one text that PostgreSQL reads as an array: a list would be as many constants for its parser."""
+    quoted = [value.replace("\\", r"\\").replace('"', r"\"") for value in values]
+    return '{"' + '","'.join(quoted) + '"}' if quoted else "{}"
+
+
 def as_text(text: str, *, at_most: int) -> str:
     """The text's first characters, with a replacement character for each that PostgreSQL cannot hold."""
     # Not text[:at_most], which a subclass of str may override.
@@ -95,4 +100,6 @@ def as_text(text: str, *, at_most: int) -> str:
 
 def is_storable(text: Any, *, at_most: int) -> bool:
     """Whether it is a text that PostgreSQL holds as it is."""
+    if type(text) is str and text.isascii():
+        return len(text) <= at_most and "\x00" not in text
     return isinstance(text, str) and len(text) <= at_most and text == as_text(text, at_most=at_most)

@@ -9,10 +9,10 @@ from uuid import UUID
 
 import msgspec
 from django.db import connection
-from psycopg2.extras import execute_values
 
-from orchestrator.ids import uuid7
+from orchestrator.ids import uuids7
 from orchestrator.kinds import job
+from orchestrator.pg_values import as_array
 from orchestrator.running import RunningJob
 from scheduler.models import ADD
 
@@ -23,8 +23,9 @@ EXACT = Context(prec=400)
 # statistics say of the table.
 WRITE_RESULTS = """
 INSERT INTO scheduler_taskresult (id, task_id, result)
-SELECT new.id::uuid, new.task_id::uuid, new.result FROM (VALUES %s) AS new (id, task_id, owner, result)
-WHERE (SELECT owner FROM scheduler_task WHERE id = new.task_id::uuid) = new.owner
+SELECT new.id, new.task_id, new.result
+FROM unnest(%s::uuid[], %s::uuid[], %s::text[], %s::numeric[]) AS new (id, task_id, owner, result)
+WHERE (SELECT owner FROM scheduler_task WHERE id = new.task_id) = new.owner
 """
 
 
@@ -55,13 +56,15 @@ def add(jobs: Sequence[RunningJob]) -> list[dict[str, Any]]:
     """Adds a and b of each task and keeps the sums as the tasks' results."""
     additions: list[Addition] = [job.payload for job in jobs]
     sums = [EXACT.add(addition.a, addition.b) for addition in additions]
-    rows = [
-        (str(uuid7()), str(addition.task_id), job.owner, sum)
-        for job, addition, sum in zip(jobs, additions, sums, strict=True)
-    ]
+    columns = (
+        [id.hex for id in uuids7(len(jobs))],
+        [addition.task_id.hex for addition in additions],
+        [job.owner for job in jobs],
+        map(str, sums),
+    )
     with connection.cursor() as cursor:
-        execute_values(cursor.cursor, WRITE_RESULTS, rows, page_size=len(rows))
-        if cursor.rowcount != len(rows):
+        cursor.execute(WRITE_RESULTS, [*map(as_array, columns)])
+        if cursor.rowcount != len(jobs):
             raise ForeignTask
     return [{"result": shown(sum)} for sum in sums]
 

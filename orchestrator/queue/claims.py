@@ -11,6 +11,7 @@ from orchestrator.attempt import prepared
 from orchestrator.attempt.session import CLEAN
 from orchestrator.claimed import CLAIMED, Claimed
 from orchestrator.kinds import Kind
+from orchestrator.pg_values import as_array
 from orchestrator.queue import admission, bell, turns, unblocking
 
 # How long a worker that was frozen within a batch may keep its jobs locked.
@@ -58,8 +59,8 @@ NEXT_READY = "SELECT id FROM orchestrator_job WHERE ready AND kind = %s ORDER BY
 TRIED_BY_OTHERS = """
 SELECT tried.id
 FROM orchestrator_worker worker, jsonb_each_text(worker.trying) AS tried (id, attempts),
-     unnest(%(ids)s, %(attempts)s) AS locked (id, attempts)
-WHERE worker.id <> %(worker)s AND worker.trying ?| %(ids)s
+     unnest(%(ids)s::text[], %(attempts)s::integer[]) AS locked (id, attempts)
+WHERE worker.id <> %(worker)s AND worker.trying ?| %(ids)s::text[]
   AND tried.id = locked.id AND tried.attempts::integer = locked.attempts
 """
 
@@ -141,8 +142,8 @@ def _tried_by_others(jobs: Sequence[Claimed], worker_id: int) -> set[str]:
             AS_USUAL + TRIED_BY_OTHERS,
             {
                 "worker": worker_id,
-                "ids": [str(job.id) for job in jobs],
-                "attempts": [job.attempt for job in jobs],
+                "ids": as_array(str(job.id) for job in jobs),
+                "attempts": as_array(str(job.attempt) for job in jobs),
             },
         )
         return {id for (id,) in cursor.fetchall()}

@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from django.db import connection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.pg_values import MAX_DEPTH, NotFinite, as_json, as_text
+from orchestrator.pg_values import MAX_DEPTH, NotFinite, as_array, as_json, as_text
 
 
 class Number(msgspec.Struct):
@@ -105,3 +106,31 @@ def test_a_number_that_could_not_be_read_again_is_refused(number: bytes) -> None
 @pytest.mark.parametrize("value", ["1e130000", "3e1234-" * 9, "1" * 5_000, 10**4_299, 1e308, 5e-324])
 def test_texts_like_numbers_and_large_numbers_are_json(value: Any) -> None:
     assert msgspec.json.decode(as_json([value], at_most=10_000)) == [value]
+
+
+TEXTS = [
+    "",
+    " ",
+    "NULL",
+    "null",
+    "a,b",
+    "{}",
+    '"',
+    "\\",
+    '\\"',
+    "\\\\",
+    "it's",
+    "\n\t",
+    "%s",
+    "ü",
+    "💡",
+    '{"a": ["\\u00e4"]}',
+]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("texts", [[], *([text] for text in TEXTS), TEXTS])
+def test_postgresql_reads_texts_as_they_are_from_an_array(texts: list[str]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT %s::text[]", [as_array(texts)])
+        assert cursor.fetchone() == (texts,)

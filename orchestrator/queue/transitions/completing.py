@@ -11,6 +11,7 @@ from django.db import connection
 from orchestrator.attempt import prepared
 from orchestrator.attempt.session import BEGAN_AT, CLEAN, ConnectionMisused, transaction_began_at
 from orchestrator.claimed import Claimed
+from orchestrator.pg_values import as_array
 from orchestrator.queue import ends
 from orchestrator.queue.claims import LIMIT_IDLENESS
 from orchestrator.queue.transitions.passing import COUNT_DOWN_DONE, Counted
@@ -201,15 +202,15 @@ def complete_locked(jobs: Sequence[Claimed], results: Sequence[str], *, worker_n
 
     Raises as `complete` does. A job that a handler of the batch has cancelled stays so.
     """
-    ids = [str(job.id) for job in jobs]
+    ids = as_array(job.id.hex for job in jobs)
     prepared.forget()
     with connection.cursor() as cursor:
         cursor.execute(
             COMPLETE_LOCKED,
             {
                 "ids": ids,
-                "attempts": [job.attempt for job in jobs],
-                "results": list(results),
+                "attempts": as_array(str(job.attempt) for job in jobs),
+                "results": as_array(results),
                 "began_at": jobs[0].began_at,
                 "started_at": jobs[0].claimed_at,
                 "worker_name": worker_name,
