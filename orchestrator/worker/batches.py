@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -34,6 +35,12 @@ logger = logging.getLogger(__name__)
 # How long a process keeps trying to record that a batch failed, while the database is away or others lock its jobs.
 RECORD_SECONDS = 60
 
+# Where a function takes a batch and fails, it is called with parts of it first, then with single jobs of those that
+# fail: a bad job among 500 means 45 calls.
+PART = 25
+# Jobs that failed together, and how.
+Failed = tuple[Sequence[Claimed], BaseException]
+
 batch_claimed = Failpoint("batch-claimed")
 batch_handled = Failpoint("batch-handled")
 batch_completing = Failpoint("batch-completing")
@@ -51,9 +58,11 @@ def run_batch(kind: Kind, process: WorkerProcess) -> int:
     """Claims, runs and completes a batch of jobs; returns how many were ready, at most its size."""
     worker_id = process.row_id
     batch = _Batch(kind, process)
+    # Where one runs alone, so does the next, most likely: a whole batch would be claimed for each.
+    claimed = replace(kind, batch_size=1) if kind.name in process.in_flight.alone else kind
     turns.absorb(kind.name)
     try:
-        batch.run(lambda: claims.lock_ready(kind, worker_id=worker_id), rings=True)
+        batch.run(lambda: claims.lock_ready(claimed, worker_id=worker_id), rings=True)
     # The transaction itself failed, so no attempt was recorded.
     except BaseException as error:
         session.clean()
@@ -88,10 +97,11 @@ class _Batch:
         began_at = time.monotonic()
         with transaction.atomic():
             jobs = lock()
+            was_alone = self.process.in_flight.runs_alone(self.kind.name, bool(jobs) and jobs[0].runs_alone)
             if not jobs:
                 return
-            # A job that runs alone was the only one taken of those that are ready.
-            self.ready = self.kind.batch_size if jobs[0].runs_alone else len(jobs)
+            # A job that runs alone, or after one, was the only one taken of those that are ready.
+            self.ready = self.kind.batch_size if jobs[0].runs_alone or was_alone else len(jobs)
             self._record_in_flight(jobs)
             batch_claimed()
             if rings and self.ready == self.kind.batch_size:
@@ -127,26 +137,37 @@ def run_locked(kind: Kind, jobs: Sequence[Claimed], process: WorkerProcess) -> l
     alone. Then counts the completed ones down, in one statement, which locks what waits for them in the order of ids.
     """
     done, failed = _complete_each([jobs], kind, process)
-    if failed and len(jobs) > 1:
-        [(_, failure)] = failed
-        logger.info(
-            "A batch of %d jobs of kind %s runs one by one: %s", len(jobs), kind.name, error_of(cause_of(failure))
-        )
-        done, failed = _complete_each([[job] for job in jobs], kind, process)
+    for size in (PART, 1) if kind.takes_batch else (1,):
+        divided = [each for each in failed if len(each[0]) > size]
+        failed = [each for each in failed if len(each[0]) <= size]
+        more, failed_again = _complete_each(_parts(divided, size), kind, process)
+        done += more
+        failed += failed_again
     completed = [running.row for each in done for running, _ in each.jobs]
     endings.count_down(completed)
     unblocking.let_others_go(completed)
-    for job, failure in failed:
+    for [job], failure in failed:
         fail(job, kind, failure, worker_name=process.name)
     return done
 
 
+def _parts(failed: Iterable[Failed], size: int) -> Iterator[Sequence[Claimed]]:
+    """Groups that failed as a whole, in parts of that size."""
+    for group, failure in failed:
+        logger.info(
+            "A batch of %d jobs of kind %s runs %s: %s",
+            len(group), group[0].kind, "one by one" if size == 1 else "in parts", error_of(cause_of(failure)),
+        )  # fmt: skip
+        for first in range(0, len(group), size):
+            yield group[first : first + size]
+
+
 def _complete_each(
     groups: Iterable[Sequence[Claimed]], kind: Kind, process: WorkerProcess
-) -> tuple[list[Done], list[tuple[Claimed, BaseException]]]:
-    """Completes each group as a whole. Returns those completed, and the first job of each other with its failure."""
+) -> tuple[list[Done], list[Failed]]:
+    """Completes each group as a whole. Returns those completed, and the others with their failures."""
     done: list[Done] = []
-    failed: list[tuple[Claimed, BaseException]] = []
+    failed: list[Failed] = []
     for group in groups:
         running = [RunningJob(job, kind) for job in group]
         try:
@@ -157,7 +178,7 @@ def _complete_each(
             if connection.closed_in_transaction or connection.needs_rollback:
                 raise  # The whole transaction is lost.
             claims.clean_within_batch()
-            failed.append((group[0], error))
+            failed.append((group, error))
     return done, failed
 
 

@@ -120,8 +120,16 @@ class InFlightBatches:
         self._batches: set[InFlightBatch] = set()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
+        # Kinds whose last batch was a job that runs alone.
+        self.alone: set[str] = set()
         # What was last written, and to which row.
         self._recorded: tuple[int | None, dict[str, int]] = (None, {})
+
+    def runs_alone(self, kind: str, alone: bool) -> bool:
+        """Notes whether the kind's batch is a job that runs alone; returns whether the one before it was."""
+        was_alone = kind in self.alone
+        (self.alone.add if alone else self.alone.discard)(kind)
+        return was_alone
 
     def record_in_flight(self, batch: InFlightBatch) -> None:
         """Adds a batch that is about to run here, in a transaction that has its jobs locked, and records it."""

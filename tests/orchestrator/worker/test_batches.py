@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, transaction
 
 from orchestrator import submission
 from orchestrator.models import Dependency, Job, Worker
@@ -38,6 +38,12 @@ BATCH: dict[str, Any] = {"execution": "transactional", "backoff_seconds": 0}
 
 def statuses() -> list[str]:
     return list(Job.objects.order_by("id").values_list("status", flat=True))
+
+
+def count_unlocked() -> int:
+    """How many ready jobs nobody has locked."""
+    with transaction.atomic():
+        return len(Job.objects.filter(ready=True).select_for_update(skip_locked=True))
 
 
 def die(worker: WorkerProcess, *jobs: Job) -> None:
@@ -138,6 +144,42 @@ def test_a_batch_with_the_wrong_number_of_results_completes_nothing(
     run(batching, worker)
 
     assert list(Job.objects.values_list("status", "result")) == [("COMPLETED", 1)] * 2, "each ran alone"
+
+
+def test_a_bad_job_of_a_large_batch_is_found_by_calls_with_parts_of_it(
+    kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    sizes: list[int] = []
+
+    def handler(jobs: list[RunningJob]) -> list[int]:
+        sizes.append(len(jobs))
+        if any(job.payload["n"] == 30 for job in jobs):
+            raise ValueError("one is bad")
+        return [job.payload["n"] for job in jobs]
+
+    batching = kind(handler, takes_batch=True, max_attempts=1, **BATCH)
+    ids = submit_many(batching, [{"n": n} for n in range(2 * batches.PART + 1)])
+
+    run(batching, worker)
+
+    assert sizes == [2 * batches.PART + 1, batches.PART, batches.PART, 1, *[1] * batches.PART]
+    results = {n: Job.objects.get(id=id).result for n, id in enumerate(ids)}
+    assert results == {n: n for n in results} | {30: None}
+    assert statuses() == ["COMPLETED"] * 30 + ["FAILED"] + ["COMPLETED"] * (len(ids) - 31)
+
+
+def test_bad_jobs_of_a_large_batch_each_fail_once_however_it_was_divided(
+    kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    def handler(jobs: list[RunningJob]) -> list[int]:
+        raise ValueError("all are bad")
+
+    batching = kind(handler, takes_batch=True, max_attempts=1, **BATCH)
+    count = len(submit_many(batching, [{}] * (batches.PART + 1)))
+
+    run(batching, worker)
+
+    assert list(Job.objects.values_list("status", "attempt")) == [("FAILED", 1)] * count
 
 
 def test_a_job_alone_with_the_wrong_number_of_results_fails(kind: DeclareKind, worker: WorkerProcess) -> None:
@@ -266,6 +308,28 @@ def test_each_job_a_dead_worker_ran_is_counted_an_attempt_and_runs_alone(
     assert counted == [1, 1, 1, 0]
     assert [again(job).attempts.count() for job in jobs] == [1, 1, 1, 0]
     assert sizes == [1, 1, 1, 1]
+
+
+def test_a_claim_after_a_job_that_ran_alone_leaves_the_others_to_other_workers(
+    kind: DeclareKind, make_worker: MakeWorker
+) -> None:
+    free: list[int] = []
+
+    def handler(job: RunningJob) -> None:
+        with threads(1) as call:
+            free.append(call(count_unlocked).result(PATIENCE_SECONDS))
+
+    batching = kind(handler, **BATCH)
+    jobs = [submit(batching) for _ in range(4)]
+    die(make_worker("dead@here"), *jobs)
+    take_back_from_ended()
+    survivor = make_worker("survivor@here")
+
+    while run(batching, survivor):
+        pass
+
+    assert free == [0, 2, 1, 0]
+    assert statuses() == ["COMPLETED"] * 4
 
 
 def test_jobs_that_did_not_cause_a_crash_complete_although_they_have_one_attempt(
