@@ -121,6 +121,8 @@ class _Slot:
         self._kind, self._process, self._group, self._goes_on = kind, process, group, goes_on
         self._transaction = OwnTransaction() if kind.atomic else Autocommit()
         self._state = ProcessState(alone=process.slots.count == 1)
+        # Whether a job was completed, or its attempt ended, in a transaction of its own.
+        self._commits_each = False
 
     def run(self) -> None:
         while running := self._group.next():
@@ -136,7 +138,7 @@ class _Slot:
             if self._group.is_late or self._process.draining.is_set():
                 self._transaction.end()
                 self._group.hand_back_waiting()
-        self._process.short_work.group_is_ending()
+        self._process.short_work.group_is_ending(self._kind.name, commits_each=self._commits_each)
         self._transaction.end()
         self._group.complete_returned()
 
@@ -149,6 +151,7 @@ class _Slot:
             self._group.leave(running)
             raise
         if result is None:
+            self._commits_each = True
             self._group.leave(running)
         elif self._goes_on:
             self._process.completing.add(running, result)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 # What all of these slots together may use of one processor. Python in one process uses no more than one: each slot
 # beyond that makes all of them slower, and their claims smaller.
+#
+# Slots that commit each of their jobs wait for the disk in between, so there is one more of them: without it one slot
+# that uses more than half of that would be the only one.
 MAX_SHARE = 0.8
 # A slot of a kind whose jobs mostly wait uses less. Such a kind does not share with others, and no other with it.
 SMALL_SHARE = 0.1
@@ -37,6 +40,8 @@ class ShortWork:
         self._lock = threading.Lock()
         self._slots: dict[int, _Slot] = {}
         self._shares: dict[str, float] = {}
+        # Kinds whose latest group had a job that was completed in a transaction of its own.
+        self._committing: set[str] = set()
         # In the order in which they were asked for.
         self._wanted: dict[str, None] = {}
         self._refused_at: dict[str, float] = {}
@@ -94,9 +99,13 @@ class ShortWork:
             before = self._shares.get(kind, share)
             self._shares[kind] = before + (WEIGHT_UP if share > before else WEIGHT_DOWN) * (share - before)
 
-    def group_is_ending(self) -> None:
-        """The jobs of the caller's group have run; what their completion makes ready is looked at next."""
+    def group_is_ending(self, kind: str, *, commits_each: bool) -> None:
+        """The jobs of the caller's group have run; what their completion makes ready is looked at next.
+
+        commits_each: a job of the group was completed in a transaction of its own.
+        """
         with self._lock:
+            (self._committing.add if commits_each else self._committing.discard)(kind)
             if slot := self._slots.get(threading.get_ident()):
                 slot.is_ending = True
 
@@ -114,7 +123,7 @@ class ShortWork:
         used_by_kind = own * running.count(kind)
         used = sum(share for each in running if (share := self._shares.get(each, 0)) >= SMALL_SHARE or each == kind)
         used = used if own >= SMALL_SHARE else used_by_kind
-        return not used or used + own <= MAX_SHARE
+        return not used or used + (0 if kind in self._committing else own) <= MAX_SHARE
 
     def _in_time(self) -> list[str]:
         """The kinds that slots run which are not late."""

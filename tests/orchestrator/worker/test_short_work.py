@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from orchestrator.kinds import Kind
+from orchestrator.models import Job
 from orchestrator.queue import bell
 from orchestrator.running import RunningJob
 from orchestrator.submission import submit
@@ -49,6 +50,19 @@ def test_as_many_slots_run_jobs_as_one_processor_serves(processor: Processor) ->
     processor.run_group(work, "test.adds", share=0.39)
 
     assert begun(work, *["test.adds"] * 4) == [True, True, False, False]
+
+
+def test_one_slot_more_runs_jobs_that_are_committed_one_by_one(processor: Processor) -> None:
+    work = ShortWork()
+    processor.run_group(work, "test.adds", share=0.6)
+
+    work.group_is_ending("test.adds", commits_each=True)
+    committed = begun(work, *["test.adds"] * 3)
+    work = ShortWork()
+    processor.run_group(work, "test.adds", share=0.6)
+    work.group_is_ending("test.adds", commits_each=False)
+
+    assert (committed, begun(work, *["test.adds"] * 3)) == ([True, True, False], [True, False, False])
 
 
 def test_all_slots_run_jobs_of_a_kind_that_is_not_known_yet() -> None:
@@ -183,3 +197,17 @@ def test_a_claim_that_leaves_jobs_wakes_others_unless_a_slot_was_refused_just_no
     run_next(declared, worker, at_most=1)
 
     assert rung == ([] if is_full else [declared.name])
+
+
+def test_a_slot_tells_whether_the_jobs_of_its_latest_group_were_committed_one_by_one(
+    kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    writes, is_silent = kind(lambda _: Job.objects.exists()), kind()
+    for each in (writes, is_silent):
+        submit(each)
+        run_next(each, worker)
+        worker.short_work._shares[each.name] = 0.6
+
+    assert begun(worker.short_work, *[writes.name] * 3) == [True, True, False]
+    worker.short_work._slots.clear()
+    assert begun(worker.short_work, *[is_silent.name] * 3) == [True, False, False]
