@@ -1,9 +1,9 @@
 """Runs the benchmarks: `python -m benchmarks [--only tasks,reads] [--quick]`.
 
 A full run takes an hour or two and writes benchmarks/RESULTS.md; a partial run updates its part. Only if they are
-named run `flatness_50m`, which fills a table for half an hour, `admin_pages`, and `before`, which needs a checkout of
-an earlier release. A quick run does a hundredth of the work, to show that everything works; its numbers mean little
-and are not kept.
+named run `flatness_50m`, which fills a table for half an hour, `admin_pages`, and `before` and `before_owners`, which
+need a checkout of an earlier release. A quick run does a hundredth of the work, to show that everything works; its
+numbers mean little and are not kept.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Batches of A+B by one owner, beside another release of Muster: BEFORE=FOLDER python -m benchmarks --only before
+"""Batches of A+B by one owner, and claims beside a million ready jobs, beside another release of Muster:
+BEFORE=FOLDER python -m benchmarks --only before,before_owners
 
 FOLDER is a checkout of that release, as `git worktree add --detach ../before COMMIT` makes it; it runs with the same
 Python packages, so they have to do for it. Both take turns on one PostgreSQL, each with a database of its own. What is
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.limits import FLAT, READY_KINDS, add_ready_jobs
 from benchmarks.measure import Bench, Finding, benchmark
 from benchmarks.servers import BASE_DIR, Servers, muster_environment, require, run
 
@@ -59,13 +61,54 @@ connection.close()
 print(json.dumps({"submitting": submitted - began, "running": ended - submitted}))
 """
 
+# The same, of no-op jobs that wait. An earlier release may know of no owners that have come.
+CLAIMS = """
+import json, sys, time
+import django, psutil
+django.setup()
+from django.db import connection
+from orchestrator.kinds import kind_named
+from orchestrator.worker.process import WorkerProcess
+from orchestrator.worker.runner import run_next
+
+def used():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        [pid] = cursor.fetchone()
+    return time.perf_counter(), time.process_time() + sum(psutil.Process(pid).cpu_times()[:2])
+
+def run(jobs):
+    done = 0
+    while done < jobs:
+        ran = run_next(kind, process)
+        assert ran, done
+        done += ran
+    return done
+
+count = int(sys.argv[3])
+kind, process = kind_named(sys.argv[1]), WorkerProcess("before@here", [sys.argv[2]]).start()
+assert process.lease.registered.wait(30)
+try:
+    from orchestrator.queue import turns
+except ImportError:
+    pass
+else:
+    while turns.absorb(kind.name):
+        pass
+run(count // 5)
+began = used()
+done = run(count)
+seconds, processor_seconds = (end - begin for begin, end in zip(began, used()))
+process.end()
+connection.close()
+print(json.dumps({"a second": done / seconds, "a second of processors": done / processor_seconds}))
+"""
+
 
 @benchmark("before", "Batches of A+B by one owner, beside an earlier release", only_by_name=True)
 def before(bench: Bench) -> Iterator[Finding]:
-    folder = Path(os.environ.get("BEFORE", ""))
-    require((folder / "manage.py").exists(), "BEFORE has to be the folder of a checkout of Muster.")
     batches, rounds = bench.size(20, 2), bench.size(8, 2)
-    folders = {"now": BASE_DIR, "before": folder.resolve()}
+    folders = _folders()
     urls = {name: _migrated(bench.servers, name, each) for name, each in folders.items()}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in folders}
     for number in range(rounds):
@@ -89,6 +132,51 @@ def before(bench: Bench) -> Iterator[Finding]:
         for name, each in found.items():
             value = statistics.median(_micro(one[what], batches) for one in each)
             yield Finding(what=f"{what} a task, {name}", value=value, unit="µs")
+
+
+@benchmark(
+    "before_owners",
+    "Claims beside a million jobs of ten thousand owners, and by an earlier release",
+    only_by_name=True,
+)
+def before_owners(bench: Bench) -> Iterator[Finding]:
+    """Both beside as many ready jobs of as many owners who came in turn, in the order that each release takes them."""
+    ready, owners = bench.size(1_000_000, 8_000), bench.size(10_000, 100)
+    count, rounds = bench.size(5_000, 300), bench.size(8, 2)
+    folders = _folders()
+    # No page is written whole for the first time after a checkpoint while some are measured.
+    bench.servers.execute("postgres", "ALTER SYSTEM SET checkpoint_timeout = '1h'")
+    bench.servers.execute("postgres", "SELECT pg_reload_conf()")
+    urls = {name: _migrated(bench.servers, f"{name}_owners", each) for name, each in folders.items()}
+    for url in urls.values():
+        add_ready_jobs(url, ready, owners)
+    for kind, queue in READY_KINDS.items():
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in folders}
+        for number in range(rounds):
+            for name in sorted(folders, reverse=number % 2 == 1):
+                environment = muster_environment(bench.servers, urls[name])
+                command = [sys.executable, "-c", CLAIMS, kind, queue, str(count)]
+                one = json.loads(run(command, environment, folder=folders[name]))
+                found[name].append(one)
+                bench.say(f"round {number + 1}, {kind}, {name}: {one['a second']:,.0f} jobs/s")
+        for unit in found["now"][0]:
+            pairs = zip(found["now"], found["before"], strict=True)
+            yield Finding(
+                what=f"{kind}, {ready:,} ready of {owners:,} owners: jobs {unit}, share of what it was before",
+                value=statistics.median(now[unit] / earlier[unit] for now, earlier in pairs),
+                unit="×",
+                target=FLAT,
+                note="No-op jobs that one thread claims, runs and completes, in turn.",
+            )
+        for name, each in found.items():
+            value = statistics.median(one["a second"] for one in each)
+            yield Finding(what=f"{kind}, {name}", value=value, unit="jobs/s")
+
+
+def _folders() -> dict[str, Path]:
+    folder = Path(os.environ.get("BEFORE", ""))
+    require((folder / "manage.py").exists(), "BEFORE has to be the folder of a checkout of Muster.")
+    return {"now": BASE_DIR, "before": folder.resolve()}
 
 
 def _micro(seconds: float, batches: int) -> float:
