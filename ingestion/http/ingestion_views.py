@@ -8,6 +8,7 @@ from rest_framework.response import Response
 
 from access.permissions import owner_of
 from ingestion import queries
+from ingestion.http.records_parser import RecordsParser
 from ingestion.http.serializers import Accepted, IngestionStatus, NewIngestion
 from ingestion.models import Ingestion
 from ingestion.services.receiving import accept
@@ -28,12 +29,14 @@ TASK_ID = openapi.path_parameter("task_id", "The ingestion's id, a UUID.", forma
 
 class IngestView(APIView):
     submits = True
+    parser_classes = (RecordsParser,)
 
     @extend_schema(
         operation_id="ingest",
         tags=["ingestion"],
         summary="Store up to 1,000 student records",
-        description="The records are validated and stored in the background, in steps of a hundred. Invalid ones "
+        description="The records are validated and stored in the background, in steps of a hundred "
+        "where an external service is called. Invalid ones "
         "are reported by their index; of several with the same student_id the first valid one is used.",
         parameters=[IDEMPOTENCY_KEY, LOCATION],
         request=NewIngestion,

@@ -12,6 +12,7 @@ from rest_framework import serializers
 from ingestion.http.examples import ERRORS_OF_AN_INGESTION, INGESTION, INGESTION_STATUS, RECORDS
 from ingestion.models import Mode, OnConflict, Record, RecordError
 from ingestion.queries import Progress
+from ingestion.records.staging import Staged
 from ingestion.records.student import FIELDS, GRADES, Student
 from ingestion.services.receiving import MAX_RECORDS
 from orchestrator.http.components import ANY_OBJECT, NO_NUL
@@ -59,7 +60,9 @@ class Records(serializers.Field[Any, Any, Any, Any]):
         "count": f"Send 1 to {MAX_RECORDS:,} records at once, not {{count:,}}.",
     }
 
-    def to_internal_value(self, data: Any) -> list[dict[str, Any]]:
+    def to_internal_value(self, data: Any) -> list[dict[str, Any]] | Staged:
+        if isinstance(data, Staged):  # By RecordsParser.
+            return data
         if not isinstance(data, list):
             self.fail("not_a_list")
         if not 1 <= len(data) <= MAX_RECORDS:

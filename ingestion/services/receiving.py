@@ -10,7 +10,7 @@ from django.db import transaction
 
 from ingestion import copying
 from ingestion.models import Chunk, Ingestion, Mode, OnConflict
-from ingestion.records.staging import as_line
+from ingestion.records.staging import Staged
 from orchestrator.failpoints import Failpoint
 from orchestrator.submission import Child, submit
 
@@ -24,19 +24,20 @@ upload_submitting = Failpoint("upload-submitting")
 
 
 def accept(
-    records: Sequence[dict[str, Any]],
+    records: Sequence[dict[str, Any]] | Staged,
     *,
     owner: str = "",
     mode: str = Mode.PARTIAL,
     on_conflict: str = OnConflict.UPDATE,
 ) -> Ingestion:
     """Keeps at most 1,000 records as they were sent, with the job that will validate and store them."""
+    staged = records if isinstance(records, Staged) else Staged.of(records)
     with transaction.atomic():
         ingestion = Ingestion.objects.create(
-            job=submit(KIND, owner=owner), mode=mode, on_conflict=on_conflict, total_records=len(records)
+            job=submit(KIND, owner=owner), mode=mode, on_conflict=on_conflict, total_records=staged.count
         )
         job_without_records()
-        copying.keep_chunk(ingestion.id, 0, b"\n".join(map(as_line, count(), records)))
+        copying.keep_chunk(ingestion.id, 0, staged.lines)
         return ingestion
 
 

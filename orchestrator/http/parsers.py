@@ -60,7 +60,11 @@ class JSONParser(BaseParser):
         if name := encodings.foreign_encoding(body):
             raise strict_json.BadJSON([Problem("", "not_utf_8", f"The body is {name}; JSON is sent as UTF-8.")])
         body = body.removeprefix(encodings.BOM)
-        return strict_json.read(body, exact=self.exact) if body.strip() else {}
+        return self.read(body) if body.strip() else {}
+
+    def read(self, body: bytes) -> Any:
+        """The value of a body that is not empty; raises BadJSON."""
+        return strict_json.read(body, exact=self.exact)
 
 
 class ExactJSONParser(JSONParser):

@@ -91,11 +91,16 @@ def _problem(body: bytes, value: Any) -> Problem | None:
     if _TOO_MANY_DIGITS in body.translate(_ZEROS) and _TOO_MANY_DIGITS in _without_texts(body).translate(_ZEROS):
         return too_long("")
     again = msgspec.json.encode(value)
-    if (body.count(b":") != again.count(b":") or b"\\" in body) and _keys(body) != _keys(again):
+    if repeats_key(body, again):
         return Problem("", "duplicate_key", "An object contains a duplicate key.")
     if b"\\u0000" in again and _NUL.search(again):
         return nul("")
     return None
+
+
+def repeats_key(body: bytes, again: bytes) -> bool:
+    """Whether JSON has a key twice in an object, if it is `again` when it is read and written."""
+    return (body.count(b":") != again.count(b":") or b"\\" in body) and _keys(body) != _keys(again)
 
 
 def _depth(body: bytes) -> int:
