@@ -47,6 +47,7 @@ _END = struct.pack(">h", -1)
 _CHUNK = struct.Struct(">hiqiiiiiii")
 _LINES = struct.Struct(">hi")
 _DROPPED = _LINES.pack(1, -1)
+_SHORTEST = len(_HEAD) + _LINES.size + len(_END)
 # What psycopg2 takes at once.
 _PIECE = 1024 * 1024
 
@@ -60,8 +61,11 @@ def lines_of(chunk_id: int) -> bytes | None:
     """What was sent of a chunk; None once it has been dropped."""
     answer = BytesIO()
     _copy(READ.format(id=chunk_id), answer)
-    row = answer.getvalue()[len(_HEAD) : -len(_END)]
-    return None if row in (b"", _DROPPED) else row[_LINES.size :]
+    received = answer.getvalue()
+    # A chunk's records are many: they are copied once.
+    if len(received) <= _SHORTEST and received[len(_HEAD) : -len(_END)] in (b"", _DROPPED):
+        return None
+    return received[len(_HEAD) + _LINES.size : -len(_END)]
 
 
 def store_new(students: Sequence[Student], chunk: Chunk, *, owner: str) -> bool:

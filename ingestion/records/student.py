@@ -59,15 +59,20 @@ class UnmatchedStudent(Student, gc=False):
     email: _Email
 
 
-_has_id, _has_first_name, _has_last_name, _has_email = (re.compile(pattern).search for pattern in PATTERNS.values())
+_has_email = re.compile(PATTERNS["email"]).search
 
 
 def is_matched(student: Student) -> bool:
-    """Whether its texts match the patterns."""
+    """Whether its texts match the patterns. What strings themselves tell takes a quarter of a pattern's time."""
+    id, first_name, last_name = student.student_id, student.first_name, student.last_name
     return bool(
-        _has_id(student.student_id)
-        and _has_first_name(student.first_name)
-        and _has_last_name(student.last_name)
+        id
+        and id == id.strip()
+        and "\n" not in id
+        and first_name
+        and not first_name.isspace()
+        and last_name
+        and not last_name.isspace()
         and _has_email(student.email)
     )
 

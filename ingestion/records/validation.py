@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from ingestion.records.rejects import FieldError, Reject, duplicate
+from ingestion.records.staging import documents_of, numbered
 from ingestion.records.student import FIELDS, GRADES, Student, UnmatchedStudent, is_matched
 from orchestrator.http import strict_json
 from orchestrator.kind import with_integers
@@ -53,10 +54,17 @@ class Validated(msgspec.Struct, frozen=True):
         return Validated(self.good[good_from:good_to], self.rejects[bad_from:bad_to])
 
 
+def validate_staged(staged: bytes, *, today: datetime.date) -> tuple[list[int], Validated]:
+    """The indexes of staged lines, and what is good and bad of them. All are read at once if all are good."""
+    indexes, documents = documents_of(staged)
+    if students := _all_good(documents, today):
+        return indexes, Validated(list(zip(indexes, students, strict=True)), [])
+    lines = numbered(staged)
+    return [index for index, _ in lines], validate_records(lines, today=today)
+
+
 def validate_records(lines: Sequence[tuple[int, bytes]], *, today: datetime.date) -> Validated:
-    """Parts good from bad. Of several good ones with the same student_id only the first is good."""
-    if students := _all_good(lines, today):
-        return Validated([(index, student) for (index, _), student in zip(lines, students, strict=True)], [])
+    """Parts good from bad, one by one. Of several good ones with the same student_id only the first is good."""
     good: list[tuple[int, Student]] = []
     rejects: list[Reject] = []
     seen: dict[str, int] = {}
@@ -72,21 +80,21 @@ def validate_records(lines: Sequence[tuple[int, bytes]], *, today: datetime.date
     return Validated(good, rejects)
 
 
-def _all_good(lines: Sequence[tuple[int, bytes]], today: datetime.date) -> Sequence[Student] | None:
-    """The records of lines that are JSON of our own, read at once; None if one may be bad or there are other lines."""
-    documents = b",".join([line[1:] for _, line in lines if line.startswith(b"=")])
-    if b"\\u0000" in documents:
+def _all_good(documents: Sequence[bytes], today: datetime.date) -> Sequence[Student] | None:
+    """The records that documents of JSON are; None if one may be bad."""
+    together = b"[%b]" % b",".join(documents)
+    if b"\\u0000" in together:
         return None
     try:
-        students = _STUDENTS.decode(b"[%b]" % documents)
-    except msgspec.ValidationError:
+        students = _STUDENTS.decode(together)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     is_good = (
-        len(lines) == len(students) == len({student.student_id for student in students})
+        len(students) == len({student.student_id for student in students})
         and all(map(is_matched, students))
         and not any(student.date_of_birth and student.date_of_birth > today for student in students)
     )
-    return students if is_good else None
+    return students if is_good and len(students) == len(documents) else None
 
 
 def _read(line: bytes, index: int, today: datetime.date) -> Student | Reject:

@@ -11,7 +11,7 @@ from django.db import connection
 from django.db.models import F
 
 from ingestion import copying
-from ingestion.models import Chunk, OnConflict, RecordError
+from ingestion.models import Chunk, Ingestion, OnConflict, RecordError
 from ingestion.records.rejects import Reject, conflict, duplicate
 from ingestion.records.student import DEFAULT_COUNTRY, Student
 from orchestrator.claimed import Claimed
@@ -49,6 +49,7 @@ SET ingestion_id = excluded.ingestion_id, first_name = excluded.first_name, last
 WHERE stored.ingestion_id IS DISTINCT FROM excluded.ingestion_id
 RETURNING student_id
 """
+CLEAR = "UPDATE ingestion_chunk SET records = NULL WHERE id = %(chunk)s"
 COUNT = "UPDATE ingestion_chunk SET stored_records = stored_records + %(count)s WHERE id = %(chunk)s"
 
 # Which of these an owner has stored, by one ingestion or by any. They travel as one document, and are asked for one by
@@ -61,6 +62,17 @@ WHERE (
 )
 """
 ANY_STORED = f"SELECT EXISTS ({STORED})"
+# One look at the index, in its order, which finds that none of rising student_ids is stored, by anybody.
+ANY_BETWEEN = "SELECT EXISTS (SELECT FROM ingestion_record WHERE student_id BETWEEN %s AND %s)"
+
+# The work of a job, without its records. The ORM takes longer to write this than PostgreSQL to answer.
+CHUNK = """
+SELECT chunk.id, chunk.stored_records, chunk.failed_records,
+       ingestion.id, ingestion.mode, ingestion.on_conflict, ingestion.total_records, ingestion.created_at
+FROM ingestion_ingestion ingestion
+JOIN ingestion_chunk chunk ON chunk.ingestion_id = ingestion.id AND chunk.position = %(position)s
+WHERE ingestion.job_id = %(job)s
+"""
 
 Numbered = Sequence[tuple[int, Student]]
 
@@ -68,8 +80,16 @@ Numbered = Sequence[tuple[int, Student]]
 def chunk_of(job: Claimed, position: int) -> Chunk | None:
     """What the job is to work at, without its records."""
     whole = job.parent_id or job.id
-    chunks = Chunk.objects.select_related("ingestion").defer("records")
-    return chunks.filter(ingestion__job=whole, position=position).first()
+    with connection.cursor() as cursor:
+        cursor.execute(CHUNK, {"job": whole, "position": position})
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    id, stored, failed, ingestion_id, mode, on_conflict, total, created_at = row
+    ingestion = Ingestion(
+        id=ingestion_id, job_id=whole, mode=mode, on_conflict=on_conflict, total_records=total, created_at=created_at
+    )
+    return Chunk(id=id, ingestion=ingestion, position=position, stored_records=stored, failed_records=failed)
 
 
 def store(chunk: Chunk, good: Numbered, rejects: Sequence[Reject], *, owner: str, are_new: bool) -> None:
@@ -132,6 +152,12 @@ def stored_ids(student_ids: Sequence[str], *, owner: str, ingestion: int | None 
 
 def any_stored(student_ids: Sequence[str], *, owner: str) -> bool:
     """Whether the owner has stored one of the student_ids."""
+    if not student_ids:
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(ANY_BETWEEN, [min(student_ids), max(student_ids)])
+        if not cursor.fetchone()[0]:
+            return False
     [(answer,)] = _ask(ANY_STORED, student_ids, owner)
     return bool(answer)
 
@@ -167,7 +193,8 @@ def forget_reports(chunk: Chunk) -> None:
 
 def clear_payload(chunk: Chunk) -> None:
     """Drops the records as they were sent, since all are stored or reported."""
-    Chunk.objects.filter(id=chunk.id).update(records=None)
+    with connection.cursor() as cursor:
+        cursor.execute(CLEAR, {"chunk": chunk.id})
 
 
 def _reports_conflicts(chunk: Chunk) -> bool:

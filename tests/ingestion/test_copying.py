@@ -10,7 +10,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from ingestion import copying
 from ingestion.models import Chunk, Ingestion, Record
 from ingestion.records.student import Student
-from ingestion.services.storing import STORED, stored_ids, write
+from ingestion.services.storing import STORED, any_stored, stored_ids, write
 from tests.ingestion.conftest import Ingest, student, students
 
 pytestmark = pytest.mark.django_db
@@ -45,6 +45,16 @@ def test_what_is_stored_is_asked_for_by_the_index_of_student_ids_also_without_st
 
     assert "Index Cond: ((student_id = sent.id) AND (owner =" in plan
     assert stored_ids(["S-0001", "S-9999"], owner="") == {"S-0001"}
+
+
+def test_a_student_id_is_stored_only_for_its_owner_and_not_for_one_beside_it() -> None:
+    for owner, student_id in (("ada", "S-2"), ("bob", "S-4")):
+        Record.objects.create(owner=owner, student_id=student_id)
+
+    assert any_stored(["S-1", "S-2"], owner="ada")
+    assert not any_stored(["S-1", "S-2"], owner="bob")
+    assert not any_stored(["S-5", "S-1"], owner="ada")
+    assert not any_stored([], owner="ada")
 
 
 def new_chunk() -> Chunk:

@@ -9,16 +9,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingestion.records.staging import as_bad_line, as_line, numbered
-from ingestion.records.student import FIELDS, Student, as_rows
-from ingestion.records.validation import Validated, validate_records
+from ingestion.records.staging import as_bad_line, as_line, documents_of, numbered
+from ingestion.records.student import FIELDS, PATTERNS, Student, as_rows, is_matched
+from ingestion.records.validation import Validated, validate_records, validate_staged
 from tests.ingestion.conftest import student, students
 
 TODAY = datetime.date(2026, 3, 1)
 
 
 def validated(*records: Any) -> Validated:
-    return validate_records(numbered(b"\n".join(map(as_line, range(len(records)), records))), today=TODAY)
+    """As a job reads them, by whichever way; one by one it is the same."""
+    staged = b"\n".join(map(as_line, range(len(records)), records))
+    indexes, read = validate_staged(staged, today=TODAY)
+    assert indexes == list(range(len(records)))
+    assert msgspec.to_builtins(read) == msgspec.to_builtins(validate_records(numbered(staged), today=TODAY))
+    return read
 
 
 def problems(line: bytes) -> list[tuple[str, str]]:
@@ -228,3 +233,21 @@ def test_a_row_holds_every_field_in_its_order() -> None:
     rows = as_rows([sent], "ada")
 
     assert rows == "\x1f".join(["ada", *list(texts.values())[:-1], "2015-06-30"]).encode()
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "a", " a", "a ", "a b", "a\nb", "a\n", "\xa0", "a\x85", "\x1c", "\u3000", "\u200b"]
+)
+def test_texts_match_as_the_patterns_have_it(text: str) -> None:
+    for field in ("student_id", "first_name", "last_name"):
+        sent = Student(**student(**{field: text}))
+
+        assert is_matched(sent) == bool(re.search(PATTERNS[field], text))
+
+
+@pytest.mark.parametrize("other", [b" {}", b"!{}", b" =x"])
+def test_lines_that_are_not_all_records_read_already_are_read_one_by_one(other: bytes) -> None:
+    good = as_line(0, student())
+
+    assert documents_of(good) == ([0], (good[2:],))
+    assert documents_of(good + b"\n1" + other) == documents_of(b"1" + other + b"\n" + good) == ([], [])
