@@ -134,7 +134,12 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     INGESTION_EXTERNAL_CALL_SECONDS: Annotated[
-        float, Meta(ge=0, le=3_600, description="How long that placeholder waits.")
+        float,
+        Meta(
+            ge=0,
+            le=3_600,
+            description="How long that placeholder waits. 0: a request's records are stored in one step.",
+        ),
     ] = 0.5
 
     INGESTION_MAX_UPLOAD_RECORDS: Annotated[

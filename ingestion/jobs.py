@@ -14,10 +14,9 @@ from django.utils.module_loading import import_string
 from ingestion import copying
 from ingestion.models import Chunk, Mode, OnConflict
 from ingestion.records.rejects import Reject, conflict
-from ingestion.records.staging import numbered
 from ingestion.records.student import Student
-from ingestion.records.validation import Validated, validate_records
-from ingestion.services.receiving import KIND, UPLOAD
+from ingestion.records.validation import Validated, validate_staged
+from ingestion.services.receiving import KIND, MAX_RECORDS, UPLOAD
 from ingestion.services.storing import (
     any_stored,
     chunk_of,
@@ -32,8 +31,10 @@ from orchestrator.jobs import Nothing
 from orchestrator.kinds import job
 from orchestrator.running import RunningJob
 
-# Records validated, sent to the external service and stored at once.
-STEP = 100
+# Records that the external service is sent, and that are stored, at once.
+CALLED_STEP = 100
+# Where nothing is called, nothing asks for a commit every hundred: these take some tens of milliseconds.
+STEP = MAX_RECORDS
 
 
 class ChunkOf(msgspec.Struct, forbid_unknown_fields=True):
@@ -72,21 +73,20 @@ class Clashed(Exception):
     internal="POST /api/data/ingest/",
 )
 def ingest(job: RunningJob, payload: ChunkOf) -> dict[str, int]:
-    """Stores the records sent to POST /api/data/ingest/, which submits it, a hundred at a time."""
+    """Stores the records sent to POST /api/data/ingest/, which submits it: at once, or a hundred for each call outside."""
     chunk = chunk_of(job.row, payload.position)
     records = copying.lines_of(chunk.id) if chunk else None
     if chunk is None or records is None:
         raise NothingSent(" ".join((NothingSent.__doc__ or "").split()))
-    lines = numbered(records)
     # The day they were sent, so that every attempt comes to the same.
     today = chunk.ingestion.created_at.astimezone(UTC).date()
-    validated = validate_records(lines, today=today)
+    indexes, validated = validate_staged(records, today=today)
     if chunk.ingestion.mode == Mode.ALL_OR_NOTHING:
-        _store_all_or_nothing(job, chunk, validated, [index for index, _ in lines])
+        _store_all_or_nothing(job, chunk, validated, indexes)
     else:
-        _store_good(job, chunk, validated, [index for index, _ in lines])
+        _store_good(job, chunk, validated, indexes)
     clear_payload(chunk)
-    return {"records": len(lines)}
+    return {"records": len(indexes)}
 
 
 @job(UPLOAD, queue="io", payload=Nothing, typical_seconds=60, internal="POST /api/data/ingest/stream/")
@@ -97,25 +97,25 @@ def upload(job: RunningJob, payload: Nothing) -> dict[str, int]:
 
 def _store_good(job: RunningJob, chunk: Chunk, validated: Validated, indexes: Sequence[int]) -> None:
     """Step by step, each a transaction that begins when the external service has responded."""
-    total = len(indexes)
+    total, size = len(indexes), _step_size()
     are_new = not any_stored([student.student_id for _, student in validated.good], owner=job.owner)
-    for done in range(job.done, total, STEP):
-        part = _part(validated, indexes, done)
+    for done in range(job.done, total, size):
+        part = _part(validated, indexes[done : done + size])
         _call_external_service(job, part, done)
-        with job.step(min(done + STEP, total), total):
+        with job.step(min(done + size, total), total):
             store(chunk, part.good, part.rejects, owner=job.owner, are_new=are_new)
 
 
 def _store_all_or_nothing(job: RunningJob, chunk: Chunk, validated: Validated, indexes: Sequence[int]) -> None:
     """All is known to be good before the external service is called, and written with the job's completion."""
     # A retry after a rejection begins afresh; that of a crash goes on.
-    total = len(indexes)
+    total, size = len(indexes), _step_size()
     first = 0 if chunk.failed_records else job.done
     if rejects := [*validated.rejects, *_conflicts(chunk, validated, job.owner)]:
         _reject(job, chunk, rejects, total)
-    for done in range(first, total, STEP):
-        _call_external_service(job, _part(validated, indexes, done), done)
-        with job.step(min(done + STEP, total), total):
+    for done in range(first, total, size):
+        _call_external_service(job, _part(validated, indexes[done : done + size]), done)
+        with job.step(min(done + size, total), total):
             if chunk.failed_records:
                 forget_reports(chunk)
     try:
@@ -141,9 +141,14 @@ def _reject(job: RunningJob, chunk: Chunk, rejects: Sequence[Reject], total: int
     raise RecordsRejected(len(rejects), total)
 
 
-def _part(validated: Validated, indexes: Sequence[int], done: int) -> Validated:
-    """What belongs to the step after so many records."""
-    step = indexes[done : done + STEP]
+def _step_size() -> int:
+    """How many records make a step. A crash repeats at most one, and what is cancelled ends with it."""
+    is_called = settings.ENV.INGESTION_EXTERNAL_SERVICE or settings.ENV.INGESTION_EXTERNAL_CALL_SECONDS
+    return CALLED_STEP if is_called else STEP
+
+
+def _part(validated: Validated, step: Sequence[int]) -> Validated:
+    """What belongs to the step of those indexes."""
     return validated.between(step[0], step[-1] + 1)
 
 
@@ -156,7 +161,7 @@ def _call_external_service(job: RunningJob, part: Validated, done: int) -> None:
         return
     if path := settings.ENV.INGESTION_EXTERNAL_SERVICE:
         records: list[Student] = [student for _, student in part.good]
-        import_string(path)(msgspec.to_builtins(records), idempotency_key=f"{job.id}:{done // STEP}")
+        import_string(path)(msgspec.to_builtins(records), idempotency_key=f"{job.id}:{done // CALLED_STEP}")
         job.check()
     else:
         job.sleep(settings.ENV.INGESTION_EXTERNAL_CALL_SECONDS)

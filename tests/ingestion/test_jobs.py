@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from pytest_django import Settings
 
-from ingestion.models import Record, RecordError
+from ingestion.models import Chunk, Record, RecordError
+from ingestion.services import storing
 from orchestrator import submission
 from orchestrator.models import Attempt, Job
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
@@ -293,6 +294,27 @@ def test_the_placeholder_service_waits_and_can_be_cancelled_meanwhile(
 
     assert counts(api, task_id) == ("CANCELLED", 0, 0, 0)
     assert not Record.objects.exists()
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0, [1_000]), (0.001, [100] * 10)])
+def test_records_are_one_step_where_nothing_is_called(
+    api: Api, ingest: Ingest, settings: Settings, monkeypatch: pytest.MonkeyPatch, seconds: float, steps: list[int]
+) -> None:
+    settings.ENV = msgspec.structs.replace(
+        settings.ENV, INGESTION_EXTERNAL_SERVICE="", INGESTION_EXTERNAL_CALL_SECONDS=seconds
+    )
+    stored_at_once = []
+
+    def store(chunk: Chunk, good: Any, *rest: Any, **options: Any) -> None:
+        stored_at_once.append(len(good))
+        storing.store(chunk, good, *rest, **options)
+
+    monkeypatch.setattr("ingestion.jobs.store", store)
+
+    task_id = ingest(students(1_000))
+
+    assert counts(api, task_id) == ("COMPLETED", 1_000, 1_000, 0)
+    assert stored_at_once == steps
 
 
 @pytest.mark.parametrize("kind", ["ingestion.ingest", "ingestion.upload"])
