@@ -73,7 +73,7 @@ class Clashed(Exception):
     internal="POST /api/data/ingest/",
 )
 def ingest(job: RunningJob, payload: ChunkOf) -> dict[str, int]:
-    """Stores the records sent to POST /api/data/ingest/, which submits it: at once, or a hundred for each call outside."""
+    """Stores the records sent to POST /api/data/ingest/, which submits it: at once, or a hundred for each call."""
     chunk = chunk_of(job.row, payload.position)
     records = copying.lines_of(chunk.id) if chunk else None
     if chunk is None or records is None:
