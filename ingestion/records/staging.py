@@ -23,7 +23,7 @@ class Staged(NamedTuple):
     """Records as they wait, indexed from 0, and how many they are."""
 
     lines: bytes
-    count: int
+    total: int
 
     @classmethod
     def of(cls, records: Sequence[Any]) -> Staged:

@@ -34,7 +34,7 @@ def accept(
     staged = records if isinstance(records, Staged) else Staged.of(records)
     with transaction.atomic():
         ingestion = Ingestion.objects.create(
-            job=submit(KIND, owner=owner), mode=mode, on_conflict=on_conflict, total_records=staged.count
+            job=submit(KIND, owner=owner), mode=mode, on_conflict=on_conflict, total_records=staged.total
         )
         job_without_records()
         copying.keep_chunk(ingestion.id, 0, staged.lines)

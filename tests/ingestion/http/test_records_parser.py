@@ -35,7 +35,7 @@ def test_records_of_any_content_wait_as_strict_json_has_them(records: list[Any],
         waiting = numbered(staged["records"].lines)
         read = [msgspec.json.decode(line.removeprefix(b"=")) for _, line in waiting]
         assert {**staged, "records": read} == strict_json.read(body)
-        assert [index for index, _ in waiting] == list(range(staged["records"].count))
+        assert [index for index, _ in waiting] == list(range(staged["records"].total))
 
 
 def _with_escapes(records: list[Any], options: dict[str, str]) -> bytes:
