@@ -7,10 +7,13 @@ share, and no slot leaks, whatever becomes of a worker.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 from django.conf import settings
 
+from orchestrator.claimed import Claimed
 from orchestrator.kinds import Kind, all_kinds
 from orchestrator.queue.turns import IN_TURN
 
@@ -18,6 +21,9 @@ from orchestrator.queue.turns import IN_TURN
 NOBODY = "{}"
 # Owners whose jobs one claim takes, at most.
 MAX_OWNERS = 32
+# How many jobs of each owner the last claim of a kind has taken, in this process. The next one picks twice as many
+# owners as it needs then: each that is picked is looked up and locked.
+_jobs_an_owner: dict[str, float] = {}
 
 # All slots of the queue.
 SLOTS = """
@@ -109,10 +115,17 @@ def _slot(kind: Kind) -> str:
     return "id" if kind.is_async else SLOT
 
 
+def claimed(kind: Kind, jobs: Sequence[Claimed], *, is_all: bool) -> None:
+    """What a claim of picked owners has taken. is_all: as many as were wanted, or as were ready."""
+    _jobs_an_owner.pop(kind.name, None)
+    if jobs and is_all:
+        _jobs_an_owner[kind.name] = len(jobs) / len({job.owner for job in jobs})
+
+
 def parameters(kind: Kind, *, at_most: int = MAX_OWNERS) -> dict[str, Any]:
     """Of these statements. Async jobs have slots of their own."""
     return {
-        "most": min(at_most, MAX_OWNERS),
+        "most": min(at_most, MAX_OWNERS, ceil(2 * at_most / _jobs_an_owner.get(kind.name, 1))),
         "queue": kind.queue,
         "share": settings.ENV.OWNER_SLOT_SHARE,
         "async_slots": settings.ENV.ASYNC_SLOTS if kind.is_async else None,

@@ -204,6 +204,8 @@ def claim(
     # PostgreSQL returns them in any order.
     rows.sort(key=_rank_and_id)
     jobs = [Claimed(*columns) for *columns, _, _, _ in rows]
+    if id is None:
+        shares.claimed(kind, jobs, is_all=len(jobs) == at_most or not has_more)
     if pipelines := {job.parent_id for job, row in zip(jobs, rows, strict=True) if job.parent_id and row[-2]}:
         start_parent(*pipelines, skip_locked=True)
     return Claim(jobs, has_more)

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.kinds import Kind
 from orchestrator.models import Worker
-from orchestrator.queue import owners, transitions
+from orchestrator.queue import owners, shares, transitions
 from orchestrator.queue.recovery import declare_dead, take_back_from_ended
 from orchestrator.submission import submit, submit_many
 from orchestrator.worker.process import WorkerProcess
@@ -142,3 +142,31 @@ def test_async_jobs_share_the_slots_of_the_event_loops(
     second = claimed(declared, worker, at_most=400)
 
     assert (len(first), len(second)) == (400, settings.ENV.ASYNC_SLOTS // 2 - 400)
+
+
+def test_a_claim_picks_few_owners_where_the_last_one_took_many_jobs_of_each(
+    kind: DeclareKind, eight: list[WorkerProcess]
+) -> None:
+    waits = kind()
+    for owner in ("ada", "ben", "eve", "ida"):
+        submit_many(waits, [{}] * 10, owner=owner)
+
+    assert shares.parameters(waits, at_most=20)["most"] == 20
+    assert set(claimed(waits, eight[0], at_most=20)) == {"ada", "ben"}
+
+    assert shares.parameters(waits, at_most=20)["most"] == 4
+    assert shares.parameters(waits, at_most=1)["most"] == 1
+
+
+def test_a_claim_that_has_picked_too_few_owners_is_followed_by_one_that_picks_all(
+    kind: DeclareKind, eight: list[WorkerProcess]
+) -> None:
+    waits = kind()
+    submit_many(waits, [{}] * 10, owner="ada")
+    claimed(waits, eight[0], at_most=10)
+    for number in range(30):
+        submit(waits, owner=f"owner {number:02}")
+
+    taken = [len(claimed(waits, eight[0], at_most=10)) for _ in range(2)]
+
+    assert taken == [2, 10]
