@@ -459,8 +459,8 @@ def test_a_batch_of_results_is_written_with_a_constant_number_of_statements(
 ) -> None:
     create_tasks([NewTask(a=Decimal(1), b=Decimal(n)) for n in range(150)])
 
-    # Some of them a process sends once in a while: which notifications there are, and the limits of kinds.
-    with django_assert_max_num_queries(22):
+    # Three of them a process sends once in a while: two for which notifications there are, one for the limits of kinds.
+    with django_assert_max_num_queries(23):
         run_all()
 
     assert TaskResult.objects.count() == 150
