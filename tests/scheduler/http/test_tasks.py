@@ -459,7 +459,7 @@ def test_a_batch_of_results_is_written_with_a_constant_number_of_statements(
 ) -> None:
     create_tasks([NewTask(a=Decimal(1), b=Decimal(n)) for n in range(150)])
 
-    # Three of them a process sends once in a while: two for which notifications there are, one for the limits of kinds.
+    # Three of them a process sends once in a while: two for the notifications there are, one for the limits of kinds.
     with django_assert_max_num_queries(23):
         run_all()
 
