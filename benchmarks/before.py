@@ -15,30 +15,33 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.limits import FLAT, READY_KINDS, add_ready_jobs
+from benchmarks.limits import FLAT, READY_KINDS, add_ready_jobs, without_checkpoints
 from benchmarks.measure import Bench, Finding, benchmark
 from benchmarks.servers import BASE_DIR, Servers, muster_environment, require, run
 
 # So much more may a batch take than before there were turns of owners.
 AT_MOST = 1.05
 BATCH = 1_000
-# It uses nothing that earlier releases do not have.
-PROGRAM = """
+# What both programs begin with. They use nothing that earlier releases do not have.
+BEGINNING = """
 import json, sys, time
-from decimal import Decimal
 import django, psutil
 django.setup()
 from django.db import connection
 from orchestrator.kinds import kind_named
 from orchestrator.worker.process import WorkerProcess
 from orchestrator.worker.runner import run_next
-from scheduler.services.tasks import NewTask, create_tasks
 
 def used():
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         [pid] = cursor.fetchone()
     return time.process_time() + sum(psutil.Process(pid).cpu_times()[:2])
+"""
+
+PROGRAM = """
+from decimal import Decimal
+from scheduler.services.tasks import NewTask, create_tasks
 
 batches, size = map(int, sys.argv[1:])
 tasks = [NewTask(a=Decimal(number), b=Decimal("0.5"), owner="ada") for number in range(size)]
@@ -61,22 +64,8 @@ connection.close()
 print(json.dumps({"submitting": submitted - began, "running": ended - submitted}))
 """
 
-# The same, of no-op jobs that wait. An earlier release may know of no owners that have come.
+# No-op jobs that wait. An earlier release may know of no owners that have come.
 CLAIMS = """
-import json, sys, time
-import django, psutil
-django.setup()
-from django.db import connection
-from orchestrator.kinds import kind_named
-from orchestrator.worker.process import WorkerProcess
-from orchestrator.worker.runner import run_next
-
-def used():
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_backend_pid()")
-        [pid] = cursor.fetchone()
-    return time.perf_counter(), time.process_time() + sum(psutil.Process(pid).cpu_times()[:2])
-
 def run(jobs):
     done = 0
     while done < jobs:
@@ -96,9 +85,9 @@ else:
     while turns.absorb(kind.name):
         pass
 run(count // 5)
-began = used()
+began_at, used_before = time.perf_counter(), used()
 done = run(count)
-seconds, processor_seconds = (end - begin for begin, end in zip(began, used()))
+seconds, processor_seconds = time.perf_counter() - began_at, used() - used_before
 process.end()
 connection.close()
 print(json.dumps({"a second": done / seconds, "a second of processors": done / processor_seconds}))
@@ -114,7 +103,7 @@ def before(bench: Bench) -> Iterator[Finding]:
     for number in range(rounds):
         for name in sorted(folders, reverse=number % 2 == 1):
             environment = muster_environment(bench.servers, urls[name])
-            command = [sys.executable, "-c", PROGRAM, str(batches), str(BATCH)]
+            command = [sys.executable, "-c", BEGINNING + PROGRAM, str(batches), str(BATCH)]
             one = json.loads(run(command, environment, folder=folders[name]))
             found[name].append(one)
             told = ", ".join(f"{what} {_micro(seconds, batches):.1f} µs" for what, seconds in one.items())
@@ -144,9 +133,7 @@ def before_owners(bench: Bench) -> Iterator[Finding]:
     ready, owners = bench.size(1_000_000, 8_000), bench.size(10_000, 100)
     count, rounds = bench.size(5_000, 300), bench.size(8, 2)
     folders = _folders()
-    # No page is written whole for the first time after a checkpoint while some are measured.
-    bench.servers.execute("postgres", "ALTER SYSTEM SET checkpoint_timeout = '1h'")
-    bench.servers.execute("postgres", "SELECT pg_reload_conf()")
+    without_checkpoints(bench.servers)
     urls = {name: _migrated(bench.servers, f"{name}_owners", each) for name, each in folders.items()}
     for url in urls.values():
         add_ready_jobs(url, ready, owners)
@@ -155,7 +142,7 @@ def before_owners(bench: Bench) -> Iterator[Finding]:
         for number in range(rounds):
             for name in sorted(folders, reverse=number % 2 == 1):
                 environment = muster_environment(bench.servers, urls[name])
-                command = [sys.executable, "-c", CLAIMS, kind, queue, str(count)]
+                command = [sys.executable, "-c", BEGINNING + CLAIMS, kind, queue, str(count)]
                 one = json.loads(run(command, environment, folder=folders[name]))
                 found[name].append(one)
                 bench.say(f"round {number + 1}, {kind}, {name}: {one['a second']:,.0f} jobs/s")

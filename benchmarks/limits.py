@@ -93,8 +93,7 @@ def owners(bench: Bench) -> Iterator[Finding]:
         f"{ready:,} of one": (ready, 1),
         f"{ready:,} of {most:,}": (ready, most),
     }
-    bench.servers.execute("postgres", "ALTER SYSTEM SET checkpoint_timeout = '1h'")
-    bench.servers.execute("postgres", "SELECT pg_reload_conf()")
+    without_checkpoints(bench.servers)
     # Each new database is a checkpoint.
     urls = {
         name: bench.servers.fresh(f"muster_owners_{number}", migrated(bench.servers))
@@ -135,6 +134,12 @@ def medians(found: Measured) -> Iterator[Finding]:
         yield Finding(what=f"{kind}, {name}", value=statistics.median(one.rate for one in each), unit="jobs/s")
         milliseconds = statistics.median(1_000 / one.a_processor for one in each)
         yield Finding(what=f"{kind}, {name}: processor time of a job", value=milliseconds, unit="ms")
+
+
+def without_checkpoints(servers: Servers) -> None:
+    """None begins by the clock, after which each page is written whole when it is first changed."""
+    servers.execute("postgres", "ALTER SYSTEM SET checkpoint_timeout = '1h'")
+    servers.execute("postgres", "SELECT pg_reload_conf()")
 
 
 def add_ready_jobs(url: str, count: int, owners: int) -> None:

@@ -138,7 +138,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=3_600,
-            description="How long that placeholder waits. 0: a request's records are stored in one step.",
+            description="How long that placeholder waits. 0: it is not called, and a request's records are one step.",
         ),
     ] = 0.5
 

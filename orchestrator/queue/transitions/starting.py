@@ -19,6 +19,7 @@ from orchestrator.queue.claims import IN_ORDER
 TAKEN = """attempt = attempt + 1, worker_id = %(worker)s, worker_name = %(worker_name)s, celery_task_id = job.id,
         deadline_at = clock_timestamp() + %(timeout)s"""
 
+# What LEASE has found, in its order, and the place of a job there.
 IDS = "ARRAY(SELECT id FROM next)"
 PLACE = f"array_position({IDS}, job.id)"
 # The most urgent ready jobs of the owners whose turn it is become this worker's, unless the kind is paused or the
