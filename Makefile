@@ -32,8 +32,9 @@ up: .venv/up.stamp ## Start everything and serve until Ctrl-C; changed code is r
 # One process more than there are cores, since system tests wait for other processes.
 TESTERS = $$(($$(nproc) + 1))
 
+# A process that crashes is not replaced: pytest-xdist would wait for ever for the new one. The others go on.
 test: .venv/dev.stamp ## Run the tests, some files at a time, on private servers. Options for pytest: make test ARGS="-k retry".
-	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m "not long" $(ARGS)
+	@$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not long" $(ARGS)
 
 test-long: .venv/dev.stamp ## Run the long tests: outages, chaos on both brokers, a crash at each failpoint, reload, queues of your own.
 	@$(BIN)/python -m pytest -m long $(ARGS)

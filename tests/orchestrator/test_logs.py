@@ -22,6 +22,7 @@ from django.db import OperationalError
 from django.db.models.functions import Now
 from django.utils import translation
 from pytest_django import Settings
+from sentry_sdk.integrations.threading import ThreadingIntegration
 from sentry_sdk.transport import Transport
 
 from orchestrator import submission
@@ -37,6 +38,8 @@ from tests.orchestrator.workbench import DeclareKind, MakeWorker, again, lease, 
 
 BOTH = pytest.mark.parametrize("execution", ["leased", "transactional"])
 EVENTS = "orchestrator.attempts"
+# What would wrap each thread that the tests of this process start later.
+LASTING = (ThreadingIntegration,)
 
 
 class Recorder(Transport):
@@ -54,10 +57,10 @@ class Recorder(Transport):
 def sentry() -> Iterator[list[dict[str, Any]]]:
     """The events that Sentry is sent, with the integrations it takes by itself."""
     recorder = Recorder()
-    sentry_sdk.init(dsn="http://key@127.0.0.1:1/1", transport=recorder)
+    sentry_sdk.init(dsn="http://key@127.0.0.1:1/1", transport=recorder, disabled_integrations=LASTING)
     yield recorder.events
     sentry_sdk.get_client().close()
-    sentry_sdk.init()
+    sentry_sdk.init(disabled_integrations=LASTING)
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
@@ -209,10 +212,10 @@ def sentry_by_setting(settings: Settings) -> Iterator[list[dict[str, Any]]]:
     """The events that Sentry is sent by a process with SENTRY_DSN set."""
     settings.ENV = msgspec.structs.replace(settings.ENV, SENTRY_DSN="http://key@127.0.0.1:1/1")
     recorder = Recorder()
-    start_sentry(transport=recorder)
+    start_sentry(transport=recorder, disabled_integrations=LASTING)
     yield recorder.events
     sentry_sdk.get_client().close()
-    sentry_sdk.init()
+    sentry_sdk.init(disabled_integrations=LASTING)
 
 
 @BOTH
