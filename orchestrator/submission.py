@@ -36,7 +36,7 @@ from orchestrator.queue.duplicates import Holder, Keyed, Row, Taken
 from orchestrator.queue.duplicates import NotUnique as NotUnique
 from orchestrator.queue.new_jobs import MAX_NOTIFY as MAX_NOTIFY
 from orchestrator.queue.new_jobs import Occurrence as Occurrence
-from orchestrator.queue.new_jobs import insert, new_row, pipeline_rows, spawned_row
+from orchestrator.queue.new_jobs import insert, insert_beside, new_row, pipeline_rows, spawned_row
 from orchestrator.retrying import Compensated as Compensated
 from orchestrator.retrying import NotRetryable as NotRetryable
 from orchestrator.retrying import retry as retry
@@ -243,19 +243,9 @@ def submit_many(
     Raises as `submit` does.
     """
     kind = kind if isinstance(kind, Kind) else kind_named(kind)
-    if goes_one_by_one(kind):
-        raise BadSubmission("/kind", "one_by_one", f"Jobs of kind {kind.name!r} must be submitted one by one.")
+    _require_plain(kind)
     rows = [
-        new_row(
-            kind,
-            each.payload,
-            owner=each.owner,
-            priority=each.priority,
-            run_at=each.run_at,
-            occurrence=each.occurrence,
-        )
-        if isinstance(each, Submission)
-        else new_row(kind, each, owner=owner, priority=priority)
+        _row(kind, each) if isinstance(each, Submission) else new_row(kind, each, owner=owner, priority=priority)
         for each in payloads
     ]
     if unique or unique_for or kind.unique:
@@ -263,6 +253,39 @@ def submit_many(
     with transaction.atomic(savepoint=False):
         _insert(rows, [])
     return [row["id"] for row in rows]
+
+
+def submit_beside(
+    cursor: Any, kind: Kind[P, Any, ...], asked: Submission, sql: str, parameters: dict[str, Any]
+) -> UUID:
+    """Accepts a job together with what a statement of the caller's writes, in one message to PostgreSQL, since
+    much of what a single job costs is the way there and back. It is a transaction if there is none. Returns the job's
+    id.
+
+    sql: with named parameters, of which `job_id` is given here; what it returns is the cursor's. The kind must be one
+    that `submit_many` takes, without `unique`. Raises as `submit` does.
+    """
+    _require_plain(kind)
+    row = _row(kind, asked)
+    insert_beside(cursor, row, sql, {**parameters, "job_id": str(row["id"])})
+    id: UUID = row["id"]
+    return id
+
+
+def _row(kind: Kind, asked: Submission) -> Row:
+    return new_row(
+        kind,
+        asked.payload,
+        owner=asked.owner,
+        priority=asked.priority,
+        run_at=asked.run_at,
+        occurrence=asked.occurrence,
+    )
+
+
+def _require_plain(kind: Kind) -> None:
+    if goes_one_by_one(kind):
+        raise BadSubmission("/kind", "one_by_one", f"Jobs of kind {kind.name!r} must be submitted one by one.")
 
 
 def goes_one_by_one(kind: Kind) -> bool:

@@ -71,11 +71,18 @@ def _statement(sql: str) -> Statement:
     return Statement(sql)
 
 
-def execute(cursor: Any, statements: Sequence[str], parameters: dict[str, Any], *, before: str = "") -> None:
+def execute(
+    cursor: Any,
+    statements: Sequence[str],
+    parameters: dict[str, Any],
+    *,
+    before: str = "",
+    plan: str = ONE_PLAN,
+) -> None:
     """Runs statements as one transaction, prepared ones if this session has run them often enough; the last one's rows
     are the cursor's. Within a transaction of the caller they are sent as they are.
 
-    before: SQL that sets what they run with, until the end of the transaction.
+    before: SQL that sets what they run with, until the end of the transaction. plan: so also, where they are prepared.
     """
     plain = before + ";".join(statements)
     if connection.in_atomic_block or (session := _session()).forgets:
@@ -87,7 +94,7 @@ def execute(cursor: Any, statements: Sequence[str], parameters: dict[str, Any], 
         if not all(are_prepared):
             cursor.execute(plain, parameters)
             return
-        cursor.execute(before + ONE_PLAN + "".join(each.execute for each in known), parameters)
+        cursor.execute(before + plan + "".join(each.execute for each in known), parameters)
     except django.db.Error as error:
         if not isinstance(error.__cause__, _NOT_AS_KNOWN):
             raise

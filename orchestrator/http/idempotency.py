@@ -61,9 +61,20 @@ def idempotent(method: Method[View, Arguments]) -> Method[View, Arguments]:
     submitted as nobody has touched it yet. A refusal raises, so it is not kept, and the key may be used again.
     """
 
+    return _idempotent(method, is_transaction=False)
+
+
+def idempotent_transaction(method: Method[View, Arguments]) -> Method[View, Arguments]:
+    """Does so for a method that writes within one transaction of its own, which is all there is without a key."""
+    return _idempotent(method, is_transaction=True)
+
+
+def _idempotent(method: Method[View, Arguments], *, is_transaction: bool) -> Method[View, Arguments]:
     @wraps(method)
     def answer(view: View, request: Request, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Response:
         key = key_of(request)
+        if key is None and is_transaction:
+            return method(view, request, *args, **kwargs)
         fingerprint = "" if key is None else fingerprint_of(request, hashlib.sha256(request.body).digest())
         return respond_once(request, key, fingerprint, lambda: method(view, request, *args, **kwargs))
 

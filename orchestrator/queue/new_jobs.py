@@ -12,6 +12,7 @@ import msgspec
 from django.conf import settings
 from django.db import connection, transaction
 
+from orchestrator.attempt import prepared
 from orchestrator.claimed import Claimed
 from orchestrator.failpoints import Failpoint
 from orchestrator.graphs import nesting
@@ -48,7 +49,7 @@ INSERT INTO orchestrator_job (
 SELECT new.id, new.kind, new.queue, new.owner, new.priority, new.payload, new.max_attempts, new.parent_id, new.name,
        new.unfinished_dependencies, new.limit_key, coalesce(new.limited, false), new.unresolved, new.schedule_id,
        new.scheduled_for, new.notify, new.traceparent,
-       due.at, due.at + new.priority * %(priority_step)s,
+       due.at, due.at + new.priority * %(priority_step)s::interval,
        new.unfinished_dependencies = 0 AND NOT new.unresolved AND due.at <= statement_timestamp(),
        new.unique_key, statement_timestamp() + new.unique_for * interval '1 second'
 FROM json_to_recordset(%(rows)s) AS new (
@@ -355,10 +356,24 @@ def insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]], *, ha
     between_inserts()
     Step.objects.bulk_create(steps, batch_size=1_000)
     _insert_dependencies(dependencies)
-    transaction.on_commit(submission_committed)
-    ready = {row["kind"] for row in rows if row["unfinished_dependencies"] == 0 and not row["unresolved"]}
-    bell.ring_after_commit(*ready)
+    _announce(*{row["kind"] for row in rows if row["unfinished_dependencies"] == 0 and not row["unresolved"]})
     return {row["parent_id"] or row["id"] for row in rows if row["unfinished_dependencies"] == 0 and row["unresolved"]}
+
+
+def insert_beside(cursor: Any, row: Row, sql: str, parameters: dict[str, Any]) -> None:
+    """Inserts a job that is no pipeline and not unique, and runs a statement beside it: both go to PostgreSQL in one
+    message, which is a transaction if the caller has none. What the statement returns is the cursor's.
+    """
+    attempts.submitted([row])
+    # Neither scans a table, so PostgreSQL finds by itself that one plan is as good as another.
+    prepared.execute(cursor, [INSERT, sql], {**_parameters([row]), **parameters}, plan="")
+    _announce(row["kind"])
+
+
+def _announce(*ready: str) -> None:
+    """Once the transaction is committed, if there is one."""
+    transaction.on_commit(submission_committed)
+    bell.ring_after_commit(*ready)
 
 
 def _columns(row: Row) -> Row:
@@ -370,13 +385,16 @@ def _insert_rows(rows: Sequence[Row], sql: str) -> None:
     with connection.cursor() as cursor:
         for first in range(0, len(rows), INSERT_ROWS):
             some = rows[first : first + INSERT_ROWS]
-            parameters: dict[str, Any] = {
-                "rows": msgspec.json.encode([_columns(row) for row in some]).decode(),
-                "priority_step": priority_step(),
-            }
-            cursor.execute(sql, parameters)
+            cursor.execute(sql, _parameters(some))
             if cursor.rowcount != len(some):
                 raise Taken
+
+
+def _parameters(rows: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "rows": msgspec.json.encode([_columns(row) for row in rows]).decode(),
+        "priority_step": priority_step(),
+    }
 
 
 def _insert_dependencies(dependencies: Sequence[tuple[UUID, UUID]]) -> None:

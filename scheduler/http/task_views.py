@@ -11,7 +11,7 @@ from orchestrator import client_limits
 from orchestrator.http import openapi
 from orchestrator.http.api_view import APIView
 from orchestrator.http.fields import NoFields
-from orchestrator.http.idempotency import idempotent
+from orchestrator.http.idempotency import idempotent, idempotent_transaction
 from orchestrator.http.links import links, location
 from orchestrator.http.openapi import IDEMPOTENCY_KEY, LOCATION, example, problems
 from orchestrator.http.pagination import NewestFirst
@@ -54,7 +54,7 @@ class TasksView(APIView):
         examples=[example(None, name, body) for name, body in examples.NEW_TASKS.items()]
         + [example(202, "Accepted", examples.NEW_TASK)],
     )
-    @idempotent
+    @idempotent_transaction
     def post(self, request: Request) -> Response:
         owner, limits = owner_of(request.user), client_limits.limits_of(request.user)
         new = read_task(request.data, owner=owner, limits=limits)

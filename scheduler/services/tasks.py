@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from access import audit
 from orchestrator import submission
 from orchestrator.failpoints import Failpoint
-from orchestrator.ids import uuids7
+from orchestrator.ids import uuid7, uuids7
 from orchestrator.models import Job
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.submission import Occurrence
@@ -36,6 +36,13 @@ SELECT id, owner, a, b, operation, priority, job_id, schedule_id, scheduled_for
 FROM json_to_recordset(%s) AS new (
     id uuid, owner text, a numeric, b numeric, operation text, priority integer, job_id uuid, schedule_id uuid,
     scheduled_for timestamptz
+)
+"""
+# One task, written in one message with its job.
+INSERT_ONE = """
+INSERT INTO scheduler_task (id, owner, a, b, operation, priority, job_id, schedule_id, scheduled_for)
+VALUES (
+    %(id)s, %(owner)s, %(a)s, %(b)s, %(operation)s, %(priority)s, %(job_id)s, %(schedule_id)s, %(scheduled_for)s
 )
 RETURNING created_at
 """
@@ -76,11 +83,14 @@ class NewTask:
 
 def create_task(new: NewTask) -> TaskDetail:
     """Accepts a task, and returns it as `queries.task_detail` would, without reading it: nobody has touched it yet."""
-    with transaction.atomic(savepoint=False), connection.cursor() as cursor:
-        [row] = _insert([new], cursor)
+    id = uuid7()
+    columns = vars(new) | {"id": str(id), "schedule_id": new.schedule_id and str(new.schedule_id)}
+    columns.pop("run_at")
+    with connection.cursor() as cursor:
+        job_id = submission.submit_beside(cursor, add, _submission(id, new), INSERT_ONE, columns)
         [created_at] = cursor.fetchone()
-    row.pop("run_at")
-    task = cast("TaskDetail", Task(**row, created_at=created_at, updated_at=created_at))
+    columns |= {"id": id, "schedule_id": new.schedule_id}
+    task = cast("TaskDetail", Task(**columns, job_id=job_id, created_at=created_at, updated_at=created_at))
     task.job = Job.from_db(connection.alias, queries.JOB, [task.job_id, Status.CREATED, "", "", created_at])
     task.latest_result = None
     return task
@@ -96,23 +106,23 @@ def _insert(tasks: Sequence[NewTask], cursor: Any) -> list[dict[str, Any]]:
     """Writes the tasks and their jobs; returns the tasks' columns."""
     rows = [{"id": id} | vars(task) for id, task in zip(uuids7(len(tasks)), tasks, strict=True)]
     job_ids = submission.submit_many(
-        add,
-        [
-            submission.Submission(
-                payload=_payload(row["id"], task),
-                owner=task.owner,
-                priority=task.priority,
-                run_at=task.run_at,
-                occurrence=task.occurrence,
-            )
-            for row, task in zip(rows, tasks, strict=True)
-        ],
+        add, [_submission(row["id"], task) for row, task in zip(rows, tasks, strict=True)]
     )
     jobs_without_tasks()
     for row, job_id in zip(rows, job_ids, strict=True):
         row["job_id"] = job_id
     cursor.execute(INSERT, [msgspec.json.encode(rows).decode()])
     return rows
+
+
+def _submission(id: UUID, task: NewTask) -> submission.Submission:
+    return submission.Submission(
+        payload=_payload(id, task),
+        owner=task.owner,
+        priority=task.priority,
+        run_at=task.run_at,
+        occurrence=task.occurrence,
+    )
 
 
 def run_again(task_id: UUID) -> None:

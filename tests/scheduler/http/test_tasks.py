@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import DataError, transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import DjangoAssertNumQueries
@@ -16,14 +18,16 @@ from pytest_django import DjangoAssertNumQueries
 from orchestrator import submission
 from orchestrator.models import Job
 from orchestrator.queue import claims
+from orchestrator.queue.transitions import priority_step
 from orchestrator.states import Status
 from orchestrator.submission import cancel
 from scheduler.http import examples
 from scheduler.http.numbers import read_operand
 from scheduler.jobs import add, shown
 from scheduler.models import Task, TaskResult
+from scheduler.services import tasks
 from scheduler.services.schedules import run_now
-from scheduler.services.tasks import NewTask, create_tasks
+from scheduler.services.tasks import NewTask, create_task, create_tasks
 from tests.api import Api, pointers
 from tests.concurrency import waiting
 from tests.moves import put
@@ -68,6 +72,44 @@ def test_two_numbers_are_accepted_as_a_task(api: Api) -> None:
     assert (shown["status"], shown["result"], shown["failed_message"]) == ("PENDING", None, None)
     assert shown["job"] == f"/jobs/{task.job_id}"
     assert Job.objects.get(id=task.job_id).priority == 0
+
+
+@threaded
+def test_a_task_and_its_job_are_one_message(api: Api, django_assert_num_queries: DjangoAssertNumQueries) -> None:
+    api.post("/tasks/", {"a": 1, "b": 2})
+
+    with django_assert_num_queries(1):
+        api.post("/tasks/", {"a": 1.5, "b": 2})
+
+    [first, last] = Task.objects.order_by("id")
+    assert (last.a, last.b, last.job.payload["task_id"]) == (Decimal("1.5"), 2, str(last.id))
+    assert first.job.ready
+    assert last.job.ready
+
+
+@threaded
+@pytest.mark.parametrize("before", [0, 5])
+def test_a_task_that_is_not_written_leaves_no_job(monkeypatch: pytest.MonkeyPatch, before: int) -> None:
+    for _ in range(before):  # So often that it is prepared.
+        create_task(NewTask(a=Decimal(1), b=Decimal(2)))
+    monkeypatch.setattr(tasks, "INSERT_ONE", tasks.INSERT_ONE.replace("%(a)s", "%(a)s::numeric / 0"))
+
+    with pytest.raises(DataError, match="division by zero"):
+        create_task(NewTask(a=Decimal(1), b=Decimal(2)))
+
+    assert Job.objects.count() == Task.objects.count() == before
+
+
+@threaded
+def test_a_task_that_waits_for_its_time_is_as_complete_when_it_is_prepared() -> None:
+    run_at = timezone.now() + timedelta(hours=1)
+
+    created = [create_task(NewTask(a=Decimal("1e-3"), b=Decimal(2), priority=7, run_at=run_at)) for _ in range(5)]
+
+    for task in created:
+        job = Job.objects.get(id=task.job_id)
+        assert (task.created_at, job.run_at, job.ready) == (Task.objects.get(id=task.id).created_at, run_at, False)
+        assert job.rank == run_at + 7 * priority_step()
 
 
 @pytest.mark.parametrize(
