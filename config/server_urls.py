@@ -34,7 +34,7 @@ def database(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
     hosts = _hosts(parts)
     options = {"connect_timeout": 5, **options, **dict(parse_qsl(parts.query))}
     return {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "config.postgresql",
         "NAME": unquote(parts.path[1:]),
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
