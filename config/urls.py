@@ -18,8 +18,9 @@ autodiscover_modules("metrics")
 
 urlpatterns = [
     path("", first_page, name="first-page"),
-    path("", include("orchestrator.http.urls")),
+    # First, since it is soon passed over.
     path("", include("scheduler.http.urls")),
+    path("", include("orchestrator.http.urls")),
     path("api/data/", include("ingestion.http.urls")),
     path("api/schema/", SchemaView.as_view(), name="schema"),
     path("swagger/", SpectacularSwaggerSplitView.as_view(http_method_names=READ), name="swagger"),

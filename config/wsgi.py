@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
-from django.urls import get_resolver
+from django.http import HttpRequest
+from django.urls import ResolverMatch, get_resolver
 from django.utils.http import parse_header_parameters
 
 from config.start import start
@@ -24,6 +25,10 @@ class Request(WSGIRequest):
 
 class Handler(WSGIHandler):
     request_class = Request
+
+    def resolve_request(self, request: HttpRequest) -> ResolverMatch:
+        """What `EitherSlashMiddleware` has found is not looked for again."""
+        return request.resolver_match or super().resolve_request(request)
 
 
 start()

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, HttpResponseBase
-from django.urls import is_valid_path
+from django.urls import Resolver404, ResolverMatch, resolve
 
 from orchestrator.http.json_pointer import escaped
 from orchestrator.http.responses import problem
@@ -66,12 +66,21 @@ class EitherSlashMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         given = request.path_info
-        if not is_valid_path(given):
+        request.resolver_match = _resolved(given)
+        if request.resolver_match is None:
             other = given[:-1] if given.endswith("/") else f"{given}/"
-            if is_valid_path(other):
+            request.resolver_match = _resolved(other)
+            if request.resolver_match is not None:
                 request.path = request.path[: len(request.path) - len(given)] + other
                 request.path_info = other
         return self.get_response(request)
+
+
+def _resolved(path: str) -> ResolverMatch | None:
+    try:
+        return resolve(path)
+    except Resolver404:
+        return None
 
 
 class ChunkedBodyMiddleware:
