@@ -11,7 +11,7 @@ import psycopg2.extensions as pg
 from django.db import DEFAULT_DB_ALIAS, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from orchestrator.attempt import session
+from orchestrator.attempt import prepared, session
 from orchestrator.attempt.own_transaction import step_committed, step_committing
 from orchestrator.attempt.process_state import Raised
 from orchestrator.attempt.session import Watch
@@ -63,6 +63,7 @@ class Autocommit:
             connections[DEFAULT_DB_ALIAS] = wrapper
             wrapper.execute_wrappers = wrappers
         if not self.is_untouched:
+            prepared.distrust()
             _refuse_open_transaction(wrapper)
         return result
 

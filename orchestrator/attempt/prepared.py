@@ -61,6 +61,8 @@ class _Session:
     prepared: dict[str, float] = field(default_factory=dict)
     # It does not keep statements, as behind a pool that gives each transaction another session: nothing is prepared.
     forgets: bool = False
+    # A handler may have prepared others, or have thrown these away.
+    is_suspect: bool = False
 
 
 _here = threading.local()
@@ -106,6 +108,18 @@ def execute(
 def forget() -> None:
     """What this thread's session has prepared is about to be gone: it is cleaned."""
     _here.__dict__.pop("session", None)
+
+
+def distrust() -> None:
+    """A handler may do something to what this thread's session has prepared."""
+    if session := getattr(_here, "session", None):
+        session.is_suspect = True
+
+
+def are_kept() -> bool:
+    """Whether what this thread's session has prepared can stay when it is cleaned."""
+    session: _Session | None = getattr(_here, "session", None)
+    return session is not None and not session.is_suspect
 
 
 def _session() -> _Session:

@@ -28,11 +28,14 @@ _ROLE = settings.DATABASES[DEFAULT_DB_ALIAS]["OPTIONS"].get("assume_role")
 # sequences' last values, and locks. Unlike DISCARD ALL it runs within a transaction, hence in the message that
 # completes the job, and keeps the plans of foreign keys. Time zone and date style are those that Django and psycopg2
 # set when they connect.
-CLEAN = f"""
+_CLEAN = f"""
 RESET SESSION AUTHORIZATION; RESET ROLE; {f'SET ROLE "{_ROLE}";' if _ROLE else ""} RESET ALL;
 SET TimeZone TO 'UTC'; SET DateStyle TO 'ISO';
-CLOSE ALL; DEALLOCATE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES; SELECT pg_advisory_unlock_all();
+CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;
 """
+CLEAN = f"{_CLEAN} DEALLOCATE ALL; SELECT pg_advisory_unlock_all()"
+# Keeps what the worker has prepared.
+CLEAN_BUT_PREPARED = f"{_CLEAN} SELECT pg_advisory_unlock_all(), orchestrator_deallocate()"
 
 # When the current transaction began, in microseconds: differs from that of the next one, whatever date style is set.
 BEGAN_AT = "(extract(epoch FROM now()) * 1000000)::bigint"
@@ -238,6 +241,7 @@ class Lent:
         self._check_transaction()
         if _changes_session(text):
             self.changed_session = True
+            prepared.distrust()
         # SET TRANSACTION must come before any query, and what fails beyond Django's cursors is rolled back before any.
         if self._watch and self.began_at is None and not (_SET.match(text) or _is_failed(self._raw)):
             self.began_at = transaction_began_at(self._wrapper)

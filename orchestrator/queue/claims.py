@@ -126,7 +126,7 @@ def clean_within_batch() -> None:
     """Ends what a job of a batch set on the session that all of them share, before the next one runs."""
     prepared.forget()
     with connection.cursor() as cursor:
-        cursor.execute(CLEAN + LIMIT_IDLENESS)
+        cursor.execute(f"{CLEAN}; {LIMIT_IDLENESS}")
 
 
 def read_claimed(sql: str, parameters: dict[str, Any]) -> list[Claimed]:

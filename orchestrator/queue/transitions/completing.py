@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db import connection
 
 from orchestrator.attempt import prepared
-from orchestrator.attempt.session import BEGAN_AT, CLEAN, ConnectionMisused, transaction_began_at
+from orchestrator.attempt.session import BEGAN_AT, CLEAN, CLEAN_BUT_PREPARED, ConnectionMisused, transaction_began_at
 from orchestrator.claimed import Claimed
 from orchestrator.pg_values import as_array
 from orchestrator.queue import ends
@@ -17,28 +17,18 @@ from orchestrator.queue.claims import LIMIT_IDLENESS
 from orchestrator.queue.transitions.passing import COUNT_DOWN_DONE, Counted
 from orchestrator.stops import Cancelled, RowMoved
 
-# A leased job is done, if it is still this worker's, and if this is still the transaction that its handler was given.
-COMPLETE = f"""
-{CLEAN}
-UPDATE orchestrator_job
-SET status = 'COMPLETED',
-    result = %(result)s,
-    error = '',
-    worker_id = NULL,
-    deadline_at = NULL,
-    progress_done = %(progress_done)s,
-    progress_total = %(progress_total)s,
-    progress_message = %(progress_message)s,
-    finished_at = clock_timestamp(),
-    updated_at = clock_timestamp()
-WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s
-  AND (%(began_at)s::bigint IS NULL OR %(began_at)s = {BEGAN_AT})
-"""  # noqa: S608 It is made of constants.
+# A leased job is done, if it is still this worker's, and if this is still the transaction that its handler was given;
+# there is a row then. A function, whose plan the session keeps.
+COMPLETE = """
+WHERE orchestrator_complete(
+    %(id)s, %(attempt)s, %(result)s, %(progress_done)s, %(progress_total)s, %(progress_message)s, %(began_at)s
+)
+"""
 
 # A leased job waits for so many children, under the same conditions, unless it is to be cancelled. It stays RUNNING,
 # as a pipeline is whose children run, and may have one attempt more: this one is not charged.
 WAIT_FOR_CHILDREN = f"""
-{CLEAN}
+{CLEAN};
 UPDATE orchestrator_job
 SET unfinished_dependencies = %(count)s,
     ready = %(count)s = 0,
@@ -100,7 +90,7 @@ READ_COMPLETED = f"SELECT {COMPLETED}, NULL"
 # pass RUNNING within this transaction, so nobody else sees them there. `ready` is disguised, or else the jobs would be
 # looked up, by old statistics, in the index of all that wait.
 COMPLETE_LOCKED = f"""
-{CLEAN} {LIMIT_IDLENESS}
+{CLEAN}; {LIMIT_IDLENESS}
 UPDATE orchestrator_job job
 SET status = 'COMPLETED',
     ready = false,
@@ -129,9 +119,12 @@ def complete(job: Claimed, result: str, *, began_at: int | None = None) -> None:
 
     Raises RowMoved if the job is not as its claim left it, ConnectionMisused if it is another transaction by now.
     """
-    prepared.forget()
+    are_kept = prepared.are_kept()
+    if not are_kept:
+        prepared.forget()
     with connection.cursor() as cursor:
-        cursor.execute(COMPLETE, {**_as_left(job), "result": result, "began_at": began_at})
+        clean = CLEAN_BUT_PREPARED if are_kept else CLEAN
+        cursor.execute(clean + COMPLETE, {**_as_left(job), "result": result, "began_at": began_at})
         if cursor.rowcount != 1:
             _check_transaction(began_at)
             raise RowMoved

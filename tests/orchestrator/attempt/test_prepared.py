@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import connection, transaction
 
 from orchestrator.attempt import prepared, session
-from orchestrator.models import Worker
+from orchestrator.models import Job, Worker
 from orchestrator.queue import transitions
 from orchestrator.queue.transitions import completing, starting
 from orchestrator.running import RunningJob
@@ -202,20 +203,93 @@ def test_the_jobs_of_a_group_are_looked_up_and_not_compared_each_with_each(sql: 
     assert "Join Filter" not in plan, plan
 
 
-def test_a_session_that_is_cleaned_after_each_job_loses_no_statement_unnoticed(
-    kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+def pages_of_a_completion(id: UUID) -> int:
+    """Those that PostgreSQL looks at for it, in a transaction that is rolled back."""
+    job = {"id": id, "attempt": 1, "result": "1", "began_at": None}
+    progress = {"progress_done": None, "progress_total": None, "progress_message": ""}
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT {completing.COMPLETE}", job | progress)
+        [[[answer]]] = cursor.fetchall()
+        transaction.set_rollback(True)
+    return int(answer["Plan"]["Shared Hit Blocks"] + answer["Plan"]["Shared Read Blocks"])
+
+
+def test_the_completion_of_one_job_keeps_its_plan_and_reads_no_other_jobs(worker: WorkerProcess) -> None:
+    first = make_job(Status.RUNNING, worker_id=worker.row_id)
+    before = [pages_of_a_completion(first.id) for _ in range(10)]
+    session.clean()
+    again_at_once = pages_of_a_completion(first.id)
+    running = [make_job(Status.RUNNING, worker_id=worker.row_id) for _ in range(1_000)]
+
+    assert before[0] > before[-1] + 50  # The first is planned.
+    assert again_at_once <= before[-1]
+    assert pages_of_a_completion(running[500].id) < before[-1] + 50
+
+
+def sends(*statements: str) -> Callable[[RunningJob], None]:
+    def handler(running: RunningJob) -> None:
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    return handler
+
+
+def sends_unseen(*statements: str) -> Callable[[RunningJob], None]:
+    """By psycopg2's own connection."""
+
+    def handler(running: RunningJob) -> None:
+        with connection.connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    return handler
+
+
+@pytest.mark.parametrize("handler", [sends("SELECT 1"), sends_unseen("PREPARE theirs AS SELECT 1")])
+def test_what_a_session_has_prepared_is_kept_when_it_is_cleaned_after_a_job(
+    handler: Callable[[RunningJob], None], kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepared, "USES_BEFORE", 0)
-
-    def handler(running: Any) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-
     declared = kind(handler)
+    seen = []
     for _ in range(3):
         submit(declared)
+        run(declared, worker)
+        seen.append(in_session())
 
-    while run(declared, worker):
-        pass
+    # Each time the same, prepared at the same time.
+    assert seen[0]
+    assert [{(name, at) for name, *_, at in each} for each in seen] == [{(name, at) for name, *_, at in seen[0]}] * 3
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_prepared_statements WHERE NOT starts_with(name, 'muster_')")
+        assert cursor.fetchone() == (0,)
 
+
+@pytest.mark.parametrize("handler", [sends("DEALLOCATE ALL"), sends("SELECT 1", "/* of all */ DEALLOCATE ALL")])
+def test_a_session_whose_handler_throws_its_statements_away_prepares_them_again(
+    handler: Callable[[RunningJob], None], kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "USES_BEFORE", 0)
+    declared = kind(handler)
+    for _ in range(2):
+        submit(declared)
+        run(declared, worker)
+
+    assert Job.objects.filter(status="COMPLETED").count() == 2
+    for _ in range(2):
+        add(1, 2)
     assert in_session()
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_session_whose_handler_throws_its_statements_away_unseen_goes_on_without_any(
+    atomic: bool, kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "USES_BEFORE", 0)
+    declared = kind(sends_unseen("DEALLOCATE ALL"), atomic=atomic)
+    for _ in range(3):
+        submit(declared)
+        run(declared, worker)
+
+    assert list(Job.objects.values_list("status", "attempt")) == [("COMPLETED", 1)] * 3

@@ -188,6 +188,7 @@ SESSIONS: dict[str, Callable[[], Any]] = {
     "shared advisory lock": send("SELECT pg_try_advisory_lock_shared(4711)"),
     "listen": send("LISTEN t"),
     "prepared statement": send("PREPARE t AS SELECT 1"),
+    "raw prepared statement": raw_send('PREPARE "T t" AS SELECT 1', "PREPARE t AS SELECT 2"),
     "cursor": send("DECLARE t CURSOR WITH HOLD FOR SELECT 1"),
     "time zone": send("SET TIME ZONE 'America/New_York'"),
     "date style": send("SET DateStyle = 'German'"),
