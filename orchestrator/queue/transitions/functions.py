@@ -1,4 +1,4 @@
-"""Functions in the database that move jobs. They keep the plans of their statements, also in a session that is cleaned.
+"""Functions in the database that move jobs. They keep the plans of their statements, also in cleaned sessions.
 
 Each is as a migration creates it: for one that changes there is another constant, and another migration.
 """
