@@ -222,7 +222,7 @@ def _remember(key: Key, *, at_once: bool) -> None:
 def _execute(sql: str, parameters: Sequence[str] | None = None) -> tuple[Any, ...]:
     """Returns the first row, if there is one."""
     # By a plain cursor of psycopg2: what a handler sends by Django's, which may be the caller, is watched.
-    with connection.wrap_database_errors, connection.connection.cursor(cursor_factory=pg.cursor) as cursor:
+    with connection.wrap_database_errors, pg.cursor(connection.connection) as cursor:
         cursor.execute(sql, parameters)
         return tuple(cursor.fetchone()) if cursor.description else ()
 

@@ -17,6 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from orchestrator.attempt import prepared
 from orchestrator.attempt.process_state import Raised, shielded
+from orchestrator.attempt.watched_connection import WatchedConnection, WatchedCursor
 from orchestrator.database_errors import is_database_fault, is_lost_connection
 from orchestrator.failures import error_of
 
@@ -51,6 +52,11 @@ _TRANSACTION_CONTROL = re.compile(
 _BACK_TO_SAVEPOINT = re.compile(
     _COMMENTS + r"(?:ROLLBACK\s+(?:(?:WORK|TRANSACTION)\s+)?TO|RELEASE)\s+(?:SAVEPOINT\s+)?\"?(?P<name>\w+)",
     re.IGNORECASE | re.DOTALL,
+)
+# Statements that leave the transaction as it is, in a text that has but one.
+_STAYS = re.compile(
+    r"\s*(?:SELECT|INSERT|UPDATE|DELETE|WITH|SAVEPOINT|RELEASE\s+SAVEPOINT|ROLLBACK\s+TO\s+SAVEPOINT)\b[^;]*$",
+    re.IGNORECASE,
 )
 # Statements that change the session for the rest of a batch.
 _SESSION_CONTROL = re.compile(
@@ -137,7 +143,7 @@ class Watch:
 
     def _make_cursor(self, *options: Any) -> pg.cursor:
         self._any_cursor = True
-        return (self._factory_before or pg.cursor)(*options)
+        return (WatchedCursor if self._factory_before in (None, pg.cursor) else self._factory_before)(*options)
 
 
 class Lent:
@@ -148,7 +154,8 @@ class Lent:
     """
 
     def __init__(self, *, watched: bool = False, replaces_lost: bool = False) -> None:
-        """watched: `began_at` is read, for `transitions.complete` to check that it is still the same transaction.
+        """watched: `began_at` is read before anything is sent that could end the transaction, for
+        `transitions.complete` to check that it is still the same one.
         replaces_lost: the connection before it may have been lost, so such a failure is not another database's.
         """
         self.began_at: int | None = None
@@ -163,6 +170,13 @@ class Lent:
         # When the handler last sent a statement, by this process's monotonic clock.
         self.sent_at = 0.0
         self._watch = Watch(self._wrapper) if watched else None
+        # Whether a statement has begun the transaction, and whether anything may end it from here on unseen.
+        self._is_begun = False
+        self._may_end = not isinstance(self._raw, WatchedConnection)
+        # What Django is sending, after `_execute` has seen it.
+        self._sending: Any = None
+        if watched and not self._may_end:
+            self._raw.before_use = self._before_use
 
     def __enter__(self) -> Lent:
         return self
@@ -204,6 +218,8 @@ class Lent:
         """
         wrapper = self._wrapper
         vars(wrapper).pop("close", None)
+        if isinstance(self._raw, WatchedConnection):
+            self._raw.before_use = None
         # New lists, here and below: a handler may have replaced them.
         wrapper.execute_wrappers = self._before.execute_wrappers
         # Otherwise Django queries the connection just after the transaction ends, which begins another one.
@@ -242,13 +258,33 @@ class Lent:
         if _changes_session(text):
             self.changed_session = True
             prepared.distrust()
+        self._may_end = self._may_end or not _STAYS.match(text)
         # SET TRANSACTION must come before any query, and what fails beyond Django's cursors is rolled back before any.
-        if self._watch and self.began_at is None and not (_SET.match(text) or _is_failed(self._raw)):
-            self.began_at = transaction_began_at(self._wrapper)
+        if self._may_end and not _SET.match(text):
+            self._read_began_at()
+        self._sending = sql
         try:
-            return execute(sql, params, many, context)
+            result = execute(sql, params, many, context)
+            self._is_begun = True
+            return result
         finally:
+            self._sending = None
+            self._is_begun = self._is_begun or not _is_idle(self._raw)
             self.sent_at = time.monotonic()
+
+    def _before_use(self, sql: Any = None) -> None:
+        """Something is sent, or will be, that `_execute` has not seen."""
+        if sql is not None and sql is self._sending:
+            return
+        if self._is_begun:
+            self._check_transaction()
+            self._read_began_at()
+        self._may_end = True
+
+    def _read_began_at(self) -> None:
+        if self._watch and self.began_at is None and not _is_failed(self._raw):
+            self.began_at = transaction_began_at(self._wrapper)
+            self._is_begun = True
 
     def _refuse_close(self) -> None:
         raise ConnectionMisused("closed its database connection, as django.db.close_old_connections() does")
@@ -264,7 +300,7 @@ class Lent:
             return "closed its database connection"
         if raw.autocommit or not wrapper.in_atomic_block or wrapper.autocommit:
             return "ended its transaction by switching autocommit on"
-        if _is_idle(raw) and (not self._before.is_idle or self.began_at or raw.status == pg.STATUS_BEGIN):
+        if _is_idle(raw) and (not self._before.is_idle or self._is_begun or raw.status == pg.STATUS_BEGIN):
             return "ended its transaction, as COMMIT and ROLLBACK do"
         if _settings(raw) != self._before.settings:
             return "set the encoding or isolation of psycopg2's own connection"
@@ -351,7 +387,7 @@ def workers_cursor(connection: BaseDatabaseWrapper) -> Iterator[pg.cursor]:
     set other factories, and `_execute` wraps Django's cursors.
     """
     connection.ensure_connection()
-    with connection.wrap_database_errors, connection.connection.cursor(cursor_factory=pg.cursor) as cursor:
+    with connection.wrap_database_errors, pg.cursor(connection.connection) as cursor:
         yield cursor
 
 
@@ -373,7 +409,7 @@ def read_aside(sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
     if begins_one:
         raw.autocommit = True
     try:
-        with wrapper.wrap_database_errors, raw.cursor(cursor_factory=pg.cursor) as cursor:
+        with wrapper.wrap_database_errors, pg.cursor(raw) as cursor:
             cursor.execute(sql, parameters)
             return list(cursor.fetchall())
     finally:
