@@ -1,4 +1,4 @@
-"""Functions that complete a leased job whose handler has used its transaction, and clean its session. See decision 83."""
+"""Functions that complete a leased job whose handler has used its transaction, and clean its session. See decision 84."""
 
 from django.db import migrations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import decimal
+import io
 import logging
 import threading
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from django.utils import translation
 from psycopg2.extras import RealDictCursor
 
 from orchestrator import submission
+from orchestrator.attempt.session import transaction_began_at
 from orchestrator.kinds import Kind
 from orchestrator.models import Dependency, Job
 from orchestrator.running import RunningJob
@@ -99,6 +101,40 @@ def lose_account() -> None:
     connection.savepoint_ids = connection.run_on_commit = connection.execute_wrappers = None  # type: ignore[assignment]
 
 
+def send_by_another_class(*statements: str) -> Callable[[], None]:
+    def send_them() -> None:
+        with connection.connection.cursor(cursor_factory=RealDictCursor) as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    return send_them
+
+
+def copy() -> None:
+    with connection.connection.cursor() as cursor:
+        cursor.copy_to(io.StringIO(), "auth_group")
+
+
+def copy_and_begin_another() -> None:
+    with connection.connection.cursor() as cursor:
+        with suppress(psycopg2.ProgrammingError):  # After it was sent.
+            cursor.copy_expert("COMMIT", io.StringIO())
+        cursor.execute("BEGIN")
+
+
+def call_a_function() -> None:
+    with connection.connection.cursor() as cursor:
+        cursor.callproc("now")
+
+
+def replace_statement() -> None:
+    def others(execute: Any, sql: Any, *arguments: Any) -> Any:
+        return execute("SELECT 1; COMMIT; BEGIN", *arguments)
+
+    with connection.execute_wrapper(others):
+        send("SELECT 1")()
+
+
 # What a handler can do so that its transaction is not what it was, and what is said of it.
 MISUSES: dict[str, tuple[Callable[[], Any], str]] = {
     "close": (lambda: connection.close(), "closed its database connection"),
@@ -125,7 +161,18 @@ MISUSES: dict[str, tuple[Callable[[], Any], str]] = {
     "raw COMMIT": (raw_send("COMMIT"), "ended its transaction"),
     "COMMIT behind a semicolon": (send("SELECT 1; COMMIT"), "ended its transaction"),
     "raw commit, then a query": (in_turn(raw("commit"), send("SELECT 1")), "ended its transaction"),
+    "raw commit, then a raw query": (in_turn(raw("commit"), raw_send("SELECT 1")), "ended its transaction"),
+    "raw commit, then COPY": (in_turn(raw("commit"), copy), "ended its transaction"),
+    "raw commit, then a function": (in_turn(raw("commit"), call_a_function), "ended its transaction"),
+    "raw commit, then a large object": (in_turn(raw("commit"), raw("lobject")), "ended its transaction"),
     "raw COMMIT and BEGIN": (raw_send("COMMIT", "BEGIN"), "ended its transaction"),
+    "COMMIT and BEGIN behind a semicolon": (send("SELECT 1; COMMIT; BEGIN"), "ended its transaction"),
+    "COMMIT and BEGIN by COPY": (copy_and_begin_another, "ended its transaction"),
+    "COMMIT and BEGIN by a cursor of another class": (
+        send_by_another_class("COMMIT", "BEGIN"),
+        "ended its transaction",
+    ),
+    "COMMIT and BEGIN in place of Django's": (replace_statement, "ended its transaction"),
     "raw autocommit": (in_turn(raw("commit"), raw("set_session", None, None, None, True)), "ended its transaction"),
     "an atomic left open": (lambda: transaction.atomic().__enter__(), "left a transaction.atomic() open"),
     "atomics left open": (
@@ -176,6 +223,35 @@ def test_a_handler_that_ends_its_transaction_fails_alone_with_the_reason(
         assert not again(before).attempts.exists()
         assert not again(after).attempts.exists()
         assert {f"good {before.id}", f"good {after.id}"} <= written()
+
+
+@pytest.mark.parametrize(
+    ("sends", "asks"),
+    [
+        (lambda: write("a row"), 0),
+        (lambda: list(Group.objects.iterator()), 0),
+        (raw_send("SELECT 1"), 0),
+        (in_turn(raw_send("SELECT 1"), send("SELECT 1", "SELECT 1")), 1),
+        (send("SELECT 1", "SELECT 1; SELECT 2", "SELECT 1; SELECT 2"), 1),
+        (in_turn(send("SELECT 1"), send_by_another_class("SELECT 1")), 1),
+    ],
+)
+def test_a_transaction_that_cannot_end_unseen_is_not_asked_when_it_began(
+    sends: Callable[[], Any], asks: int, kind: DeclareKind, worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def began_at(wrapper: Any) -> int:
+        asked.append(wrapper)
+        return transaction_began_at(wrapper)
+
+    monkeypatch.setattr("orchestrator.attempt.session.transaction_began_at", began_at)
+    leased = kind(lambda running: sends() and None, max_attempts=1)
+    job = submit(leased)
+
+    run(leased, worker)
+
+    assert (again(job).status, len(asked)) == ("COMPLETED", asks)
 
 
 SESSIONS: dict[str, Callable[[], Any]] = {
