@@ -8,7 +8,7 @@ from typing import Any
 import psycopg2.extensions as pg
 
 
-class WatchedConnection(pg.connection):
+class WatchedConnection(pg.connection):  # type: ignore[misc]
     """Calls `before_use` before anything is sent, with the statement if it is known."""
 
     before_use: Callable[[Any], None] | None = None
@@ -26,7 +26,7 @@ class WatchedConnection(pg.connection):
         return super().lobject(*args, **kwargs)
 
 
-class WatchedCursor(pg.cursor):
+class WatchedCursor(pg.cursor):  # type: ignore[misc]
     """A plain cursor, which tells of each statement before it is sent."""
 
     def execute(self, query: Any, vars: Any = None) -> None:

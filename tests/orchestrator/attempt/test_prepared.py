@@ -205,7 +205,7 @@ def test_the_jobs_of_a_group_are_looked_up_and_not_compared_each_with_each(sql: 
 
 def pages_of_a_completion(id: UUID) -> int:
     """Those that PostgreSQL looks at for it, in a transaction that is rolled back."""
-    job = {"id": id, "attempt": 1, "result": "1", "began_at": None}
+    job: dict[str, Any] = {"id": id, "attempt": 1, "result": "1", "began_at": None}
     progress = {"progress_done": None, "progress_total": None, "progress_message": ""}
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT {completing.COMPLETE}", job | progress)

@@ -239,16 +239,20 @@ def writes_a_status(node: ast.AST) -> bool:
     )
 
 
+# Creates a function of the database that one of the verbs calls.
+FUNCTION = "orchestrator/migrations/0060_completion_is_a_function.py"
+
+
 def test_no_other_package_writes_a_status() -> None:
     root = Path(orchestrator.__file__).parent.parent
     writers = {
-        path.parent.relative_to(root).as_posix()
+        name if (name := path.relative_to(root).as_posix()) == FUNCTION else path.parent.relative_to(root).as_posix()
         for app in ("config", "access", "orchestrator", "scheduler", "ingestion")
         for path in (root / app).rglob("*.py")
         if any(writes_a_status(node) for node in ast.walk(ast.parse(path.read_text())))
     }
 
-    assert writers == {"orchestrator/queue/transitions"}
+    assert writers == {"orchestrator/queue/transitions", FUNCTION}
 
 
 @pytest.mark.parametrize(
