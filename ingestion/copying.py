@@ -11,6 +11,7 @@ from django.db import IntegrityError, connection, transaction
 
 from ingestion.models import Chunk
 from ingestion.records.student import Student, as_rows
+from orchestrator.copying import copy
 
 # A chunk. Within a statement its lines would be hexadecimal digits, twice as many.
 KEEP = """
@@ -48,19 +49,17 @@ _CHUNK = struct.Struct(">hiqiiiiiii")
 _LINES = struct.Struct(">hi")
 _DROPPED = _LINES.pack(1, -1)
 _SHORTEST = len(_HEAD) + _LINES.size + len(_END)
-# What psycopg2 takes at once.
-_PIECE = 1024 * 1024
 
 
 def keep_chunk(ingestion_id: int, position: int, lines: bytes) -> None:
     columns = _CHUNK.pack(5, 8, ingestion_id, 4, position, 4, 0, 4, 0, len(lines))
-    _copy(KEEP, BytesIO(b"".join([_HEAD, columns, lines, _END])))
+    copy(KEEP, BytesIO(b"".join([_HEAD, columns, lines, _END])))
 
 
 def lines_of(chunk_id: int) -> bytes | None:
     """What was sent of a chunk; None once it has been dropped."""
     answer = BytesIO()
-    _copy(READ.format(id=chunk_id), answer)
+    copy(READ.format(id=chunk_id), answer)
     received = answer.getvalue()
     # A chunk's records are many: they are copied once.
     if len(received) <= _SHORTEST and received[len(_HEAD) : -len(_END)] in (b"", _DROPPED):
@@ -82,15 +81,9 @@ def store_new(students: Sequence[Student], chunk: Chunk, *, owner: str) -> bool:
     # The statements have a savepoint of their own.
     with transaction.atomic(savepoint=False):
         try:
-            _copy(store, BytesIO(rows))
+            copy(store, BytesIO(rows))
         except IntegrityError:
             with connection.cursor() as cursor:
                 cursor.execute(UNDO_STORE_NEW)
             return False
     return True
-
-
-def _copy(sql: str, file: BytesIO) -> None:
-    """Django's cursor knows no COPY, so that its errors are not yet Django's."""
-    with connection.cursor() as cursor, connection.wrap_database_errors:
-        cursor.copy_expert(sql, file, _PIECE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from django.conf import settings
 from orchestrator.failures import error_of
 from orchestrator.kind_problems import BadPayload, Problem
 from orchestrator.kinds import MAX_ATTEMPTS, Kind
-from orchestrator.pg_values import NotFinite, as_json, is_storable
+from orchestrator.pg_values import NotFinite, as_json, as_json_each, is_storable
 
 # PostgreSQL could store more, but Python could not read it, nor the rank computed from it.
 RUN_AT_YEARS = range(1970, 9999)
@@ -79,6 +80,16 @@ def payload_as_json(kind: Kind, payload: Any) -> tuple[Any, str]:
     # A payload may contain objects that raise any exception.
     except Exception as error:
         raise BadSubmission("/payload", "not_storable", f"The payload cannot be stored: {error_of(error)}") from None
+
+
+def payloads_as_json(kind: Kind, payloads: Sequence[Any]) -> tuple[list[Any], list[str]]:
+    """What `payload_as_json` returns for each, in less time. Raises as it does."""
+    try:
+        fitting = [kind.read_payload({} if payload is None else payload) for payload in payloads]
+        return fitting, as_json_each(fitting, at_most=settings.ENV.MAX_BODY_BYTES)
+    except Exception:  # It is raised once more for the payload that it is about.
+        each = [payload_as_json(kind, payload) for payload in payloads]
+        return [fitting for fitting, _ in each], [text for _, text in each]
 
 
 def quoted(value: Any) -> str:

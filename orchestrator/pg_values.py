@@ -1,7 +1,7 @@
 """Values made fit for PostgreSQL: text and JSON cannot hold every Python value."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from itertools import accumulate
 from math import isfinite
@@ -22,6 +22,10 @@ MAX_DIGITS = 4_300
 _TOO_MANY_DIGITS = b"0" * (MAX_DIGITS + 1)
 _ZEROS = bytes(ord("0") if chr(each).isdecimal() and each < 128 else each for each in range(256))
 _EXPONENT = re.compile(rb"\d[eE][+-]?\d{4}")
+# What JSON holds of a number that is not finite, and of a NUL, as other values may hold, too.
+_SUSPICIOUS = (b"null", b"NaN", b"Infinity", b"\\u0000")
+
+_encoder = msgspec.json.Encoder()
 
 
 class NotFinite(ValueError):
@@ -56,6 +60,28 @@ def as_json(value: Any, *, at_most: int) -> str:
     return text
 
 
+def as_json_each(values: Sequence[Any], *, at_most: int) -> list[str]:
+    """Each value as `as_json` has it, which it asks where something could be wrong with one of them: what may be wrong
+    is looked for in all at once, in a tenth of the time.
+    """
+    try:
+        lines = _encoder.encode_lines(values)
+        texts = lines.decode().split("\n")[:-1]
+    except Exception:  # It is raised once more for the value that it is about.
+        return [as_json(value, at_most=at_most) for value in values]
+    # One that is no object or array has no bracket, and one that is has one at the beginning of its line.
+    brackets = lines.count(b"[") + lines.count(b"{") - lines.count(b"\n[") - lines.count(b"\n{")
+    if (
+        len(texts) != len(values)
+        or len(lines) > at_most
+        or brackets > MAX_DEPTH
+        or any(sign in lines for sign in _SUSPICIOUS)
+        or _may_have_long_number(lines)
+    ):
+        return [as_json(value, at_most=at_most) for value in values]
+    return texts
+
+
 def _depth(encoded: bytes) -> int:
     brackets = _STRING.sub(b"", encoded).translate(None, delete=_NO_BRACKETS)
     return max(accumulate(_STEPS[bracket] for bracket in brackets), default=0)
@@ -87,8 +113,15 @@ def _not_finite(value: Any, pointer: str = "") -> Iterator[tuple[str, float | De
 
 def as_array(values: Iterable[str]) -> str:
     """Texts as one text that PostgreSQL reads as an array: a list would be as many constants for its parser."""
-    quoted = [value.replace("\\", r"\\").replace('"', r"\"") for value in values]
-    return '{"' + '","'.join(quoted) + '"}' if quoted else "{}"
+    texts = list(values)
+    if not texts:
+        return "{}"
+    # All are quoted at once. No text that PostgreSQL can hold has a NUL, which therefore keeps them apart meanwhile.
+    joined = "\x00".join(texts)
+    if joined.count("\x00") != len(texts) - 1:
+        raise ValueError("A text contains a NUL character, which PostgreSQL cannot store.")
+    quoted = joined.replace("\\", r"\\").replace('"', r"\"").replace("\x00", '","')
+    return '{"' + quoted + '"}'
 
 
 def as_text(text: str, *, at_most: int) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 from django.conf import settings
 from django.db import transaction
 
@@ -30,6 +30,7 @@ from orchestrator.kinds import Kind, kind_named
 from orchestrator.models import Job
 from orchestrator.pipeline_steps import Child as Child  # Users' pipelines import it from here.
 from orchestrator.queue import duplicates, generations, kind_limits, pipelines
+from orchestrator.queue.alike import insert_alike
 from orchestrator.queue.caps import TooManyUnfinished as TooManyUnfinished
 from orchestrator.queue.caps import check_cap
 from orchestrator.queue.duplicates import Holder, Keyed, Row, Taken
@@ -41,10 +42,13 @@ from orchestrator.retrying import Compensated as Compensated
 from orchestrator.retrying import NotRetryable as NotRetryable
 from orchestrator.retrying import retry as retry
 from orchestrator.spawning import Spawn
+from orchestrator.telemetry import attempts
 from orchestrator.unique import Unique as Unique
 
 # Rows that one submission of many jobs may write, with the children of its pipelines.
 MAX_ROWS_AT_ONCE = 100_000
+# From so many on jobs are copied, which takes a statement more.
+COPIED_FROM = 20
 
 
 def submit(
@@ -115,8 +119,7 @@ def _planned(kind: Kind[P, Any, ...], payload: P | dict[str, Any] | None) -> Seq
     return kind.plan(kind.read_payload({} if payload is None else payload)) if kind.plan else ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """One job among many whose owners, priorities or times differ."""
 
     payload: Any
@@ -244,15 +247,33 @@ def submit_many(
     """
     kind = kind if isinstance(kind, Kind) else kind_named(kind)
     _require_plain(kind)
-    rows = [
-        _row(kind, each) if isinstance(each, Submission) else new_row(kind, each, owner=owner, priority=priority)
+    asked = [
+        each if isinstance(each, Submission) else Submission(payload=each, owner=owner, priority=priority)
         for each in payloads
     ]
-    if unique or unique_for or kind.unique:
+    is_unique = bool(unique or unique_for or kind.unique)
+    if len(asked) >= COPIED_FROM and not is_unique and _are_alike(asked):
+        return _copy(kind, asked)
+    rows = [_row(kind, each) for each in asked]
+    if is_unique:
         return [each.id for each in _accept([_once(row, kind, unique, unique_for) for row in rows])]
     with transaction.atomic(savepoint=False):
         _insert(rows, [])
     return [row["id"] for row in rows]
+
+
+def _are_alike(asked: Sequence[Submission]) -> bool:
+    """Whether all are ready at once, submitted by no schedule, and not traced."""
+    return not (attempts.are_traced() or any(each.run_at or each.occurrence for each in asked))
+
+
+def _copy(kind: Kind, asked: Sequence[Submission]) -> list[UUID]:
+    return insert_alike(
+        kind,
+        [each.payload for each in asked],
+        owners=[each.owner for each in asked],
+        priorities=[each.priority for each in asked],
+    )
 
 
 def submit_beside(

@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 from django.db import connection
 
-from orchestrator.ids import uuids7
+from orchestrator.ids import hex7s
 from orchestrator.kinds import job
 from orchestrator.pg_values import as_array
 from orchestrator.running import RunningJob
@@ -62,7 +62,7 @@ def add(jobs: Sequence[RunningJob]) -> list[dict[str, Any]]:
     additions: list[Addition] = [job.payload for job in jobs]
     sums = [EXACT.add(addition.a, addition.b) for addition in additions]
     columns = (
-        [id.hex for id in uuids7(len(jobs))],
+        hex7s(len(jobs)),
         [addition.task_id.hex for addition in additions],
         [job.owner for job in jobs],
         map(str, sums),

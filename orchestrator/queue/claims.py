@@ -10,6 +10,7 @@ from django.db import connection, transaction
 from orchestrator.attempt import prepared
 from orchestrator.attempt.session import CLEAN
 from orchestrator.claimed import CLAIMED, Claimed
+from orchestrator.ids import texts_of
 from orchestrator.kinds import Kind
 from orchestrator.pg_values import as_array
 from orchestrator.queue import admission, bell, turns, unblocking
@@ -142,7 +143,7 @@ def _tried_by_others(jobs: Sequence[Claimed], worker_id: int) -> set[str]:
             AS_USUAL + TRIED_BY_OTHERS,
             {
                 "worker": worker_id,
-                "ids": as_array(str(job.id) for job in jobs),
+                "ids": as_array(texts_of([job.id for job in jobs])),
                 "attempts": as_array(str(job.attempt) for job in jobs),
             },
         )

@@ -356,7 +356,7 @@ def insert(rows: Sequence[Row], dependencies: Sequence[tuple[UUID, UUID]], *, ha
     between_inserts()
     Step.objects.bulk_create(steps, batch_size=1_000)
     _insert_dependencies(dependencies)
-    _announce(*{row["kind"] for row in rows if row["unfinished_dependencies"] == 0 and not row["unresolved"]})
+    announce(*{row["kind"] for row in rows if row["unfinished_dependencies"] == 0 and not row["unresolved"]})
     return {row["parent_id"] or row["id"] for row in rows if row["unfinished_dependencies"] == 0 and row["unresolved"]}
 
 
@@ -367,11 +367,13 @@ def insert_beside(cursor: Any, row: Row, sql: str, parameters: dict[str, Any]) -
     attempts.submitted([row])
     # Neither scans a table, so PostgreSQL finds by itself that one plan is as good as another.
     prepared.execute(cursor, [INSERT, sql], {**_parameters([row]), **parameters}, plan="")
-    _announce(row["kind"])
+    announce(row["kind"])
 
 
-def _announce(*ready: str) -> None:
-    """Once the transaction is committed, if there is one."""
+def announce(*ready: str) -> None:
+    """Wakes who runs those kinds, of which jobs that are ready were inserted, once the transaction is committed, if there
+    is one.
+    """
     transaction.on_commit(submission_committed)
     bell.ring_after_commit(*ready)
 

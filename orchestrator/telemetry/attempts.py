@@ -73,6 +73,11 @@ def stop_reporting() -> None:
     sentry.flush()
 
 
+def are_traced() -> bool:
+    """Whether `submitted` is to see the rows of jobs."""
+    return tracing.is_on()
+
+
 def submitted(rows: Sequence[MutableMapping[str, Any]]) -> None:
     """Gives the rows of jobs that are submitted the trace that they are part of, if there is one."""
     if tracing.is_on():

@@ -21,6 +21,7 @@ from orchestrator.claimed import Claimed
 from orchestrator.database_errors import DATABASE_ERRORS
 from orchestrator.failpoints import Failpoint
 from orchestrator.failures import error_of
+from orchestrator.ids import texts_of
 from orchestrator.kinds import Kind
 from orchestrator.queue import bell, claims, endings, transitions, turns, unblocking
 from orchestrator.queue.costs import batch_ran
@@ -114,7 +115,8 @@ class _Batch:
         _after_commit(done, self.process)
 
     def _record_in_flight(self, jobs: Sequence[Claimed]) -> None:
-        attempts_so_far = {str(job.id): job.attempt for job in jobs}
+        ids = texts_of([job.id for job in jobs])
+        attempts_so_far = dict(zip(ids, (job.attempt for job in jobs), strict=True))
         self.in_flight = InFlightBatch(self.kind, attempts_so_far, connection.connection.info.backend_pid)
         self.process.in_flight.record_in_flight(self.in_flight)
 

@@ -17,7 +17,7 @@ from orchestrator.failures import error_of, is_one_of, traceback_of
 from orchestrator.job_log import logged_for
 from orchestrator.kinds import Kind
 from orchestrator.models import Attempt, Job
-from orchestrator.pg_values import as_json
+from orchestrator.pg_values import as_json_each
 from orchestrator.queue import endings
 from orchestrator.queue.endings import Ended
 from orchestrator.queue.recovery import SHUT_DOWN
@@ -66,7 +66,7 @@ def _call_with_batch(kind: Kind, running: Sequence[RunningJob]) -> list[str]:
         job.runtime_seconds = time.monotonic() - began_at
     if len(results) != len(running):
         raise ValueError(f"{kind.name} was given {len(running)} jobs and returned {len(results)} results.")
-    return [as_json(result, at_most=settings.ENV.MAX_RESULT_BYTES) for result in results]
+    return as_json_each(results, at_most=settings.ENV.MAX_RESULT_BYTES)
 
 
 def end(running: BaseRunningJob, error: BaseException) -> None:

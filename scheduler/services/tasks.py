@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 import msgspec
@@ -15,13 +14,14 @@ from django.db.models.functions import Now
 
 from access import audit
 from orchestrator import submission
+from orchestrator.copying import NULL, as_fields, copy_lines
 from orchestrator.failpoints import Failpoint
-from orchestrator.ids import uuid7, uuids7
+from orchestrator.ids import texts_of, uuid7, uuids7
 from orchestrator.models import Job
 from orchestrator.states import UNFINISHED, Status
 from orchestrator.submission import Occurrence
 from scheduler import queries
-from scheduler.jobs import add
+from scheduler.jobs import Addition, add
 from scheduler.models import Task
 
 if TYPE_CHECKING:
@@ -29,14 +29,9 @@ if TYPE_CHECKING:
 
 jobs_without_tasks = Failpoint("jobs-without-tasks")
 
-# Tasks as they are accepted. They travel as one JSON document, as their jobs do.
-INSERT = """
-INSERT INTO scheduler_task (id, owner, a, b, operation, priority, job_id, schedule_id, scheduled_for)
-SELECT id, owner, a, b, operation, priority, job_id, schedule_id, scheduled_for
-FROM json_to_recordset(%s) AS new (
-    id uuid, owner text, a numeric, b numeric, operation text, priority integer, job_id uuid, schedule_id uuid,
-    scheduled_for timestamptz
-)
+# Tasks as they are accepted. They are copied, as their jobs are.
+COPY = """
+COPY scheduler_task (id, job_id, owner, operation, a, b, priority, schedule_id, scheduled_for) FROM STDIN
 """
 # One task, written in one message with its job.
 INSERT_ONE = """
@@ -62,8 +57,7 @@ class NotPending(Exception):
         super().__init__(f"The task {task.id} has already ended; only a PENDING task can be cancelled.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewTask:
+class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     """Two numbers someone asked to be added, checked."""
 
     a: Decimal
@@ -84,7 +78,7 @@ class NewTask:
 def create_task(new: NewTask) -> TaskDetail:
     """Accepts a task, and returns it as `queries.task_detail` would, without reading it: nobody has touched it yet."""
     id = uuid7()
-    columns = vars(new) | {"id": str(id), "schedule_id": new.schedule_id and str(new.schedule_id)}
+    columns = msgspec.structs.asdict(new) | {"id": str(id), "schedule_id": new.schedule_id and str(new.schedule_id)}
     columns.pop("run_at")
     with connection.cursor() as cursor:
         job_id = submission.submit_beside(cursor, add, _submission(id, new), INSERT_ONE, columns)
@@ -98,26 +92,24 @@ def create_task(new: NewTask) -> TaskDetail:
 
 def create_tasks(tasks: Sequence[NewTask]) -> list[UUID]:
     """Accepts the tasks, all or none, set-wise; returns their ids in order."""
-    with transaction.atomic(savepoint=False), connection.cursor() as cursor:
-        return [row["id"] for row in _insert(tasks, cursor)]
-
-
-def _insert(tasks: Sequence[NewTask], cursor: Any) -> list[dict[str, Any]]:
-    """Writes the tasks and their jobs; returns the tasks' columns."""
-    rows = [{"id": id} | vars(task) for id, task in zip(uuids7(len(tasks)), tasks, strict=True)]
-    job_ids = submission.submit_many(
-        add, [_submission(row["id"], task) for row, task in zip(rows, tasks, strict=True)]
-    )
-    jobs_without_tasks()
-    for row, job_id in zip(rows, job_ids, strict=True):
-        row["job_id"] = job_id
-    cursor.execute(INSERT, [msgspec.json.encode(rows).decode()])
-    return rows
+    ids = uuids7(len(tasks))
+    with transaction.atomic(savepoint=False):
+        job_ids = submission.submit_many(add, [_submission(id, task) for id, task in zip(ids, tasks, strict=True)])
+        jobs_without_tasks()
+        owners, operations = as_fields([task.owner for task in tasks]), as_fields([task.operation for task in tasks])
+        columns = zip(texts_of(ids), texts_of(job_ids), owners, operations, tasks, strict=True)
+        lines = [
+            f"{id}\t{job_id}\t{owner}\t{operation}\t{task.a}\t{task.b}\t{task.priority}"
+            f"\t{task.schedule_id or NULL}\t{task.scheduled_for or NULL}"
+            for id, job_id, owner, operation, task in columns
+        ]
+        copy_lines(COPY, lines)
+    return ids
 
 
 def _submission(id: UUID, task: NewTask) -> submission.Submission:
     return submission.Submission(
-        payload=_payload(id, task),
+        payload=Addition(id, task.a, task.b),
         owner=task.owner,
         priority=task.priority,
         run_at=task.run_at,
@@ -134,7 +126,7 @@ def run_again(task_id: UUID) -> None:
         # As an occurrence it has run, so the job is only one of its schedule's.
         occurrence = Occurrence(task.schedule_id) if task.schedule_id else None
         task.job = submission.submit(
-            add, _payload(task.id, task), owner=task.owner, priority=task.priority, occurrence=occurrence
+            add, Addition(task.id, task.a, task.b), owner=task.owner, priority=task.priority, occurrence=occurrence
         )
         task.updated_at = Now()
         task.save(update_fields=["job", "updated_at"])
@@ -148,10 +140,6 @@ def cancel_task(task_id: UUID) -> None:
         if task.job.status not in UNFINISHED:
             raise NotPending(task)
         submission.cancel(task.job_id, action="task.cancel", of=task_id)
-
-
-def _payload(id: UUID, task: NewTask | Task) -> dict[str, str]:
-    return {"task_id": str(id), "a": str(task.a), "b": str(task.b)}
 
 
 def _locked_task(task_id: UUID) -> Task:
