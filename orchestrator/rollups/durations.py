@@ -14,8 +14,11 @@ SHORTEST_SECONDS = 0.001
 
 
 def bucket(seconds: str) -> str:
-    """As SQL, the number of the bucket of a duration; NULL for none."""
-    number = f"ceil(2 * log(2, greatest(1, ({seconds}) / {SHORTEST_SECONDS})::numeric))"
+    """As SQL, the number of the bucket of a duration in double precision, a hundredth of the time that a logarithm of
+    PostgreSQL's exact numbers takes; NULL for none.
+    """
+    # What is rounded up to just above a whole number is not to count for the next one.
+    number = f"ceil(2 * ln(greatest(1, ({seconds}) / {SHORTEST_SECONDS})) / ln(2::float) - 1e-9)"
     return f"CASE WHEN ({seconds}) IS NOT NULL THEN least({BUCKETS - 1}, {number})::integer END"
 
 

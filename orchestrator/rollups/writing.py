@@ -33,8 +33,8 @@ MINUTE, HOUR = Rollup.Span.MINUTE, Rollup.Span.HOUR
 # for others, too, so it does not count for how long jobs wait to be started.
 ENDED = f"""
 SELECT kind, date_trunc('minute', finished_at), status,
-       {bucket("CASE WHEN parent_id IS NULL THEN extract(epoch FROM started_at - greatest(created_at, run_at)) END")},
-       {bucket("extract(epoch FROM finished_at - started_at)")},
+       {bucket("CASE WHEN parent_id IS NULL THEN date_part('epoch', started_at - greatest(created_at, run_at)) END")},
+       {bucket("date_part('epoch', finished_at - started_at)")},
        count(*),
        min(finished_at),
        max(finished_at),
