@@ -28,6 +28,7 @@ from orchestrator.graphs import waits
 from orchestrator.kinds import all_kinds
 from orchestrator.models import Attempt, Job, Signal, Step
 from orchestrator.queue import after_failure, bell, compensations, expansion, fan_out, steps, transitions
+from orchestrator.queue.by_indexes import by_indexes
 from orchestrator.queue.transitions import Counted
 from orchestrator.states import FINAL, UNFINISHED, Status
 from orchestrator.telemetry import attempts
@@ -319,7 +320,9 @@ def unwind_left() -> None:
 
 
 def _unwind_all() -> None:
-    for parent_id in Job.objects.filter(unwinding=True).values_list("id", flat=True)[:MAX_UNWINDING]:
+    with by_indexes():
+        left = list(Job.objects.filter(unwinding=True).values_list("id", flat=True)[:MAX_UNWINDING])
+    for parent_id in left:
         unwind(parent_id)
 
 

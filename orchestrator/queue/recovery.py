@@ -15,6 +15,7 @@ from orchestrator.failpoints import Failpoint
 from orchestrator.host import host, process_started
 from orchestrator.models import Attempt, Job, Worker
 from orchestrator.queue import endings
+from orchestrator.queue.by_indexes import by_indexes
 from orchestrator.queue.endings import Ended
 from orchestrator.queue.tracebacks import limit_seconds, was_ended
 
@@ -129,7 +130,9 @@ def declare_dead(worker_id: int, *, presumed: bool = False) -> None:
 def take_back_from_ended() -> None:
     """Ends the attempts of processes that have ended, in whatever way."""
     left = Job.objects.filter(worker__isnull=False, worker__ended_at__isnull=False)
-    for worker_id in set(left.values_list("worker", flat=True)):
+    with by_indexes():
+        worker_ids = set(left.values_list("worker", flat=True))
+    for worker_id in worker_ids:
         _take_back_leased(worker_id)
     for worker in Worker.objects.filter(ended_at__isnull=False).exclude(in_flight_batch={}):
         _take_back_in_flight(worker)

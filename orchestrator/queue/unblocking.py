@@ -27,6 +27,7 @@ from orchestrator.models import Job, RateWait
 from orchestrator.per_process import PerProcess
 from orchestrator.queue import bell, kind_limits, lanes
 from orchestrator.queue.alarms import Alarms
+from orchestrator.queue.by_indexes import by_indexes
 from orchestrator.queue.lanes import LET_GO_OR_RUNNING, Lanes
 
 logger = logging.getLogger(__name__)
@@ -192,7 +193,7 @@ def let_due_go(kind: str | None = None) -> None:
 
 def look_at_all() -> None:
     """A part of each look of the tick: the next lanes in which jobs wait, and leased jobs that are not counted yet."""
-    with connection.cursor() as cursor:
+    with by_indexes(), connection.cursor() as cursor:
         cursor.execute(COUNT_LEASED)
     look_at_next(_position())
 
@@ -221,7 +222,7 @@ def look_at_next(position: Position, *, only: str | None = None) -> bool:
 def limits_changed(kind: str) -> None:
     """Has the limits of the kind take effect for what waits for them; the next ticks do what would take long."""
     kind_limits.forget()
-    with connection.cursor() as cursor:
+    with by_indexes(), connection.cursor() as cursor:
         cursor.execute(COUNT_LEASED)
     position = Position(kind)
     ends_at = time.monotonic() + LOOK_SECONDS

@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 from orchestrator.failpoints import Failpoint
 from orchestrator.models import Arrival, Attempt, Job, Kind, Upkeep
 from orchestrator.queue import bell, endings, held_back, pausing, pipelines, recovery, turns, unblocking
+from orchestrator.queue.by_indexes import by_indexes
 from orchestrator.rollups import writing
 from orchestrator.upkeep import retention
 
@@ -97,7 +98,9 @@ def end_overdue_attempts() -> None:
     """The process that runs an attempt ends it, with the handler's slot. This is for one that does not."""
     # Only what is leased has a deadline, and an index leads to that.
     long_overdue = Job.objects.filter(worker__isnull=False, deadline_at__lt=Now() - LEFT_OVERDUE)
-    for job in long_overdue.order_by("deadline_at")[:1_000]:
+    with by_indexes():
+        jobs = list(long_overdue.order_by("deadline_at")[:1_000])
+    for job in jobs:
         endings.end_attempt(job, OVERDUE, skip_locked=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -223,3 +223,33 @@ def test_pruning_rests_for_a_minute() -> None:
     tick.prune()
 
     assert IdempotencyKey.objects.exists()
+
+
+# As if all jobs were leased, overdue, and to be unwound.
+BUSY = """
+INSERT INTO orchestrator_job (id, kind, queue, payload, status, worker_id, deadline_at, unwinding)
+SELECT gen_random_uuid(), 'test.busy', 'default', '{}', 'RUNNING', %s, now() - interval '1 year', true
+FROM generate_series(1, 2000)
+"""
+AT_REST = "UPDATE orchestrator_job SET worker_id = NULL, deadline_at = NULL, unwinding = false"
+READ_WHOLE = "SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'orchestrator_job'"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [tick.take_back_from_dead_workers, tick.end_overdue_attempts, tick.unwind_pipelines, tick.let_blocked_go],
+)
+def test_a_tick_does_not_read_the_whole_table_by_statistics_of_another_time(
+    part: tick.Part, make_worker: MakeWorker
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(BUSY, [make_worker().row_id])
+        cursor.execute("ANALYZE orchestrator_job")
+        cursor.execute(AT_REST)
+        cursor.execute(READ_WHOLE)
+        [before] = cursor.fetchone()
+
+        part()
+
+        cursor.execute(READ_WHOLE)
+        assert cursor.fetchone() == (before,)
