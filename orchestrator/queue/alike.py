@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
+from django.db import connection, transaction
 
 from orchestrator.copying import NULL, as_fields, copy_lines
 from orchestrator.ids import texts_of, uuids7
@@ -16,7 +16,7 @@ from orchestrator.kinds import Kind
 from orchestrator.queue import new_jobs
 from orchestrator.queue.transitions import priority_step
 
-# What they have in common beside this is the default of the table. See decision 83.
+# What they have in common beside this is the default of the table. See decision 84.
 COPY = """
 COPY orchestrator_job (id, owner, payload, limit_key, priority, rank, run_at, kind, queue, max_attempts, ready)
 FROM STDIN
@@ -27,8 +27,8 @@ NOW = "SELECT statement_timestamp()"
 def insert_alike(
     kind: Kind, payloads: Sequence[Any], *, owners: Sequence[str], priorities: Sequence[int | None]
 ) -> list[UUID]:
-    """Inserts jobs of a kind of which an owner may have any number, in the caller's transaction: each has the payload,
-    the owner and the priority of its place. Returns their ids. Raises as `new_jobs.new_row` does.
+    """Inserts jobs of a kind of which an owner may have any number, all or none: each has payload, owner and priority
+    of its place. Returns their ids. Raises as `new_jobs.new_row` does.
     """
     for before, owner in pairwise(["", *owners]):
         if owner is not before:  # Mostly they are all one's.
@@ -39,18 +39,23 @@ def insert_alike(
     fitting, texts = payloads_as_json(kind, payloads)
     keys = [NULL] * len(texts) if kind.key is None else _keys(kind, fitting)
     ids = uuids7(len(texts))
+    with transaction.atomic(savepoint=False):
+        ends = _ends(kind, numbers)
+        columns = zip(texts_of(ids), as_fields(owners), as_fields(texts), keys, numbers, strict=True)
+        lines = [f"{id}\t{owner}\t{text}\t{key}\t{ends[number]}" for id, owner, text, key, number in columns]
+        for first in range(0, len(lines), new_jobs.INSERT_ROWS):
+            copy_lines(COPY, lines[first : first + new_jobs.INSERT_ROWS])
+        new_jobs.announce(kind.name)
+    return ids
+
+
+def _ends(kind: Kind, priorities: Iterable[int]) -> dict[int, str]:
+    """By priority, how the lines of its jobs end: with their place, and what all have in common."""
     with connection.cursor() as cursor:
         cursor.execute(NOW)
         [now] = cursor.fetchone()
-    # The place and what all have in common, by priority.
-    common = f"\t{now.isoformat()}\t{kind.name}\t{kind.queue}\t{kind.max_attempts}\tt"
-    ends = {each: f"{each}\t{(now + each * priority_step()).isoformat()}{common}" for each in set(numbers)}
-    columns = zip(texts_of(ids), as_fields(owners), as_fields(texts), keys, numbers, strict=True)
-    lines = [f"{id}\t{owner}\t{text}\t{key}\t{ends[number]}" for id, owner, text, key, number in columns]
-    for first in range(0, len(lines), new_jobs.INSERT_ROWS):
-        copy_lines(COPY, lines[first : first + new_jobs.INSERT_ROWS])
-    new_jobs.announce(kind.name)
-    return ids
+    common = f"{now.isoformat()}\t{kind.name}\t{kind.queue}\t{kind.max_attempts}\tt"
+    return {each: f"{each}\t{(now + each * priority_step()).isoformat()}\t{common}" for each in set(priorities)}
 
 
 def _keys(kind: Kind, payloads: Sequence[Any]) -> list[str]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from itertools import chain
+from uuid import RFC_4122, UUID
 
-from orchestrator.ids import uuid7, uuids7
+import pytest
+
+from orchestrator.ids import hex7s, texts_of, uuid7, uuids7
 from tests.orchestrator.workbench import threads
 
 
@@ -36,3 +39,18 @@ def test_an_id_is_a_version_7_uuid_of_about_now() -> None:
 
     assert (made.version, made.variant) == (7, "specified in RFC 4122")
     assert abs((made.int >> 80) / 1000 - time.time()) < 60
+
+
+@pytest.mark.parametrize("count", [0, 1, 1_000])
+def test_ids_as_texts_are_what_str_makes_of_them(count: int) -> None:
+    ids = uuids7(count)
+
+    assert texts_of(ids) == [str(id) for id in ids]
+
+
+def test_digits_are_those_of_ids() -> None:
+    ids = [UUID(digits) for digits in [*hex7s(1_000), uuid7().hex]]
+
+    assert ids == sorted(ids)
+    assert {id.version for id in ids} == {7}
+    assert {id.variant for id in ids} == {RFC_4122}

@@ -12,7 +12,7 @@ from django.db import connection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.pg_values import MAX_DEPTH, NotFinite, as_array, as_json, as_text
+from orchestrator.pg_values import MAX_DEPTH, NotFinite, as_array, as_json, as_json_each, as_text
 
 
 class Number(msgspec.Struct):
@@ -134,3 +134,44 @@ def test_postgresql_reads_texts_as_they_are_from_an_array(texts: list[str]) -> N
     with connection.cursor() as cursor:
         cursor.execute("SELECT %s::text[]", [as_array(texts)])
         assert cursor.fetchone() == (texts,)
+
+
+def test_an_array_refuses_a_nul_as_the_database_would() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        as_array(["a", "b\x00c"])
+
+
+FINE: list[Any] = [
+    {"a": [1, 2]},
+    {},
+    [],
+    1,
+    "x\n",
+    None,
+    "null",
+    "Infinity",
+    "1e99999",
+    "\\u0000",
+    msgspec.Raw(b"[\n1]"),
+]
+
+
+@pytest.mark.parametrize("values", [[], *([value] for value in FINE), FINE, [{"result": n} for n in range(500)]])
+def test_each_of_many_values_is_the_json_that_it_is_alone(values: list[Any]) -> None:
+    assert as_json_each(values, at_most=100) == [as_json(value, at_most=100) for value in values]
+
+
+DEEP = msgspec.Raw(b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1))
+
+
+@pytest.mark.parametrize(
+    "bad", ["x" * 100, float("nan"), "\x00", {"a": DEEP}, DEEP, msgspec.Raw(b"1e9999"), object(), "\ud800"]
+)
+def test_one_bad_value_among_many_is_refused_as_it_is_alone(bad: Any) -> None:
+    with pytest.raises((TypeError, ValueError)) as alone:
+        as_json(bad, at_most=100)
+
+    with pytest.raises(type(alone.value)) as among_many:
+        as_json_each([{"a": 1}, bad, {"b": 2}], at_most=100)
+
+    assert str(among_many.value) == str(alone.value)

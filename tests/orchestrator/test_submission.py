@@ -16,7 +16,15 @@ from orchestrator import submission
 from orchestrator.kind_problems import BadPayload, UnknownKind
 from orchestrator.kinds import Kind, kind_named
 from orchestrator.models import Dependency, Job, Step
-from orchestrator.submission import BadSubmission, Child, TooManyUnfinished, submit, submit_many
+from orchestrator.submission import (
+    COPIED_FROM,
+    BadSubmission,
+    Child,
+    Submission,
+    TooManyUnfinished,
+    submit,
+    submit_many,
+)
 from orchestrator.worker.process import WorkerProcess
 from tests.orchestrator.workbench import DeclareKind, again, complete, fail, lease, write, written
 
@@ -243,6 +251,63 @@ def test_many_jobs_are_accepted_all_or_none(kind: DeclareKind) -> None:
         submit_many(adding, [{"a": 1, "b": 2}, {"a": 1}])
 
     assert not Job.objects.exists()
+
+
+TEXT = "tab\t line\n back\\slash \\N \\. 💡 'quote\""
+
+
+def test_jobs_that_are_copied_are_as_if_each_had_been_submitted_alone(kind: DeclareKind) -> None:
+    keyed = kind(key=lambda payload: payload["key"], priority=3, max_attempts=7)
+    asked = [
+        Submission(payload={"key": key, "text": TEXT}, owner=owner, priority=priority)
+        for key in (None, TEXT, "k")
+        for owner in ("", "ada", TEXT)
+        for priority in (None, 0, 9)
+    ]
+    assert len(asked) >= COPIED_FROM
+
+    alone = [submit(keyed, each.payload, owner=each.owner, priority=each.priority) for each in asked]
+    ids = submit_many(keyed, asked)
+
+    jobs = Job.objects.in_bulk(ids)
+    assert [columns(jobs[id]) for id in ids] == [columns(job) for job in alone]
+    assert {job.rank - job.run_at for job in jobs.values()} == {timedelta(minutes=n) for n in (0, 3, 9)}
+
+
+def columns(job: Job) -> dict[str, Any]:
+    """All but when and which it is."""
+    own = {"id", "run_at", "rank", "created_at", "updated_at"}
+    return {name: value for name, value in vars(job).items() if name not in own and not name.startswith("_")}
+
+
+@pytest.mark.parametrize(
+    ("bad", "pointer"),
+    [
+        (Submission(payload={}, owner="a\0b"), "/owner"),
+        (Submission(payload={}, priority=10), "/priority"),
+        (Submission(payload={}, priority=True), "/priority"),
+        (Submission(payload={"a": float("nan")}), "/payload/a"),
+        (Submission(payload={"a": "\0"}), "/payload"),
+        (Submission(payload={"a": object()}), "/payload"),
+    ],
+)
+def test_a_bad_job_among_many_refuses_all(bad: Submission, pointer: str, kind: DeclareKind) -> None:
+    good = [Submission(payload={}, priority=1)] * COPIED_FROM
+
+    with pytest.raises(BadSubmission) as refusal:
+        submit_many(kind(), [*good, bad])
+
+    assert [problem.pointer for problem in refusal.value.problems] == [pointer]
+    assert not Job.objects.exists()
+
+
+def test_of_many_jobs_those_for_later_wait(kind: DeclareKind) -> None:
+    tomorrow = timezone.now() + timedelta(days=1)
+
+    ids = submit_many(kind(), [Submission(payload={}, run_at=at) for at in [None, tomorrow] * COPIED_FROM])
+
+    jobs = Job.objects.in_bulk(ids)
+    assert [jobs[id].ready for id in ids] == [True, False] * COPIED_FROM
 
 
 def test_an_empty_list_of_jobs_is_accepted(kind: DeclareKind) -> None:
