@@ -371,7 +371,7 @@ def insert_beside(cursor: Any, row: Row, sql: str, parameters: dict[str, Any]) -
 
 
 def announce(*ready: str) -> None:
-    """Jobs of these kinds were inserted that are ready: wakes who runs them, after the commit if it is still to come."""
+    """Ready jobs of these kinds were inserted: wakes who runs them, after the commit if it is still to come."""
     transaction.on_commit(submission_committed)
     bell.ring_after_commit(*ready)
 
