@@ -16,7 +16,7 @@ from orchestrator.kinds import Kind
 from orchestrator.queue import new_jobs
 from orchestrator.queue.transitions import priority_step
 
-# What they have in common beside this is the default of the table. See decision 84.
+# What they have in common beside this is the default of the table. See decision 85.
 COPY = """
 COPY orchestrator_job (id, owner, payload, limit_key, priority, rank, run_at, kind, queue, max_attempts, ready)
 FROM STDIN
