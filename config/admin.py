@@ -6,6 +6,7 @@ from typing import Any
 from django.contrib.admin import autodiscover
 from django.contrib.admin.apps import SimpleAdminConfig
 from django.contrib.admin.checks import check_admin_app, check_dependencies
+from django.contrib.messages.middleware import MessageMiddleware
 from django.core import checks
 from django.core.exceptions import ValidationError
 from django.db import DataError
@@ -40,6 +41,14 @@ class CompressedPages(GZipMiddleware):
         if not request.path_info.startswith("/admin") or not response.get("Content-Type", "").startswith("text/html"):
             return response
         return super().process_response(request, response)
+
+
+class Messages(MessageMiddleware):
+    """What the admin tells its users on the next page. Nothing else has messages, so nothing else looks for any."""
+
+    def process_request(self, request: HttpRequest) -> None:
+        if request.path_info.startswith("/admin"):
+            super().process_request(request)
 
 
 class BadInputMiddleware(MiddlewareMixin):

@@ -108,7 +108,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
+    "config.admin.Messages",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "access.audit.AuditMiddleware",
     "axes.middleware.AxesMiddleware",

@@ -10,6 +10,9 @@ from django.db.backends.postgresql import base
 
 # A connection that was used so lately is asked whether it works only where something has come over it.
 LATELY_SECONDS = 5.0
+# One that was used just now is not even looked at, since that takes a busy process as long as a short statement: it
+# is used again as if by the same request.
+JUST_NOW_SECONDS = 0.1
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -28,7 +31,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if self.connection is None or not self.health_check_enabled or self.health_check_done:
             return
         before, self._looked_at = self._looked_at, time.monotonic()
-        if self._looked_at - before < LATELY_SECONDS and _is_quiet(self.connection):
+        idle_seconds = self._looked_at - before
+        if idle_seconds < JUST_NOW_SECONDS or (idle_seconds < LATELY_SECONDS and _is_quiet(self.connection)):
             self.health_check_done = True
         else:
             super().close_if_health_check_failed()

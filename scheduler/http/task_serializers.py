@@ -26,6 +26,7 @@ from scheduler.queries import STATUSES
 
 if TYPE_CHECKING:
     from scheduler.queries import TaskDetail
+    from scheduler.services.tasks import SubmittedTask
 
 
 class TaskFilters(StrictSerializer):
@@ -84,25 +85,30 @@ class TaskSerializer(serializers.Serializer["TaskDetail"]):
         return None
 
     def to_representation(self, task: TaskDetail) -> dict[str, Any]:
-        job = task.job
-        return {
-            "url": link("task", task.id),
-            "id": task.id,
-            "a": shown(task.a),
-            "b": shown(task.b),
-            "operation": task.operation or None,
-            "priority": task.priority,
-            "owner": task.owner,
-            "status": STATUSES[Status(job.status)].value,
-            "result": None if task.latest_result is None else shown(task.latest_result),
-            "failed_message": job.error or None,
-            "celery_task_id": job.celery_task_id or None,
-            "schedule": task.schedule_id,
-            "scheduled_for": task.scheduled_for,
-            "job": link("job", task.job_id),
-            "created_at": task.created_at,
-            "updated_at": max(task.updated_at, job.updated_at),
-        }
+        return as_json(task)
+
+
+def as_json(task: TaskDetail | SubmittedTask) -> dict[str, Any]:
+    """The task as `TaskSerializer` declares it."""
+    job = task.job
+    return {
+        "url": link("task", task.id),
+        "id": task.id,
+        "a": shown(task.a),
+        "b": shown(task.b),
+        "operation": task.operation or None,
+        "priority": task.priority,
+        "owner": task.owner,
+        "status": STATUSES[Status(job.status)].value,
+        "result": None if task.latest_result is None else shown(task.latest_result),
+        "failed_message": job.error or None,
+        "celery_task_id": job.celery_task_id or None,
+        "schedule": task.schedule_id,
+        "scheduled_for": task.scheduled_for,
+        "job": link("job", task.job_id),
+        "created_at": task.created_at,
+        "updated_at": max(task.updated_at, job.updated_at),
+    }
 
 
 @extend_schema_serializer(component_name="TaskWithResults")

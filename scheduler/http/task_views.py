@@ -27,10 +27,11 @@ from scheduler.http.task_serializers import (
     TaskDetailSerializer,
     TaskFilters,
     TaskSerializer,
+    as_json,
 )
 from scheduler.models import Task, TaskStatus
 from scheduler.services.schedule_limits import check_run_again
-from scheduler.services.tasks import cancel_task, create_task, create_tasks, run_again
+from scheduler.services.tasks import SubmittedTask, cancel_task, create_task, create_tasks, run_again
 
 TASK_ID = openapi.path_parameter("task_id", "The task's id, a UUID.", format="uuid")
 
@@ -177,6 +178,6 @@ class ShortBatchView(BatchView):
     schema = None
 
 
-def accepted(request: Request, task: queries.TaskDetail) -> Response:
-    shown = TaskSerializer(task).data
+def accepted(request: Request, task: queries.TaskDetail | SubmittedTask) -> Response:
+    shown = as_json(task)
     return Response(shown, status=202, headers=location(request, shown["url"]))

@@ -28,7 +28,7 @@ from orchestrator.models import Job, Kind
 from orchestrator.queue.pausing import pause_kind, resume_kind
 from orchestrator.states import Status
 from orchestrator.upkeep import retention
-from scheduler.models import TaskSchedule
+from scheduler.models import Task, TaskSchedule
 from scheduler.services.periodic_tasks import follower
 from scheduler.services.tasks import NewTask, create_task
 from scheduler.tasks import follow_beat
@@ -187,7 +187,8 @@ def test_the_entry_and_the_change_commit_together(ada: Api, monkeypatch: pytest.
 def test_changes_to_jobs_kinds_and_schedules_in_the_admin_are_in_the_trail(browser: Client) -> None:
     Kind.objects.create(name="demo.slices", queue="io")
     job, failed, kind, schedule = make_job(), make_job(Status.FAILED), Kind.objects.get(), make_schedule()
-    task, ingestion = create_task(NewTask(a=Decimal(1), b=Decimal(2))), accept([{"student_id": "S-1"}])
+    created, ingestion = create_task(NewTask(a=Decimal(1), b=Decimal(2))), accept([{"student_id": "S-1"}])
+    task = Task.objects.get(id=created.id)
     forget()
 
     act(browser, "orchestrator_job", "cancel_selected", job)

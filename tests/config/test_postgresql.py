@@ -49,10 +49,25 @@ def test_a_connection_that_was_used_lately_is_not_asked(asked: list[bool]) -> No
     assert asked == []
 
 
+def test_a_connection_that_was_used_just_now_is_not_even_looked_at(
+    asked: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve_request()
+    serve_request()
+    asked.clear()
+    monkeypatch.setattr(base, "LATELY_SECONDS", 0)
+    monkeypatch.setattr(base, "JUST_NOW_SECONDS", 60)
+
+    serve_request()
+
+    assert asked == []
+
+
 def test_a_connection_that_was_idle_is_asked(asked: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
     serve_request()
     serve_request()
     asked.clear()
+    monkeypatch.setattr(base, "JUST_NOW_SECONDS", 0)
     monkeypatch.setattr(base, "LATELY_SECONDS", 0)
 
     serve_request()
@@ -60,7 +75,10 @@ def test_a_connection_that_was_idle_is_asked(asked: list[bool], monkeypatch: pyt
     assert asked == [True]
 
 
-def test_a_session_that_was_just_ended_is_replaced_without_an_error(asked: list[bool]) -> None:
+def test_a_session_that_was_ended_is_replaced_without_an_error(
+    asked: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "JUST_NOW_SECONDS", 0)
     serve_request()
     pid = serve_request()
     asked.clear()

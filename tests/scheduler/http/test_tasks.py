@@ -100,6 +100,23 @@ def test_a_task_that_is_not_written_leaves_no_job(monkeypatch: pytest.MonkeyPatc
     assert Job.objects.count() == Task.objects.count() == before
 
 
+def test_a_task_alone_is_written_as_among_many() -> None:
+    new = NewTask(a=Decimal("1.50"), b=Decimal(-2), operation="1.50+-2", priority=2, owner="ada")
+    own = ("id", "created_at", "updated_at")
+
+    create_task(new)
+    create_tasks([new])
+
+    alone, among_many = ({**each} for each in Task.objects.order_by("id").values())
+    jobs = [Job.objects.filter(id=str(each.pop("job_id"))).values().get() for each in (alone, among_many)]
+    assert [each["payload"].pop("task_id") for each in jobs] == [str(alone["id"]), str(among_many["id"])]
+    assert {**alone, **dict.fromkeys(own)} == {**among_many, **dict.fromkeys(own)}
+    assert {**jobs[0], **dict.fromkeys((*own, "run_at", "rank"))} == {
+        **jobs[1],
+        **dict.fromkeys((*own, "run_at", "rank")),
+    }
+
+
 @threaded
 def test_a_task_that_waits_for_its_time_is_as_complete_when_it_is_prepared() -> None:
     run_at = timezone.now() + timedelta(hours=1)
