@@ -35,6 +35,8 @@ class Claimed(msgspec.Struct):
     watched_since: datetime | None  # When the last notification changed that jobs need not name.
     began_at: int  # Of the claim's transaction.
     claimed_at: datetime
+    # Where its claim has put the row in the table, if it has written it. It moves when it is written again.
+    ctid: str | None = None
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
@@ -50,7 +52,7 @@ def claimed(waited_since: str = WAITED_SINCE) -> str:
 
     waited_since: SQL for it where the statement itself updates the row, and so returns it as it is afterwards.
     """
-    columns = (f"job.{name}" for name in Claimed.__struct_fields__[:-4])
+    columns = (f"job.{name}" for name in Claimed.__struct_fields__[:-5])
     return ", ".join([*columns, waited_since, WATCHED_SINCE, BEGAN_AT, "clock_timestamp()"])
 
 

@@ -50,11 +50,11 @@ WHERE id = %(id)s AND status = 'RUNNING' AND attempt = %(attempt)s AND cancel_re
 """
 
 # Where a job is in the arrays of those that are done. A join with these would compare each with each.
-PLACE = "array_position((SELECT %(ids)s::text[]::uuid[]), job.id)"
+PLACE = "array_position(%(ids)s::uuid[], job.id)"
 # Leased jobs are done whose handlers used no transaction, each if it is still this worker's. Their ids are kept for
 # the next statement of the same transaction. Status and worker are disguised, or else a plan from a quiet time would
 # read all that the worker has run lately.
-COMPLETE_TOGETHER = f"""
+_COMPLETE_TOGETHER = f"""
 WITH completed AS (
     UPDATE orchestrator_job job
     SET status = 'COMPLETED',
@@ -63,23 +63,27 @@ WITH completed AS (
         deadline_at = NULL,
         (result, progress_done, progress_total, progress_message, finished_at) = (
             SELECT (%(results)s::text[])[place]::jsonb,
-                   (%(dones)s::text[])[place]::bigint,
-                   (%(totals)s::text[])[place]::bigint,
+                   (%(dones)s::bigint[])[place],
+                   (%(totals)s::bigint[])[place],
                    (%(messages)s::text[])[place],
                    statement_timestamp() + place * interval '1 microsecond'
             FROM (SELECT {PLACE} AS place OFFSET 0) AS done
         ),
         updated_at = clock_timestamp()
-    WHERE job.id = ANY(%(ids)s::text[]::uuid[]) AND job.attempt = (%(attempts)s::integer[])[{PLACE}]
+    WHERE {{found}} AND job.attempt = (%(attempts)s::integer[])[{PLACE}]
       AND job.status || '' = 'RUNNING' AND coalesce(job.worker_id, 0) = %(worker)s
     RETURNING job.id
 )
-SELECT set_config('muster.completed', coalesce((SELECT array_agg(id) FROM completed), '{{}}')::text, true)
+SELECT set_config('muster.completed', coalesce((SELECT array_agg(id) FROM completed), '{{{{}}}}')::text, true)
 """  # noqa: S608 It is made of constants.
-COMPLETED = "current_setting('muster.completed')::uuid[]"
+# Where their claims have put them: by its id, PostgreSQL would look at each row in all states that it was in lately.
+COMPLETE_TOGETHER = _COMPLETE_TOGETHER.format(found="job.ctid = ANY(%(ctids)s::tid[])")
+# Wherever they are.
+COMPLETE_MOVED = _COMPLETE_TOGETHER.format(found="job.id = ANY(%(ids)s::uuid[])")
+COMPLETED = "current_setting('muster.completed')"
 # Counts those down for what waits for them. The first row has their ids, too.
 COUNT_DOWN_COMPLETED = f"""
-WITH counted AS ({COUNT_DOWN_DONE.format(done=f"id = ANY({COMPLETED})")})
+WITH counted AS ({COUNT_DOWN_DONE.format(done=f"id = ANY({COMPLETED}::uuid[])")})
 SELECT CASE WHEN row_number() OVER () = 1 THEN {COMPLETED} END, counted.*
 FROM (SELECT) AS one LEFT JOIN counted ON true
 """  # noqa: S608 It is made of constants.
@@ -160,33 +164,46 @@ def _as_left(job: Claimed) -> dict[str, Any]:
 
 def complete_together(jobs: Sequence[Claimed], results: Sequence[str]) -> tuple[set[UUID], list[Counted]]:
     """Completes leased jobs of one worker whose handlers used no transaction, with their results as JSON, and counts
-    them down for what waits for them, in one transaction.
+    them down for what waits for them, in one transaction. Those whose rows were written meanwhile, as by their
+    progress, follow in another one.
 
     Returns the ids of those that were as their claims had left them, and what has waited for them; the other jobs are
     no longer this worker's.
     """
+    completed, counted = _complete(COMPLETE_TOGETHER, jobs, results)
+    if len(completed) < len(jobs):
+        moved = [(job, result) for job, result in zip(jobs, results, strict=True) if job.id not in completed]
+        more, counted_more = _complete(COMPLETE_MOVED, *zip(*moved, strict=True))
+        completed |= more
+        counted += counted_more
+    ends.tell_completed([job for job in jobs if job.id in completed])
+    return completed, counted
+
+
+def _complete(sql: str, jobs: Sequence[Claimed], results: Sequence[str]) -> tuple[set[UUID], list[Counted]]:
+    ids = [str(job.id) for job in jobs]
     parameters = {
-        "ids": [str(job.id) for job in jobs],
-        "attempts": [job.attempt for job in jobs],
-        "results": list(results),
-        "dones": _as_text(job.progress_done for job in jobs),
-        "totals": _as_text(job.progress_total for job in jobs),
-        "messages": [job.progress_message for job in jobs],
+        "ids": as_array(ids),
+        "ctids": as_array(job.ctid for job in jobs if job.ctid),
+        "attempts": as_array(str(job.attempt) for job in jobs),
+        "results": as_array(results),
+        "dones": _as_array(job.progress_done for job in jobs),
+        "totals": _as_array(job.progress_total for job in jobs),
+        "messages": as_array(job.progress_message for job in jobs),
         "worker": jobs[0].worker_id,
     }
     # Only children are waited for.
     follow = COUNT_DOWN_COMPLETED if any(job.parent_id for job in jobs) else READ_COMPLETED
     with connection.cursor() as cursor:
-        prepared.execute(cursor, [COMPLETE_TOGETHER, follow], parameters)
+        prepared.execute(cursor, [sql, follow], parameters)
         rows = cursor.fetchall()
-    completed = set(rows[0][0])
-    ends.tell_completed([job for job in jobs if job.id in completed])
-    return completed, [Counted(*columns) for _, *columns in rows if columns[0]]
+    completed = set(rows[0][0].strip("{}").split(","))
+    counted = [Counted(*columns) for _, *columns in rows if columns[0]]
+    return {job.id for job, id in zip(jobs, ids, strict=True) if id in completed}, counted
 
 
-def _as_text(numbers: Iterable[int | None]) -> list[str | None]:
-    """An array of nothing but nulls is one of text, and no other fits a prepared statement then."""
-    return [None if number is None else str(number) for number in numbers]
+def _as_array(numbers: Iterable[int | None]) -> str:
+    return "{" + ",".join("NULL" if number is None else str(number) for number in numbers) + "}"
 
 
 def complete_locked(jobs: Sequence[Claimed], results: Sequence[str], *, worker_name: str) -> None:

@@ -19,20 +19,22 @@ from orchestrator.queue.claims import IN_ORDER
 TAKEN = """attempt = attempt + 1, worker_id = %(worker)s, worker_name = %(worker_name)s, celery_task_id = job.id,
         deadline_at = clock_timestamp() + %(timeout)s"""
 
-# What LEASE has found, in its order, and the place of a job there.
+# What LEASE has found, in its order, and the place of a job there. Rows are updated where they were found: their ids
+# would have to be looked up once more. One that was written between the beginning of the statement and its lock is not
+# there any more, and is left to the next claim.
 IDS = "ARRAY(SELECT id FROM next)"
 PLACE = f"array_position({IDS}, job.id)"
 # The most urgent ready jobs of the owners whose turn it is become this worker's, unless the kind is paused or the
 # worker was declared dead. Its row is locked so that nobody declares it dead meanwhile and overlooks the jobs. If the
-# first of them runs alone, it is taken alone. Jobs are found by an array of their ids: it is taken for a short one, so
-# nobody plans to read the whole table; and by arrays instead of a join, which would compare each with each.
+# first of them runs alone, it is taken alone. Arrays instead of a join, which would compare each with each. If all is
+# left that was found, there is one row of nulls.
 LEASE = f"""
 WITH me AS (
     SELECT id FROM orchestrator_worker WHERE id = %(worker)s AND ended_at IS NULL FOR KEY SHARE
 ), now AS MATERIALIZED (
     SELECT clock_timestamp() AS at
 ), {{found}}, next AS MATERIALIZED (
-    SELECT id, waited_since FROM ready
+    SELECT id, ctid, waited_since FROM ready
     WHERE EXISTS (SELECT FROM me)
       AND NOT EXISTS (SELECT FROM orchestrator_kind WHERE name = %(kind)s AND (paused_at IS NOT NULL OR limited))
 ), leased AS (
@@ -44,9 +46,10 @@ WITH me AS (
                           ELSE now.at + CASE WHEN %(apart)s THEN {PLACE} ELSE 0 END * interval '1 microsecond' END,
         updated_at = now.at
     FROM now
-    WHERE job.id = ANY({IDS})
+    WHERE job.ctid = ANY(ARRAY(SELECT ctid FROM next))
     RETURNING
         {claimed(f"(ARRAY(SELECT waited_since FROM next))[{PLACE}]")},
+        job.ctid::text,
         rank,
         (SELECT parent.status = 'CREATED' FROM orchestrator_job parent WHERE parent.id = job.parent_id),
         EXISTS (
@@ -57,7 +60,7 @@ WITH me AS (
             LIMIT 1
         )
 )
-SELECT * FROM leased
+SELECT leased.* FROM (SELECT FROM next LIMIT 1) AS found LEFT JOIN leased ON true
 """  # noqa: S608 It is made of constants.
 
 # The jobs that may be leased: of the owners that were picked, or the one of an id.
@@ -75,9 +78,9 @@ picked AS MATERIALIZED (
     WHERE free > 0
     LIMIT 1
 ), ready AS (
-    SELECT job.id, waited_since FROM picked
+    SELECT job.id, job.ctid, waited_since FROM picked
     CROSS JOIN LATERAL (
-        SELECT id, {WAITED_SINCE} AS waited_since FROM orchestrator_job job
+        SELECT id, ctid, {WAITED_SINCE} AS waited_since FROM orchestrator_job job
         WHERE ready AND kind = %(kind)s AND owner = picked.owner AND (NOT runs_alone OR (SELECT runs_alone FROM head))
         ORDER BY rank, id
         LIMIT least(free, %(at_most)s)
@@ -89,7 +92,7 @@ picked AS MATERIALIZED (
 
 BY_ID = f"""
 ready AS (
-    SELECT id, {WAITED_SINCE} AS waited_since FROM orchestrator_job job
+    SELECT id, ctid, {WAITED_SINCE} AS waited_since FROM orchestrator_job job
     WHERE ready AND kind = %(kind)s AND id = %(id)s AND (%(isolated)s OR NOT runs_alone)
     FOR UPDATE SKIP LOCKED
 )
@@ -117,6 +120,7 @@ SET status = 'RUNNING',
 WHERE id = ANY(%(ids)s::uuid[])
 RETURNING
     {claimed(WAITED_BEFORE)},
+    job.ctid::text,
     rank,
     (SELECT parent.status = 'CREATED' FROM orchestrator_job parent WHERE parent.id = job.parent_id),
     statement_timestamp()
@@ -201,7 +205,9 @@ def claim(
         with connection.cursor() as cursor:
             prepared.execute(cursor, statements, parameters, before=IN_ORDER)
             rows = cursor.fetchall()
-        has_more = bool(rows) and rows[0][-1]
+        # None where all that was found was written meanwhile: it may be claimed at once.
+        has_more = bool(rows) and rows[0][-1] is not False
+        rows = [row for row in rows if row[0]]
     # PostgreSQL returns them in any order.
     rows.sort(key=_rank_and_id)
     jobs = [Claimed(*columns) for *columns, _, _, _ in rows]

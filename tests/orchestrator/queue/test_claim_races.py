@@ -62,6 +62,26 @@ def test_a_batch_leaves_out_what_another_is_running(kind: DeclareKind, make_work
     assert [Job.objects.get(id=id).status for id in ids] == ["CREATED", "CREATED", "COMPLETED"]
 
 
+def test_a_job_that_is_written_while_it_is_claimed_is_left_and_told_of(
+    kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    waits = kind()
+    job = submit(waits)
+    turns.absorb(waits.name)
+
+    def try_to_claim() -> transitions.Claim:
+        return transitions.claim(waits, worker_id=worker.row_id, worker_name="w")
+
+    # The statement has begun, and so sees the job as it is now, when it waits for the worker's row.
+    with held_open(lambda: Worker.objects.select_for_update().get(id=worker.row_id)):
+        claiming = waiting(try_to_claim)
+        Job.objects.filter(id=job.id).update(priority=1)
+    missed = claiming.result(PATIENCE_SECONDS)
+
+    assert missed == transitions.Claim([], has_more=True)
+    assert [each.id for each in try_to_claim().jobs] == [job.id]
+
+
 def test_many_claimers_never_claim_the_same_job(kind: DeclareKind, make_worker: MakeWorker) -> None:
     waits = kind()
     ids = submit_many(waits, [{}] * 60)

@@ -89,7 +89,7 @@ class Bench:
             transitions.wait_for_children(job, 1)
 
     def complete_together(self, job: Any) -> None:
-        job.watched_since = None
+        job.watched_since = job.ctid = None
         Job.objects.filter(id=job.parent_id).update(unfinished_dependencies=1)
         transitions.complete_together([job], ["1"])
 

@@ -190,6 +190,22 @@ def test_a_child_that_is_another_workers_by_now_is_not_counted_down_with_its_gro
     assert again(parent).unfinished_dependencies == 1
 
 
+def test_a_job_whose_row_was_written_meanwhile_is_completed_and_counted_down_with_its_group(
+    kind: DeclareKind, worker: WorkerProcess
+) -> None:
+    step, last = known_to_be_short(kind(), worker), kind()
+    parent, children = pipeline(last, step, {"a": [], "b": []})
+    jobs = transitions.claim(step, worker_id=worker.row_id, worker_name="w", at_most=2).jobs
+    # As the heartbeat does, which writes progress.
+    Job.objects.filter(id=children["b"].id).update(progress_done=1)
+
+    completed = endings.complete_together(jobs, ['"one"', '"two"'])
+
+    assert completed == {job.id for job in jobs}
+    assert {again(job).result for job in children.values()} == {"one", "two"}
+    assert (again(parent).unfinished_dependencies, again(parent).ready) == (0, True)
+
+
 def test_a_job_that_wrote_completes_by_itself_beside_those_that_did_not(
     kind: DeclareKind, worker: WorkerProcess
 ) -> None:
