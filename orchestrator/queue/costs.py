@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 # What the latest job weighs in the average.
 WEIGHT = 0.2
+# What is less than this is not written alone, but with the owner's next jobs, or once it has added up. Of more owners
+# than that it is forgotten.
+NEGLIGIBLE_SECONDS, MAX_NEGLIGIBLE = 0.001, 10_000
 
 Attempted = tuple[UUID, int]
 
@@ -31,6 +34,7 @@ class Costs:
         self._seconds: dict[str, float] = {}
         self._estimated: dict[Attempted, float] = {}
         self._unsettled: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        self._negligible: dict[tuple[str, str], float] = {}
 
     def claimed(self, kind: str, jobs: Sequence[Claimed]) -> None:
         """Charges owners what their jobs will probably take, with what was left to settle."""
@@ -42,6 +46,8 @@ class Costs:
             for job in jobs:
                 self._estimated[job.id, job.attempt] = seconds
                 used[job.owner] += seconds
+            for owner in used:
+                used[owner] += self._negligible.pop((kind, owner), 0.0)
         _charge(kind, used)
 
     def ended(self, jobs: Iterable[tuple[Claimed, float]]) -> None:
@@ -54,10 +60,20 @@ class Costs:
                 estimated = self._estimated.pop((job.id, job.attempt), None)
                 if estimated is None:
                     continue
-                self._unsettled[job.kind][job.owner] += seconds - estimated
+                self._differs(job.kind, job.owner, seconds - estimated)
                 if seconds:
                     before = self._seconds.get(job.kind, seconds)
                     self._seconds[job.kind] = before + WEIGHT * (seconds - before)
+
+    def _differs(self, kind: str, owner: str, seconds: float) -> None:
+        """An owner's jobs have taken so much more than estimated; less if it is negative."""
+        seconds += self._negligible.pop((kind, owner), 0.0)
+        if abs(seconds) >= NEGLIGIBLE_SECONDS:
+            self._unsettled[kind][owner] += seconds
+        else:
+            if len(self._negligible) >= MAX_NEGLIGIBLE:
+                self._negligible.clear()
+            self._negligible[kind, owner] = seconds
 
     def settle(self) -> None:
         with self._lock:

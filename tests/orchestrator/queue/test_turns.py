@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from django.utils import timezone
 
 from access.models import AuditEntry
 from benchmarks import fairness
+from orchestrator.ids import uuid7
 from orchestrator.kinds import Kind
 from orchestrator.models import Arrival, Job, OwnerShare, Turn
 from orchestrator.queue import owners, turns
-from orchestrator.queue.costs import costs
+from orchestrator.queue.costs import Costs, costs
 from orchestrator.submission import Submission, submit, submit_many
 from orchestrator.upkeep import tick
 from orchestrator.worker.process import WorkerProcess
@@ -331,6 +333,23 @@ def test_a_job_that_took_longer_than_expected_is_charged_for_it(kind: DeclareKin
 
     assert expected == 5
     assert Turn.objects.get().clock < 1
+
+
+def test_a_negligible_difference_is_charged_once_it_has_added_up_or_with_the_next_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    charged: list[float] = []
+    monkeypatch.setattr(turns, "charge", lambda kind, used, **_: charged.append(used["ada"]))
+    jobs: list[Any] = [SimpleNamespace(id=uuid7(), attempt=1, kind="test.kind", owner="ada") for _ in range(4)]
+    measured = Costs()
+
+    measured.claimed("test.kind", jobs[:3])
+    for job in jobs[:3]:
+        measured.ended([(job, 1.0009)])
+        measured.settle()
+    measured.claimed("test.kind", jobs[3:])
+
+    assert charged == pytest.approx([3, 0.0018, 1.0018])
 
 
 # What a charge costs
