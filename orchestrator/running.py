@@ -45,9 +45,6 @@ MAX_SLEEP_SECONDS = 366 * 86_400
 # A sleep at least this long gives its database connection back meanwhile.
 LONG_SLEEP_SECONDS = 2
 
-# Shared by all transactional jobs, which are not asked to stop: their transaction is short, and all or nothing.
-_NEVER_SET = threading.Event()
-
 
 class BaseRunningJob(RunningHandler):
     """A job while its handler runs, async or not. Only `stop` may be called from other threads than the handler's."""
@@ -270,7 +267,8 @@ class RunningJob(BaseRunningJob):
 
     def __init__(self, row: Claimed, kind: Kind) -> None:
         super().__init__(row, kind)
-        self._stopped = threading.Event() if kind.execution == "leased" else _NEVER_SET
+        # What sleeps wait for: made by the first one.
+        self._stopped: threading.Event | None = None
 
     @classmethod
     def waiting(cls, row: Claimed, kind: Kind) -> RunningJob:
@@ -307,13 +305,15 @@ class RunningJob(BaseRunningJob):
 
     def sleep(self, seconds: float) -> None:
         """Waits, and is a checkpoint all the while. A long sleep closes the connection if no transaction has begun."""
+        # Before the check: who asks it to stop meanwhile sets either what is checked, or the event, too.
+        stopped = self._stopped = self._stopped or threading.Event()
         self.check()
         check_sleep(seconds)
         if seconds >= LONG_SLEEP_SECONDS and self._transaction and not self._transaction.is_begun:
             with self._transaction.connection_closed():
-                self._stopped.wait(seconds)
+                stopped.wait(seconds)
         else:
-            self._stopped.wait(seconds)
+            stopped.wait(seconds)
         self.check()
 
     @contextmanager
@@ -349,7 +349,8 @@ class RunningJob(BaseRunningJob):
 
     def stop(self, reason: type[Stop]) -> None:
         super().stop(reason)
-        self._stopped.set()
+        if self._stopped:
+            self._stopped.set()
 
 
 def check_sleep(seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # Typeshed does not know it.
 import asyncio
 import contextvars
 import decimal
@@ -114,9 +115,14 @@ def _set_environment(variables: dict[bytes, bytes]) -> None:
     time.tzset()  # A handler may have set TZ, which times in the log go by.
 
 
+def _signal_handlers() -> list[Any]:
+    """As the interpreter keeps them: the module `signal` makes an enum of each first."""
+    return [_signal.getsignal(number) for number in _SIGNALS]
+
+
 def _set_signals(handlers: list[Any]) -> None:
     for number, handler in zip(_SIGNALS, handlers, strict=True):
-        if handler is not None and signal.getsignal(number) is not handler:
+        if handler is not None and _signal.getsignal(number) is not handler:
             signal.signal(number, handler)
 
 
@@ -208,7 +214,7 @@ _ALONE: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (_loggers, _set_loggers),
 ]
 _MAIN_THREAD: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
-    (lambda: [signal.getsignal(number) for number in _SIGNALS], _set_signals),
+    (_signal_handlers, _set_signals),
     (_timers, _set_timers),
     (_blocked_signals, _set_blocked_signals),
     (sys.gettrace, sys.settrace),
