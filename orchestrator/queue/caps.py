@@ -12,12 +12,10 @@ from orchestrator.kinds import Kind
 from orchestrator.queue import kind_limits
 
 # The owner's lock, until the transaction ends, and then the count as others have left it: a statement sees what was
-# committed before it began, so these are two, sent together.
+# committed before it began, so these are two, sent together. The count is a function, whose plan the session keeps.
 COUNT_UNFINISHED = """
 SELECT pg_advisory_xact_lock(hashtextextended(%(kind)s || ' ' || %(owner)s, 0));
-SELECT count(*), min(created_at) FROM orchestrator_job
-WHERE kind = %(kind)s AND owner = %(owner)s AND parent_id IS NULL AND status IN ('CREATED', 'RUNNING')
-  AND (%(owner)s <> '' OR limited)
+SELECT count, oldest FROM orchestrator_count_unfinished(%(kind)s, %(owner)s)
 """
 
 
