@@ -97,7 +97,7 @@ SET (clock, at, since, served, turn, new) = (
     version = known.version + 1
 """  # noqa: S608
 
-# Counts what was used on the owners' clocks: the function is in migration 0053. See decision 75.
+# Counts what was used on the owners' clocks: the function is in migration 0062. See decision 75.
 CHARGE = """
 SELECT orchestrator_charge_turns(%(kind)s, %(owners)s, %(seconds)s, %(serving)s, %(middle)s, %(step)s)
 """

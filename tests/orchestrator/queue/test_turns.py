@@ -369,8 +369,14 @@ def pages_of(statement: str, **given: Any) -> int:
 
 
 @pytest.mark.django_db
-def test_a_charge_whose_plan_is_of_a_quiet_time_reads_as_little_when_thousands_wait(kind: DeclareKind) -> None:
+@pytest.mark.parametrize("analyzed", [False, True])
+def test_a_charge_whose_plan_is_of_a_quiet_time_reads_as_little_when_thousands_wait(
+    kind: DeclareKind, analyzed: bool
+) -> None:
     waiting = kind()
+    if analyzed:
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE orchestrator_job, orchestrator_turn")
     submit(waiting, owner="first")
     turns.absorb(waiting.name)
     for _ in range(10):  # PostgreSQL keeps a plan after some calls.
