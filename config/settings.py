@@ -13,7 +13,6 @@ from config.local.environment import data_dir, set_environment
 from config.queues import CONTROL, declared_queues
 from config.server_urls import REDIS_SCHEMES as REDIS_SCHEMES
 from config.server_urls import database, is_redis
-from orchestrator.attempt.watched_connection import WatchedConnection
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -131,7 +130,7 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {"default": database(ENV.DATABASE_URL, {**DATABASE_TCP, "connection_factory": WatchedConnection})}
+DATABASES = {"default": database(ENV.DATABASE_URL, DATABASE_TCP)}
 
 # The cache only merges bells, so the engine works, a little busier, with any cache or none.
 # A request never touches it: throttling counts in memory, process by process.

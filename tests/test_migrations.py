@@ -35,7 +35,8 @@ AT_ONCE = (
     rf"ALTER TABLE {NAME} DROP CONSTRAINT {NAME}, ADD CONSTRAINT {NAME} PRIMARY KEY USING INDEX {NAME}",
     rf"ALTER TABLE {NAME} ALTER COLUMN {NAME} (SET DEFAULT .*|DROP NOT NULL|SET STORAGE (EXTERNAL|EXTENDED))",
     r"COMMENT ON .*",
-    r"CREATE FUNCTION .*",
+    # One that is replaced has the same arguments and result, or PostgreSQL refuses.
+    r"CREATE (OR REPLACE )?FUNCTION .*",
     # What it runs with: who runs it meanwhile goes on as before.
     r"ALTER FUNCTION \w+\([^()]*\) SET \w+ = \w+",
     rf"CREATE TRIGGER \w+ AFTER (INSERT|UPDATE) ON {NAME} .*",
@@ -52,6 +53,9 @@ CONCURRENTLY = (
     rf"ALTER TABLE {NAME} VALIDATE CONSTRAINT {NAME}",
 )
 
+# With the bodies of functions, which are statements themselves.
+STATEMENT = re.compile(r"(?:\$\$.*?\$\$|.)+?(?:;\n|\Z)", re.DOTALL)
+
 AT_LEAST_NO_ATTEMPT = models.CheckConstraint(name="new", condition=models.Q(attempt__gte=0))
 
 
@@ -67,7 +71,7 @@ def statements_of(migration: Migration) -> list[str]:
         migration.apply(state, editor, collect_sql=True)
     lines = "\n".join(editor.collected_sql).splitlines()
     script = "\n".join(line for line in lines if not line.startswith("--"))
-    return [" ".join(statement.split()).rstrip("; ") for statement in script.split(";\n")]
+    return [" ".join(statement.split()).rstrip("; ") for statement in STATEMENT.findall(script)]
 
 
 def complaints(migration: Migration) -> list[str]:

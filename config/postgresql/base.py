@@ -8,6 +8,8 @@ from typing import Any
 
 from django.db.backends.postgresql import base
 
+from orchestrator.attempt.watched_connection import WatchedConnection
+
 # A connection that was used so lately is asked whether it works only where something has come over it.
 LATELY_SECONDS = 5.0
 # One that was used just now is not even looked at, since that takes a busy process as long as a short statement: it
@@ -26,6 +28,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
     health_check_done: bool
 
     _looked_at = 0.0
+
+    def get_connection_params(self) -> dict[str, Any]:
+        parameters: dict[str, Any] = super().get_connection_params()
+        return {"connection_factory": WatchedConnection} | parameters
 
     def close_if_health_check_failed(self) -> None:
         if self.connection is None or not self.health_check_enabled or self.health_check_done:
