@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # How much work is claimed at once: little enough that what waits behind it is soon found by others.
 GROUP_SECONDS = 0.05
-MAX_GROUP = 128
+MAX_GROUP = 64
 # What the latest job weighs in the average. One that takes long shrinks the next group at once.
 WEIGHT = 0.2
 # One that takes longer than this, and than so many times what others took, makes its kind long only if it is not the
