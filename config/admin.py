@@ -34,11 +34,16 @@ def check_pages(**options: Any) -> list[checks.CheckMessage]:
     return check_admin_app(**options)
 
 
+def is_of_admin(request: HttpRequest) -> bool:
+    """Whether the request is for a page of the admin."""
+    return request.path_info.startswith("/admin")
+
+
 class CompressedPages(GZipMiddleware):
     """The admin's pages compressed, which shrinks a list to a tenth. Nothing else: answers of the API are short."""
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        if not request.path_info.startswith("/admin") or not response.get("Content-Type", "").startswith("text/html"):
+        if not is_of_admin(request) or not response.get("Content-Type", "").startswith("text/html"):
             return response
         return super().process_response(request, response)
 
@@ -47,7 +52,7 @@ class Messages(MessageMiddleware):
     """What the admin tells its users on the next page. Nothing else has messages, so nothing else looks for any."""
 
     def process_request(self, request: HttpRequest) -> None:
-        if request.path_info.startswith("/admin"):
+        if is_of_admin(request):
             super().process_request(request)
 
 
@@ -57,7 +62,7 @@ class BadInputMiddleware(MiddlewareMixin):
     """
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
-        if not request.path_info.startswith("/admin/"):
+        if not is_of_admin(request):
             return None
         if not isinstance(exception, (ValidationError, ValueError, OverflowError, DataError)):
             return None

@@ -16,6 +16,7 @@ from django.views import defaults
 from rest_framework import exceptions
 
 from access.permissions import NotPermitted
+from config.admin import is_of_admin
 from orchestrator.client_limits import QuotaExceeded
 from orchestrator.database_errors import is_read_only, leave_read_only
 from orchestrator.graphs.checks import BadGraph
@@ -237,20 +238,16 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    if _is_admin(request):
+    if is_of_admin(request):
         return defaults.permission_denied(request, exception)
     return problem(403, "You are not allowed to do this.")
 
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    if _is_admin(request):
+    if is_of_admin(request):
         return defaults.page_not_found(request, exception)
     return problem(404, f"There is no path {request.path[:200]!r}; /swagger/ lists all paths.")
 
 
 def server_error(request: HttpRequest) -> HttpResponseBase:
-    return defaults.server_error(request) if _is_admin(request) else _internal_error()
-
-
-def _is_admin(request: HttpRequest) -> bool:
-    return request.path_info.startswith("/admin")
+    return defaults.server_error(request) if is_of_admin(request) else _internal_error()

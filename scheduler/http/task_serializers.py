@@ -85,10 +85,10 @@ class TaskSerializer(serializers.Serializer["TaskDetail"]):
         return None
 
     def to_representation(self, task: TaskDetail) -> dict[str, Any]:
-        return as_json(task)
+        return representation_of(task)
 
 
-def as_json(task: TaskDetail | SubmittedTask) -> dict[str, Any]:
+def representation_of(task: TaskDetail | SubmittedTask) -> dict[str, Any]:
     """The task as `TaskSerializer` declares it."""
     job = task.job
     return {

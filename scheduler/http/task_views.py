@@ -27,7 +27,7 @@ from scheduler.http.task_serializers import (
     TaskDetailSerializer,
     TaskFilters,
     TaskSerializer,
-    as_json,
+    representation_of,
 )
 from scheduler.models import Task, TaskStatus
 from scheduler.services.schedule_limits import check_run_again
@@ -179,5 +179,5 @@ class ShortBatchView(BatchView):
 
 
 def accepted(request: Request, task: queries.TaskDetail | SubmittedTask) -> Response:
-    shown = as_json(task)
+    shown = representation_of(task)
     return Response(shown, status=202, headers=location(request, shown["url"]))

@@ -187,8 +187,8 @@ def _complete(sql: str, jobs: Sequence[Claimed], results: Sequence[str]) -> tupl
         "ctids": as_array(job.ctid for job in jobs if job.ctid),
         "attempts": as_array(str(job.attempt) for job in jobs),
         "results": as_array(results),
-        "dones": _as_array(job.progress_done for job in jobs),
-        "totals": _as_array(job.progress_total for job in jobs),
+        "dones": _numbers_as_array(job.progress_done for job in jobs),
+        "totals": _numbers_as_array(job.progress_total for job in jobs),
         "messages": as_array(job.progress_message for job in jobs),
         "worker": jobs[0].worker_id,
     }
@@ -202,7 +202,7 @@ def _complete(sql: str, jobs: Sequence[Claimed], results: Sequence[str]) -> tupl
     return {job.id for job, id in zip(jobs, ids, strict=True) if id in completed}, counted
 
 
-def _as_array(numbers: Iterable[int | None]) -> str:
+def _numbers_as_array(numbers: Iterable[int | None]) -> str:
     return "{" + ",".join("NULL" if number is None else str(number) for number in numbers) + "}"
 
 
